@@ -1,0 +1,95 @@
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static const char *const level_names[] = {
+	[LOG_ERROR] = "error",
+	[LOG_WARN] = "warn",
+	[LOG_INFO] = "info",
+	[LOG_DEBUG] = "debug",
+};
+
+static const char *program_name = "fdferry";
+static enum log_level threshold = LOG_WARN;
+static unsigned int session_number;
+
+void log_init(const char *program, enum log_level level)
+{
+	program_name = program;
+	threshold = level;
+}
+
+bool log_level_parse(const char *word, enum log_level *level)
+{
+	for (size_t i = 0; i < sizeof(level_names) / sizeof(level_names[0]); i++) {
+		if (strcmp(word, level_names[i]) == 0) {
+			*level = (enum log_level)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+void log_set_session(unsigned int number)
+{
+	session_number = number;
+}
+
+static void write_line(enum log_level level, const char *fmt, va_list args)
+{
+	int saved = errno;
+	char text[1024];
+	char session[32] = "";
+	errno = saved; // %m
+	vsnprintf(text, sizeof(text), fmt, args);
+	if (session_number != 0) {
+		snprintf(session, sizeof(session), "session %u: ", session_number);
+	}
+	const char *mark = level == LOG_INFO || level == LOG_ERROR ? "" : level_names[level];
+	// One call, so that lines of several processes do not mix.
+	fprintf(stderr, "%s: %s%s%s%s\n", program_name, session, mark, *mark ? ": " : "", text);
+	errno = saved;
+}
+
+void log_write(enum log_level level, const char *fmt, ...)
+{
+	if (level > threshold) {
+		return;
+	}
+	va_list args;
+	va_start(args, fmt);
+	write_line(level, fmt, args);
+	va_end(args);
+}
+
+void log_limited(enum log_level level, const char *fmt, ...)
+{
+	static time_t second;
+	static unsigned int written, withheld;
+
+	if (level > threshold) {
+		return;
+	}
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec != second) {
+		if (withheld > 0) {
+			log_write(level, "%u more lines like the last ones were left out", withheld);
+		}
+		second = now.tv_sec;
+		written = withheld = 0;
+	}
+	if (written >= 10) {
+		withheld++;
+		return;
+	}
+	written++;
+	va_list args;
+	va_start(args, fmt);
+	write_line(level, fmt, args);
+	va_end(args);
+}

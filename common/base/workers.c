@@ -1,0 +1,418 @@
+#include "base/workers.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <event2/event.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <wayland-util.h>
+
+#include "base/log.h"
+#include "base/scm.h"
+
+#define SPARES		  1
+#define EARLY_DEATHS_MAX  3    // spares in a row that did not even live for
+#define EARLY_DEATH_MS	  1000 // this long
+#define RECORDS_PER_WAKE  16
+#define WORKER_SESSION_FD 3
+
+struct worker {
+	struct wl_list link; // workers.list
+	struct workers *workers;
+	pid_t pid;
+	int fd;
+	struct event *readable;
+	int64_t started_ms;
+	bool busy; // has a session
+};
+
+struct workers {
+	struct event_base *base;
+	const struct workers_handler *handler;
+	void *data;
+	char **argv;	      // of a worker; the strings are borrowed
+	struct wl_list list;  // worker.link
+	struct event *child;  // SIGCHLD
+	struct event *refill; // starts spares, once the caller has returned to the loop
+	struct event *grace;  // at the end
+	unsigned int early_deaths;
+	bool stopping;
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static size_t count(const struct workers *workers, bool busy)
+{
+	size_t n = 0;
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		n += worker->busy == busy ? 1 : 0;
+	}
+	return n;
+}
+
+// Reads at most max records; false at the end of the stream.
+static bool read_records(struct worker *worker, unsigned int max)
+{
+	for (unsigned int i = 0; i < max; i++) {
+		_Alignas(8) unsigned char record[WORKERS_RECORD_MAX];
+		struct fdlist fds;
+		fdlist_init(&fds);
+		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
+		if (n > 0) {
+			worker->workers->handler->record(
+				worker->workers->data, record, (size_t)n, &fds);
+		}
+		fdlist_finish(&fds);
+		if (n <= 0) {
+			return n == -EAGAIN;
+		}
+	}
+	return true;
+}
+
+static void handle_readable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct worker *worker = data;
+	if (!read_records(worker, RECORDS_PER_WAKE)) {
+		event_del(worker->readable); // SIGCHLD follows
+	}
+}
+
+static void worker_free(struct worker *worker)
+{
+	wl_list_remove(&worker->link);
+	event_free(worker->readable);
+	close(worker->fd);
+	free(worker);
+}
+
+// The child's end of the pair becomes WORKER_SESSION_FD; no other fd but the standard ones is left.
+static int spawn(char *const argv[], int child_fd, pid_t *pid)
+{
+	posix_spawn_file_actions_t actions;
+	int error = posix_spawn_file_actions_init(&actions);
+	if (error != 0) {
+		return -error;
+	}
+	posix_spawnattr_t attr;
+	error = posix_spawnattr_init(&attr);
+	if (error != 0) {
+		goto err_actions;
+	}
+	sigset_t mask, defaults;
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGUSR1);
+	sigemptyset(&defaults);
+	sigaddset(&defaults, SIGPIPE);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setsigmask(&attr, &mask);
+	posix_spawnattr_setsigdefault(&attr, &defaults);
+	error = posix_spawn_file_actions_adddup2(&actions, child_fd, WORKER_SESSION_FD);
+	if (error == 0) {
+		error = posix_spawn_file_actions_addclosefrom_np(&actions, WORKER_SESSION_FD + 1);
+	}
+	if (error == 0) {
+		error = posix_spawn(pid, "/proc/self/exe", &actions, &attr, argv, environ);
+	}
+	posix_spawnattr_destroy(&attr);
+err_actions:
+	posix_spawn_file_actions_destroy(&actions);
+	return -error;
+}
+
+// NULL with errno, which has been logged.
+static struct worker *worker_start(struct workers *workers)
+{
+	struct worker *worker = calloc(1, sizeof(*worker));
+	if (worker == NULL) {
+		return NULL;
+	}
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		goto err_worker;
+	}
+	worker->workers = workers;
+	worker->fd = pair[0];
+	worker->started_ms = now_ms();
+	worker->readable =
+		event_new(workers->base, worker->fd, EV_READ | EV_PERSIST, handle_readable, worker);
+	if (worker->readable == NULL || event_add(worker->readable, NULL) < 0) {
+		errno = ENOMEM;
+		goto err_pair;
+	}
+	int error = spawn(workers->argv, pair[1], &worker->pid);
+	if (error < 0) {
+		errno = -error;
+		goto err_pair;
+	}
+	close(pair[1]);
+	wl_list_insert(&workers->list, &worker->link);
+	return worker;
+
+err_pair:;
+	int saved = errno;
+	if (worker->readable != NULL) {
+		event_free(worker->readable);
+	}
+	close(pair[0]);
+	close(pair[1]);
+	errno = saved;
+err_worker:
+	free(worker);
+	log_errno("cannot start a session process");
+	return NULL;
+}
+
+static void refill_later(struct workers *workers)
+{
+	if (!workers->stopping && workers->early_deaths < EARLY_DEATHS_MAX) {
+		event_active(workers->refill, EV_TIMEOUT, 0);
+	}
+}
+
+static void handle_refill(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct workers *workers = data;
+	while (!workers->stopping && count(workers, false) < SPARES) {
+		if (worker_start(workers) == NULL) {
+			return; // the next assign tries again
+		}
+	}
+}
+
+static void spare_died(struct workers *workers, const struct worker *worker)
+{
+	bool early = now_ms() - worker->started_ms < EARLY_DEATH_MS;
+	workers->early_deaths = early ? workers->early_deaths + 1 : 0;
+	if (workers->early_deaths == EARLY_DEATHS_MAX && !workers->stopping) {
+		log_error("session processes end as soon as they start: none is kept ready");
+	}
+	refill_later(workers);
+}
+
+static void reap(struct worker *worker)
+{
+	int status;
+	if (waitpid(worker->pid, &status, WNOHANG) != worker->pid) {
+		return;
+	}
+	struct workers *workers = worker->workers;
+	read_records(worker, UINT32_MAX); // its last words
+	bool busy = worker->busy;
+	pid_t pid = worker->pid;
+	if (!busy) {
+		spare_died(workers, worker);
+	}
+	worker_free(worker);
+	if (busy) {
+		workers->handler->gone(workers->data, pid, status);
+	}
+}
+
+static void handle_child(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct workers *workers = data;
+	struct worker *worker, *next;
+	wl_list_for_each_safe (worker, next, &workers->list, link) {
+		reap(worker);
+	}
+}
+
+static void signal_all(struct workers *workers, int signal)
+{
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		kill(worker->pid, signal);
+	}
+}
+
+static void handle_grace(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct workers *workers = data;
+	size_t n = count(workers, true);
+	if (n > 0) {
+		log_warn("%zu session processes did not end in time and were killed", n);
+	}
+	signal_all(workers, SIGKILL);
+}
+
+// argv with "--session-fd N" before the caller's own arguments, which may have a "--" in them.
+static char **worker_argv(char *const argv[])
+{
+	static char session_fd[] = "--session-fd";
+	static char number[] = {'0' + WORKER_SESSION_FD, '\0'};
+	size_t n = 0;
+	while (argv[n] != NULL) {
+		n++;
+	}
+	assert(n > 0);
+	char **copy = calloc(n + 3, sizeof(*copy));
+	if (copy == NULL) {
+		return NULL;
+	}
+	copy[0] = argv[0];
+	copy[1] = session_fd;
+	copy[2] = number;
+	memcpy(copy + 3, argv + 1, (n - 1) * sizeof(*copy));
+	return copy;
+}
+
+static void workers_free(struct workers *workers)
+{
+	struct event *const events[] = {workers->child, workers->refill, workers->grace};
+	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+		if (events[i] != NULL) {
+			event_free(events[i]);
+		}
+	}
+	free(workers->argv);
+	free(workers);
+}
+
+struct workers *workers_create(struct event_base *base, char *const argv[],
+	const struct workers_handler *handler, void *data)
+{
+	struct workers *workers = calloc(1, sizeof(*workers));
+	if (workers == NULL) {
+		return NULL;
+	}
+	workers->base = base;
+	workers->handler = handler;
+	workers->data = data;
+	wl_list_init(&workers->list);
+	workers->argv = worker_argv(argv);
+	workers->child = evsignal_new(base, SIGCHLD, handle_child, workers);
+	workers->refill = evtimer_new(base, handle_refill, workers);
+	workers->grace = evtimer_new(base, handle_grace, workers);
+	if (workers->argv == NULL || workers->child == NULL || workers->refill == NULL ||
+		workers->grace == NULL || event_add(workers->child, NULL) < 0) {
+		workers_free(workers);
+		errno = ENOMEM;
+		return NULL;
+	}
+	if (worker_start(workers) == NULL) {
+		int saved = errno;
+		workers_free(workers);
+		errno = saved;
+		return NULL;
+	}
+	return workers;
+}
+
+void workers_destroy(struct workers *workers, int grace_ms)
+{
+	if (workers == NULL) {
+		return;
+	}
+	workers->stopping = true;
+	signal_all(workers, SIGTERM);
+	struct timeval grace = {.tv_sec = grace_ms / 1000, .tv_usec = grace_ms % 1000 * 1000};
+	if (event_add(workers->grace, &grace) < 0) {
+		signal_all(workers, SIGKILL);
+	}
+	while (!wl_list_empty(&workers->list)) {
+		event_base_loop(workers->base, EVLOOP_ONCE);
+	}
+	workers_free(workers);
+}
+
+static struct worker *find_spare(struct workers *workers)
+{
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		if (!worker->busy) {
+			return worker;
+		}
+	}
+	return NULL;
+}
+
+static int send_record(
+	struct worker *worker, const void *record, size_t len, const struct fdlist *fds)
+{
+	struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
+	ssize_t n = scm_send(worker->fd, &iov, 1, fds, fds->count);
+	if (n < 0) {
+		return (int)n;
+	}
+	worker->busy = true;
+	return 0;
+}
+
+static int assign(struct workers *workers, const void *record, size_t len, const struct fdlist *fds)
+{
+	struct worker *spare = find_spare(workers);
+	if (spare != NULL && send_record(spare, record, len, fds) == 0) {
+		return 0;
+	}
+	struct worker *worker = worker_start(workers);
+	return worker == NULL ? -errno : send_record(worker, record, len, fds);
+}
+
+int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds)
+{
+	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_SEND_MAX);
+	int error = assign(workers, record, len, fds);
+	fdlist_drop(fds, fds->count);
+	workers->early_deaths = 0;
+	refill_later(workers);
+	return error;
+}
+
+size_t workers_busy(const struct workers *workers)
+{
+	return count(workers, true);
+}
+
+void workers_signal(struct workers *workers, int signal)
+{
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		if (worker->busy) {
+			kill(worker->pid, signal);
+		}
+	}
+}
+
+ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist *fds)
+{
+	for (;;) {
+		ssize_t n = scm_recv(session_fd, record, len, fds);
+		if (n != -EAGAIN) {
+			return n == -ECONNRESET ? 0 : n;
+		}
+		struct pollfd poll_fd = {.fd = session_fd, .events = POLLIN};
+		if (poll(&poll_fd, 1, -1) < 0 && errno != EINTR) {
+			return -errno;
+		}
+	}
+}
+
+void workers_report(int session_fd, const void *record, size_t len, int fd)
+{
+	struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
+	const struct fdlist fds = {.fds = &fd, .count = fd >= 0 ? 1 : 0};
+	scm_send(session_fd, &iov, 1, &fds, fds.count);
+}

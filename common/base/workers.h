@@ -1,0 +1,50 @@
+#ifndef BASE_WORKERS_H
+#define BASE_WORKERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "base/fdlist.h"
+
+struct event_base;
+struct workers;
+
+/**
+ * One process per session. The parent keeps a spare process started ahead, so that a new connection
+ * waits neither for fork nor for exec; each runs this program again (/proc/self/exe with the
+ * parent's arguments and "--session-fd N"), so that every session has an address-space layout of
+ * its own and no fd but the ones it was sent.
+ *
+ * Parent and worker talk by records over a SOCK_SEQPACKET pair, each with fds beside it.
+ */
+
+#define WORKERS_RECORD_MAX 1024
+
+struct workers_handler {
+	// A worker sent a record. fds are the handler's to take; the rest is closed.
+	void (*record)(void *data, const void *record, size_t len, struct fdlist *fds);
+	// A worker that had been given a session is gone; status is waitpid's.
+	void (*gone)(void *data, pid_t pid, int status);
+};
+
+// argv is the parent's own, borrowed for the life of the workers. NULL with errno on failure.
+struct workers *workers_create(struct event_base *base, char *const argv[],
+	const struct workers_handler *handler, void *data);
+// Ends every worker (SIGTERM, then SIGKILL after grace_ms) and waits for them.
+void workers_destroy(struct workers *workers, int grace_ms);
+
+// Gives a worker its session: the spare one, or one started now. Takes fds, also on failure.
+// 0 or -errno.
+int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds);
+// Workers that have a session.
+size_t workers_busy(const struct workers *workers);
+void workers_signal(struct workers *workers, int signal); // to those that have a session
+
+// In the worker. Blocks until the parent assigns a session: the record's length, 0 if the parent is
+// gone (the worker should exit), -errno.
+ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist *fds);
+// Never blocks; a record that does not fit is lost. fd is borrowed, -1 for none.
+void workers_report(int session_fd, const void *record, size_t len, int fd);
+
+#endif

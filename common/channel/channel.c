@@ -1,0 +1,550 @@
+#include "channel/channel.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mapping.h"
+#include "base/scm.h"
+
+// The buffer holds one whole frame and what one read brings. While rows are read into their place,
+// only the tail of a read goes through it.
+#define READ_SIZE      (32 * 1024)
+#define READ_TAIL      (4 * 1024)
+#define BUFFER_SIZE    (sizeof(struct channel_header) + CHANNEL_MAX_PAYLOAD + READ_SIZE)
+#define READS_PER_TURN 8
+#define SEND_PER_TURN  (1024 * 1024)
+#define IOV_PIECES     64
+#define PAGE           4096
+
+struct channel {
+	int fd;
+	const struct channel_handler *handler;
+	void *data;
+	struct event *read_event;
+	struct event *write_event;
+
+	uint8_t *in; // the unread bytes are in[in_start .. in_end)
+	size_t in_start, in_end;
+
+	struct channel_rows rows; // base NULL: taken and forgotten
+	uint32_t rows_id;
+	size_t rows_done, rows_total; // bytes; equal when no rows are expected
+
+	struct evbuffer *out;
+	bool closing; // shut down once out is empty
+	int error;    // of sending; out is of no more use
+
+	uint64_t bytes_sent, bytes_received;
+	bool dispatching, destroyed, over;
+};
+
+uint64_t channel_clock(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void free_channel(struct channel *channel)
+{
+	if (channel->read_event != NULL) {
+		event_free(channel->read_event);
+	}
+	if (channel->write_event != NULL) {
+		event_free(channel->write_event);
+	}
+	if (channel->out != NULL) {
+		evbuffer_free(channel->out);
+	}
+	close(channel->fd);
+	free(channel->in);
+	free(channel);
+}
+
+static void finish(struct channel *channel, int error, const char *reason)
+{
+	if (channel->over || channel->destroyed) {
+		return;
+	}
+	channel->over = true;
+	event_del(channel->read_event);
+	event_del(channel->write_event);
+	channel->handler->ended(channel->data, error, reason);
+}
+
+/* The pieces of the rows that are still to come, at most n. */
+static size_t rows_pieces(const struct channel *channel, struct iovec *iov, size_t n)
+{
+	const struct channel_rows *rows = &channel->rows;
+	size_t row = channel->rows_done / rows->row_bytes;
+	size_t column = channel->rows_done % rows->row_bytes;
+	if (rows->stride == rows->row_bytes) {
+		iov[0].iov_base = rows->base + channel->rows_done;
+		iov[0].iov_len = channel->rows_total - channel->rows_done;
+		return 1;
+	}
+	size_t used = 0;
+	while (used < n && row < rows->rows) {
+		iov[used].iov_base = rows->base + row * rows->stride + column;
+		iov[used].iov_len = rows->row_bytes - column;
+		used++;
+		row++;
+		column = 0;
+	}
+	return used;
+}
+
+/*
+ * Copies buffered bytes to their rows. The kernel does it, so that memory which its owner has
+ * truncated gives an error instead of SIGBUS.
+ */
+static void rows_copy(struct channel *channel, const uint8_t *data, size_t len)
+{
+	while (len > 0 && channel->rows.base != NULL) {
+		struct iovec to[IOV_PIECES];
+		struct iovec from = {.iov_base = (void *)data, .iov_len = len};
+		size_t n = rows_pieces(channel, to, IOV_PIECES);
+		ssize_t copied = process_vm_writev(getpid(), &from, 1, to, n, 0);
+		if (copied <= 0) {
+			channel->rows.base = NULL;
+			break;
+		}
+		data += copied;
+		len -= (size_t)copied;
+		channel->rows_done += (size_t)copied;
+	}
+	channel->rows_done += len;
+}
+
+static const char *begin_rows(struct channel *channel, const struct channel_header *header,
+	const struct channel_mem_write *write)
+{
+	uint64_t total = (uint64_t)write->row_bytes * write->rows;
+	if (total != header->length - sizeof(*write) || total > CHANNEL_MAX_ROWS) {
+		return "MEM_WRITE whose rows do not fill its payload";
+	}
+	if (write->stride < write->row_bytes) {
+		return "MEM_WRITE whose rows overlap";
+	}
+	channel->rows = (struct channel_rows){
+		.stride = write->stride,
+		.row_bytes = write->row_bytes,
+		.rows = write->rows,
+	};
+	const char *wrong =
+		channel->handler->place(channel->data, header->id, write, &channel->rows);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	channel->rows_id = header->id;
+	channel->rows_done = 0;
+	channel->rows_total = total;
+	return NULL;
+}
+
+static void take_rows(struct channel *channel)
+{
+	size_t n = channel->rows_total - channel->rows_done;
+	if (n > channel->in_end - channel->in_start) {
+		n = channel->in_end - channel->in_start;
+	}
+	rows_copy(channel, channel->in + channel->in_start, n);
+	channel->in_start += n;
+	if (channel->rows_done == channel->rows_total) {
+		channel->handler->written(channel->data, channel->rows_id);
+	}
+}
+
+/*
+ * Takes one frame, or the head of a MEM_WRITE, from the buffer. False: it is not whole yet.
+ */
+static bool take_frame(struct channel *channel, const char **wrong)
+{
+	uint8_t *data = channel->in + channel->in_start;
+	size_t have = channel->in_end - channel->in_start;
+	struct channel_header header;
+	if (have < sizeof(header)) {
+		return false;
+	}
+	memcpy(&header, data, sizeof(header));
+	if (header.type == CHANNEL_MEM_WRITE) {
+		struct channel_mem_write write;
+		if (header.length < sizeof(write)) {
+			*wrong = "MEM_WRITE that is too short";
+			return false;
+		}
+		if (have < sizeof(header) + sizeof(write)) {
+			return false;
+		}
+		memcpy(&write, data + sizeof(header), sizeof(write));
+		channel->in_start += sizeof(header) + sizeof(write);
+		*wrong = begin_rows(channel, &header, &write);
+		return *wrong == NULL;
+	}
+	if (header.length > CHANNEL_MAX_PAYLOAD) {
+		*wrong = "frame that is too long";
+		return false;
+	}
+	if (have < sizeof(header) + header.length) {
+		return false;
+	}
+	struct channel_frame frame = {.header = header, .payload = data + sizeof(header)};
+	channel->in_start += sizeof(header) + header.length;
+	*wrong = channel->handler->frame(channel->data, &frame);
+	return *wrong == NULL;
+}
+
+static void take_all(struct channel *channel)
+{
+	const char *wrong = NULL;
+	bool more = true;
+	while (more && !channel->destroyed && !channel->over) {
+		if (channel->rows_done < channel->rows_total) {
+			more = channel->in_start < channel->in_end;
+			take_rows(channel);
+		} else {
+			more = take_frame(channel, &wrong);
+		}
+	}
+	if (wrong != NULL) {
+		finish(channel, -EPROTO, wrong);
+	}
+}
+
+static void make_room(struct channel *channel)
+{
+	size_t have = channel->in_end - channel->in_start;
+	if (have == 0) {
+		channel->in_start = channel->in_end = 0;
+	} else if (BUFFER_SIZE - channel->in_end < READ_SIZE || (channel->in_start & 3) != 0) {
+		memmove(channel->in, channel->in + channel->in_start, have);
+		channel->in_start = 0;
+		channel->in_end = have;
+	}
+}
+
+/* One read. The number of bytes wanted is given back, to tell a short read from a full one. */
+static ssize_t read_once(struct channel *channel, size_t *wanted)
+{
+	struct iovec iov[IOV_PIECES + 1];
+	size_t n = 0, in_rows = 0;
+
+	make_room(channel);
+	if (channel->rows_done < channel->rows_total && channel->rows.base != NULL) {
+		n = rows_pieces(channel, iov, IOV_PIECES);
+	}
+	for (size_t i = 0; i < n; i++) {
+		in_rows += iov[i].iov_len;
+	}
+	iov[n].iov_base = channel->in + channel->in_end;
+	iov[n].iov_len = n > 0 ? READ_TAIL : READ_SIZE;
+	*wanted = in_rows + iov[n].iov_len;
+	n++;
+
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
+	ssize_t got;
+	do {
+		got = recvmsg(channel->fd, &msg, MSG_DONTWAIT);
+	} while (got < 0 && errno == EINTR);
+	if (got < 0 && errno == EFAULT && in_rows > 0) {
+		channel->rows.base = NULL; // its owner has truncated it: forget the rest
+		return read_once(channel, wanted);
+	}
+	if (got < 0) {
+		return -errno;
+	}
+	channel->bytes_received += (uint64_t)got;
+	size_t to_rows = (size_t)got < in_rows ? (size_t)got : in_rows;
+	channel->rows_done += to_rows;
+	channel->in_end += (size_t)got - to_rows;
+	if (to_rows > 0 && channel->rows_done == channel->rows_total) {
+		channel->handler->written(channel->data, channel->rows_id);
+	}
+	return got;
+}
+
+static void handle_readable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct channel *channel = data;
+
+	channel->dispatching = true;
+	for (int i = 0; i < READS_PER_TURN && !channel->destroyed && !channel->over; i++) {
+		size_t wanted;
+		ssize_t got = read_once(channel, &wanted);
+		if (got == -EAGAIN) {
+			if (channel->error != 0) {
+				finish(channel, channel->error, NULL);
+			}
+			break;
+		}
+		if (got <= 0) {
+			bool torn = channel->in_start < channel->in_end ||
+				channel->rows_done < channel->rows_total;
+			finish(channel, got == 0 && torn ? -ECONNRESET : (int)got, NULL);
+			break;
+		}
+		take_all(channel);
+		if ((size_t)got < wanted && channel->error == 0) {
+			break;
+		}
+	}
+	channel->dispatching = false;
+	if (channel->destroyed) {
+		free_channel(channel);
+	}
+}
+
+static void handle_writable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct channel *channel = data;
+
+	channel->dispatching = true;
+	channel_flush(channel);
+	if (!channel->over) {
+		channel->handler->drained(channel->data);
+	}
+	channel->dispatching = false;
+	if (channel->destroyed) {
+		free_channel(channel);
+	}
+}
+
+struct channel *channel_create(struct event_base *base, int fd,
+	const struct channel_handler *handler, void *data)
+{
+	struct channel *channel = calloc(1, sizeof(*channel));
+	if (channel == NULL) {
+		close(fd);
+		return NULL;
+	}
+	channel->fd = fd;
+	channel->handler = handler;
+	channel->data = data;
+	channel->in = malloc(BUFFER_SIZE);
+	channel->out = evbuffer_new();
+	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
+	channel->write_event = event_new(base, fd, EV_WRITE, handle_writable, channel);
+	if (channel->in == NULL || channel->out == NULL || channel->read_event == NULL ||
+		channel->write_event == NULL || event_add(channel->read_event, NULL) < 0) {
+		free_channel(channel);
+		errno = ENOMEM;
+		return NULL;
+	}
+	return channel;
+}
+
+void channel_destroy(struct channel *channel)
+{
+	if (channel == NULL) {
+		return;
+	}
+	channel->destroyed = true;
+	event_del(channel->read_event);
+	event_del(channel->write_event);
+	if (!channel->dispatching) {
+		free_channel(channel);
+	}
+}
+
+bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
+	const void *head, size_t head_len, const void *body, size_t body_len)
+{
+	assert(head_len + body_len <= CHANNEL_MAX_PAYLOAD);
+	struct channel_header header = {
+		.length = (uint32_t)(head_len + body_len),
+		.type = type,
+		.id = id,
+		.arg = arg,
+	};
+	return evbuffer_expand(channel->out, sizeof(header) + head_len + body_len) == 0 &&
+		evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
+		evbuffer_add(channel->out, head, head_len) == 0 &&
+		evbuffer_add(channel->out, body, body_len) == 0;
+}
+
+static void handle_sent(const void *bytes, size_t len, void *data)
+{
+	(void)bytes;
+	(void)len;
+	mapping_unref(data);
+}
+
+static bool push_reference(struct channel *channel, struct mapping *mapping, const uint8_t *data,
+	size_t len)
+{
+	mapping_ref(mapping);
+	if (evbuffer_add_reference(channel->out, data, len, handle_sent, mapping) < 0) {
+		mapping_unref(mapping);
+		return false;
+	}
+	return true;
+}
+
+/* One MEM_WRITE frame of at most CHANNEL_MAX_ROWS bytes. */
+static bool push_chunk(struct channel *channel, uint32_t id, uint64_t offset,
+	struct mapping *mapping, const struct channel_rows *rows)
+{
+	struct channel_mem_write write = {
+		.stride = (uint32_t)rows->stride,
+		.row_bytes = (uint32_t)rows->row_bytes,
+		.rows = (uint32_t)rows->rows,
+	};
+	channel_put64(write.offset, offset);
+	struct channel_header header = {
+		.length = (uint32_t)(sizeof(write) + rows->row_bytes * rows->rows),
+		.type = CHANNEL_MEM_WRITE,
+		.id = id,
+	};
+	bool ok = evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
+		evbuffer_add(channel->out, &write, sizeof(write)) == 0;
+	if (rows->stride == rows->row_bytes) {
+		return ok &&
+			push_reference(channel, mapping, rows->base, rows->row_bytes * rows->rows);
+	}
+	for (size_t i = 0; ok && i < rows->rows; i++) {
+		ok = push_reference(channel, mapping, rows->base + i * rows->stride,
+			rows->row_bytes);
+	}
+	return ok;
+}
+
+/* A row that is longer than a frame may be goes in pieces. */
+static bool push_long_row(struct channel *channel, uint32_t id, uint64_t offset,
+	struct mapping *mapping, uint8_t *base, size_t len)
+{
+	while (len > 0) {
+		size_t n = len < CHANNEL_MAX_ROWS ? len : CHANNEL_MAX_ROWS;
+		struct channel_rows piece = {
+			.base = base, .stride = n, .row_bytes = n, .rows = 1};
+		if (!push_chunk(channel, id, offset, mapping, &piece)) {
+			return false;
+		}
+		base += n;
+		offset += n;
+		len -= n;
+	}
+	return true;
+}
+
+bool channel_push_rows(struct channel *channel, uint32_t id, uint64_t offset,
+	struct mapping *mapping, const struct channel_rows *rows)
+{
+	if (rows->row_bytes == 0) {
+		return true;
+	}
+	size_t at_once = CHANNEL_MAX_ROWS / rows->row_bytes;
+	size_t step = at_once > 0 ? at_once : 1;
+	for (size_t row = 0; row < rows->rows; row += step) {
+		struct channel_rows chunk = *rows;
+		chunk.base += row * rows->stride;
+		chunk.rows = rows->rows - row < step ? rows->rows - row : step;
+		uint64_t at = offset + row * rows->stride;
+		bool ok = at_once > 0
+			? push_chunk(channel, id, at, mapping, &chunk)
+			: push_long_row(channel, id, at, mapping, chunk.base, chunk.row_bytes);
+		if (!ok) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * The kernel could not read the front of the queue: its owner has truncated it. One page of it is
+ * tried alone, and zeros go out in its place if it is really gone.
+ */
+static ssize_t send_page(struct channel *channel)
+{
+	static const uint8_t zeros[PAGE];
+	struct evbuffer_iovec front;
+	evbuffer_peek(channel->out, 1, NULL, &front, 1);
+	size_t len = PAGE - ((uintptr_t)front.iov_base & (PAGE - 1));
+	struct iovec iov = {
+		.iov_base = front.iov_base,
+		.iov_len = len < front.iov_len ? len : front.iov_len,
+	};
+	ssize_t sent = scm_send(channel->fd, &iov, 1, NULL, 0);
+	if (sent == -EFAULT) {
+		iov.iov_base = (void *)zeros;
+		sent = scm_send(channel->fd, &iov, 1, NULL, 0);
+	}
+	return sent;
+}
+
+static ssize_t send_some(struct channel *channel)
+{
+	struct evbuffer_iovec pieces[IOV_PIECES];
+	int n = evbuffer_peek(channel->out, CHANNEL_MAX_ROWS, NULL, pieces, IOV_PIECES);
+	size_t count = n < IOV_PIECES ? (size_t)n : IOV_PIECES;
+	// evbuffer_iovec is struct iovec where there is one (event2/buffer.h).
+	ssize_t sent = scm_send(channel->fd, (const struct iovec *)pieces, count, NULL, 0);
+	return sent == -EFAULT ? send_page(channel) : sent;
+}
+
+/* The peer may have said why before it went: its last frames are read before this is told. */
+static void fail_sending(struct channel *channel, int error)
+{
+	channel->error = error;
+	evbuffer_drain(channel->out, evbuffer_get_length(channel->out));
+	event_active(channel->read_event, EV_READ, 0);
+}
+
+void channel_flush(struct channel *channel)
+{
+	if (channel->destroyed || channel->error != 0) {
+		return;
+	}
+	size_t budget = SEND_PER_TURN;
+	while (evbuffer_get_length(channel->out) > 0 && budget > 0) {
+		ssize_t sent = send_some(channel);
+		if (sent == -EAGAIN) {
+			break;
+		}
+		if (sent < 0) {
+			fail_sending(channel, (int)sent);
+			return;
+		}
+		channel->bytes_sent += (uint64_t)sent;
+		evbuffer_drain(channel->out, (size_t)sent);
+		budget -= (size_t)sent < budget ? (size_t)sent : budget;
+	}
+	if (evbuffer_get_length(channel->out) > 0) {
+		event_add(channel->write_event, NULL);
+	} else if (channel->closing) {
+		channel->closing = false;
+		shutdown(channel->fd, SHUT_WR);
+	}
+}
+
+size_t channel_queued(const struct channel *channel)
+{
+	return evbuffer_get_length(channel->out);
+}
+
+void channel_shutdown(struct channel *channel)
+{
+	channel->closing = true;
+	channel_flush(channel);
+}
+
+uint64_t channel_bytes_sent(const struct channel *channel)
+{
+	return channel->bytes_sent;
+}
+
+uint64_t channel_bytes_received(const struct channel *channel)
+{
+	return channel->bytes_received;
+}

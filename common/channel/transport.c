@@ -1,0 +1,244 @@
+#include "channel/transport.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/vm_sockets.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define VSOCK_BUFFER_SIZE (UINT64_C(1) << 20)
+
+struct address {
+	union {
+		struct sockaddr any;
+		struct sockaddr_un un;
+		struct sockaddr_vm vm;
+	};
+	socklen_t len;
+};
+
+static_assert(sizeof(((struct transport *)0)->path) == sizeof(((struct sockaddr_un *)0)->sun_path),
+	"any path that fits a transport fits an address");
+
+// Decimal digits up to end; UINT32_MAX, which stands for "any", is no number of anything.
+static bool parse_number(const char *text, const char *end, uint32_t *number)
+{
+	uint64_t value = 0;
+	if (text == end) {
+		return false;
+	}
+	for (const char *c = text; c < end; c++) {
+		if (*c < '0' || *c > '9') {
+			return false;
+		}
+		value = value * 10 + (uint64_t)(*c - '0');
+		if (value >= UINT32_MAX) {
+			return false;
+		}
+	}
+	*number = (uint32_t)value;
+	return true;
+}
+
+static const char *parse_unix(const char *path, struct transport *transport)
+{
+	size_t len = strlen(path);
+	if (len == 0 || strcmp(path, "@") == 0) {
+		return "the path is missing";
+	}
+	if (len >= sizeof(transport->path)) {
+		return "the path is too long for a UNIX socket (107 bytes at most)";
+	}
+	transport->kind = TRANSPORT_UNIX;
+	memcpy(transport->path, path, len + 1);
+	return NULL;
+}
+
+static const char *parse_vsock(const char *text, struct transport *transport)
+{
+	transport->kind = TRANSPORT_VSOCK;
+	transport->cid = VMADDR_CID_ANY;
+	const char *port = text;
+	const char *colon = strchr(text, ':');
+	if (colon != NULL) {
+		if (!parse_number(text, colon, &transport->cid)) {
+			return "the CID is not a number";
+		}
+		port = colon + 1;
+	}
+	if (!parse_number(port, port + strlen(port), &transport->port)) {
+		return "the port is not a number";
+	}
+	return NULL;
+}
+
+const char *transport_parse(const char *text, struct transport *transport)
+{
+	*transport = (struct transport){0};
+	if (strncmp(text, "unix:", 5) == 0) {
+		return parse_unix(text + 5, transport);
+	}
+	if (strncmp(text, "vsock:", 6) == 0) {
+		return parse_vsock(text + 6, transport);
+	}
+	if (strncmp(text, "vhost-user:", 11) == 0) {
+		return "vhost-user is not supported yet";
+	}
+	return "must be unix:PATH or vsock:[CID:]PORT";
+}
+
+static void unix_address(const struct transport *transport, struct address *address)
+{
+	size_t len = strlen(transport->path);
+	address->un = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(address->un.sun_path, transport->path, len);
+	address->len = sizeof(address->un);
+	if (transport->path[0] == '@') {
+		address->un.sun_path[0] = '\0';
+		address->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+	}
+}
+
+static void vsock_address(
+	const struct transport *transport, uint32_t default_cid, struct address *address)
+{
+	address->vm = (struct sockaddr_vm){
+		.svm_family = AF_VSOCK,
+		.svm_cid = transport->cid == VMADDR_CID_ANY ? default_cid : transport->cid,
+		.svm_port = transport->port,
+	};
+	address->len = sizeof(address->vm);
+}
+
+// Larger buffers are a matter of speed: a kernel that refuses them does no harm.
+static void raise_vsock_buffers(int fd)
+{
+	const uint64_t size = VSOCK_BUFFER_SIZE;
+	setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, &size, sizeof(size));
+	setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof(size));
+}
+
+static int open_socket(const struct transport *transport, int flags)
+{
+	bool vsock = transport->kind == TRANSPORT_VSOCK;
+	int fd = socket(vsock ? AF_VSOCK : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+	if (fd >= 0 && vsock) {
+		raise_vsock_buffers(fd);
+	}
+	return fd < 0 ? -errno : fd;
+}
+
+static int connect_to(int fd, const struct address *address)
+{
+	int result;
+	do {
+		result = connect(fd, &address->any, address->len);
+	} while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : 0;
+}
+
+// Whether a file is the socket of a listener that is gone.
+static bool is_dead(const struct transport *transport, const struct address *address)
+{
+	struct stat st;
+	if (transport->path[0] == '@' || lstat(transport->path, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+		return false;
+	}
+	int fd = open_socket(transport, SOCK_NONBLOCK);
+	if (fd < 0) {
+		return false;
+	}
+	int error = connect_to(fd, address);
+	close(fd);
+	return error == -ECONNREFUSED;
+}
+
+static int bind_to(int fd, const struct address *address)
+{
+	mode_t mask = umask(0177);
+	int error = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	umask(mask);
+	return error;
+}
+
+static int bind_unix(int fd, const struct transport *transport)
+{
+	struct address address;
+	unix_address(transport, &address);
+	int error = bind_to(fd, &address);
+	if (error == -EADDRINUSE && is_dead(transport, &address)) {
+		if (unlink(transport->path) < 0) {
+			return -errno;
+		}
+		error = bind_to(fd, &address);
+	}
+	return error;
+}
+
+static int bind_vsock(int fd, const struct transport *transport)
+{
+	struct address address;
+	vsock_address(transport, VMADDR_CID_ANY, &address);
+	return bind_to(fd, &address);
+}
+
+int transport_listen(const struct transport *transport)
+{
+	int fd = open_socket(transport, SOCK_NONBLOCK);
+	if (fd < 0) {
+		return fd;
+	}
+	int error = transport->kind == TRANSPORT_UNIX ? bind_unix(fd, transport)
+						      : bind_vsock(fd, transport);
+	if (error == 0 && listen(fd, SOMAXCONN) < 0) {
+		error = -errno;
+	}
+	if (error < 0) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+void transport_unlink(const struct transport *transport)
+{
+	if (transport->kind == TRANSPORT_UNIX && transport->path[0] != '@') {
+		unlink(transport->path);
+	}
+}
+
+int transport_connect(const struct transport *transport)
+{
+	struct address address;
+	if (transport->kind == TRANSPORT_UNIX) {
+		unix_address(transport, &address);
+	} else {
+		vsock_address(transport, VMADDR_CID_HOST, &address);
+	}
+	int fd = open_socket(transport, 0);
+	if (fd < 0) {
+		return fd;
+	}
+	int error = connect_to(fd, &address);
+	if (error < 0) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+void transport_peer_name(int fd, char *text, size_t len)
+{
+	struct address address = {.len = sizeof(struct sockaddr_un)};
+	if (getpeername(fd, &address.any, &address.len) < 0) {
+		snprintf(text, len, "a peer that is gone");
+	} else if (address.any.sa_family == AF_VSOCK) {
+		snprintf(
+			text, len, "vsock cid %u port %u", address.vm.svm_cid, address.vm.svm_port);
+	} else {
+		snprintf(text, len, "unix");
+	}
+}

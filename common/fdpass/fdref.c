@@ -1,0 +1,230 @@
+#include "fdpass/fdref.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "fdpass/file.h"
+#include "fdpass/memory.h"
+#include "fdpass/stream.h"
+
+static void finish_table(struct fdref_table *table)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		if (table->refs[i] != NULL) {
+			struct fdref *ref = table->refs[i];
+			table->refs[i] = NULL;
+			ref->interface->destroy(ref);
+		}
+	}
+	free(table->refs);
+	*table = (struct fdref_table){0};
+}
+
+void fdrefs_finish(struct fdrefs *refs)
+{
+	refs->streams_over = NULL;
+	finish_table(&refs->ours);
+	finish_table(&refs->theirs);
+}
+
+static bool grow(struct fdref_table *table, size_t index)
+{
+	if (index < table->size) {
+		return true;
+	}
+	size_t size = table->size == 0 ? 16 : table->size;
+	while (size <= index) {
+		size *= 2;
+	}
+	struct fdref **grown = reallocarray(table->refs, size, sizeof(*grown));
+	if (grown == NULL) {
+		return false;
+	}
+	for (size_t i = table->size; i < size; i++) {
+		grown[i] = NULL;
+	}
+	table->refs = grown;
+	table->size = size;
+	return true;
+}
+
+static struct fdref_table *table_of(struct fdrefs *refs, uint32_t id, size_t *index)
+{
+	*index = id & ~CHANNEL_ID_HOST;
+	return (id & CHANNEL_ID_HOST) == refs->own_bit ? &refs->ours : &refs->theirs;
+}
+
+static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id)
+{
+	size_t index;
+	struct fdref_table *table = table_of(refs, id, &index);
+	if (refs->ours.used + refs->theirs.used >= refs->max_refs || !grow(table, index)) {
+		return false;
+	}
+	assert(table->refs[index] == NULL);
+	table->refs[index] = ref;
+	table->used++;
+	ref->refs = refs;
+	ref->id = id;
+	return true;
+}
+
+static void remove_and_destroy(struct fdref *ref)
+{
+	size_t index;
+	struct fdref_table *table = table_of(ref->refs, ref->id, &index);
+	table->refs[index] = NULL;
+	table->used--;
+	if (index < table->next) {
+		table->next = index;
+	}
+	ref->interface->destroy(ref);
+}
+
+struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id)
+{
+	size_t index;
+	struct fdref_table *table = table_of((struct fdrefs *)refs, id, &index);
+	return index < table->size ? table->refs[index] : NULL;
+}
+
+bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind, const void *open, size_t open_len)
+{
+	size_t index = refs->ours.next > 0 ? refs->ours.next : 1; // 0 is the session
+	while (index < refs->ours.size && refs->ours.refs[index] != NULL) {
+		index++;
+	}
+	if (index > CHANNEL_MAX_ID || !insert(refs, ref, (uint32_t)index | refs->own_bit)) {
+		return false;
+	}
+	refs->ours.next = index + 1;
+	ref->interface = interface;
+	ref->closing = false;
+	channel_push(refs->channel, CHANNEL_OPEN, ref->id, kind, open, open_len, NULL, 0);
+	return true;
+}
+
+void fdrefs_close(struct fdref *ref)
+{
+	if (!ref->closing) {
+		ref->closing = true;
+		channel_push(ref->refs->channel, CHANNEL_CLOSE, ref->id, 0, NULL, 0, NULL, 0);
+	}
+}
+
+void fdrefs_confirm_closed(struct fdref *ref)
+{
+	assert(ref->closing);
+	channel_push(ref->refs->channel, CHANNEL_CLOSED, ref->id, 0, NULL, 0, NULL, 0);
+	remove_and_destroy(ref);
+}
+
+bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes)
+{
+	if (bytes > refs->max_memory - refs->memory) {
+		return false;
+	}
+	refs->memory += bytes;
+	return true;
+}
+
+void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes)
+{
+	assert(bytes <= refs->memory);
+	refs->memory -= bytes;
+}
+
+static const char *handle_open(struct fdrefs *refs, const struct channel_frame *frame)
+{
+	static const struct {
+		const char *(*import)(struct fdrefs *refs, const struct channel_frame *frame,
+			struct fdref **ref);
+	} kinds[] = {
+		[CHANNEL_KIND_POOL] = {memory_import},
+		[CHANNEL_KIND_FILE] = {file_import},
+		[CHANNEL_KIND_PIPE] = {stream_import},
+	};
+	uint32_t id = frame->header.id;
+	uint32_t kind = frame->header.arg;
+	size_t index = id & ~CHANNEL_ID_HOST;
+	if ((id & CHANNEL_ID_HOST) == refs->own_bit || index == 0 || index > CHANNEL_MAX_ID) {
+		return "OPEN with an id that is not the sender's to give";
+	}
+	if (fdrefs_get(refs, id) != NULL) {
+		return "OPEN with an id that is in use";
+	}
+	if (kind >= sizeof(kinds) / sizeof(kinds[0]) || kinds[kind].import == NULL) {
+		return "OPEN of an unknown kind";
+	}
+	struct fdref *ref = NULL;
+	const char *wrong = kinds[kind].import(refs, frame, &ref);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	ref->closing = false;
+	if (!insert(refs, ref, id)) {
+		ref->refs = refs;
+		ref->interface->destroy(ref);
+		return "more fds open than the session may have (--max-fds)";
+	}
+	return NULL;
+}
+
+const char *fdrefs_frame(struct fdrefs *refs, const struct channel_frame *frame)
+{
+	if (frame->header.type == CHANNEL_OPEN) {
+		return handle_open(refs, frame);
+	}
+	struct fdref *ref = fdrefs_get(refs, frame->header.id);
+	if (ref == NULL) {
+		return "frame for an fdref that is not open";
+	}
+	bool ours = (ref->id & CHANNEL_ID_HOST) == refs->own_bit;
+	switch (frame->header.type) {
+	case CHANNEL_CLOSED:
+		if (!ours || !ref->closing) {
+			return "CLOSED for an fdref that is not closing";
+		}
+		remove_and_destroy(ref);
+		return NULL;
+	case CHANNEL_CLOSE:
+		if (ours || ref->closing) {
+			return "CLOSE of an fdref by the side that did not open it, or twice";
+		}
+		ref->closing = true;
+		return ref->interface->frame(ref, frame);
+	default:
+		return ref->interface->frame(ref, frame);
+	}
+}
+
+const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	struct fdref *ref = fdrefs_get(refs, id);
+	if (ref == NULL) {
+		return "MEM_WRITE to an fdref that is not open";
+	}
+	if (ref->interface->place == NULL) {
+		return "MEM_WRITE to an fdref that is not a memory";
+	}
+	return ref->interface->place(ref, write, rows);
+}
+
+static void table_drained(struct fdref_table *table)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		if (table->refs[i] != NULL && table->refs[i]->interface->drained != NULL) {
+			table->refs[i]->interface->drained(table->refs[i]);
+		}
+	}
+}
+
+void fdrefs_drained(struct fdrefs *refs)
+{
+	if (refs->streams > 0) {
+		table_drained(&refs->ours);
+		table_drained(&refs->theirs);
+	}
+}

@@ -1,0 +1,331 @@
+#include "fdpass/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mapping.h"
+#include "fdpass/kind.h"
+
+#define CHUNK (64u * 1024)
+
+struct file {
+	struct fdref ref;
+	int fd; // of the copy; -1 where the original was
+	struct mapping *mapping;
+	struct channel_open_memory open;
+	uint64_t size;
+	uint64_t received;
+	bool finished;
+};
+
+static void destroy_file(struct fdref *ref)
+{
+	struct file *file = (struct file *)ref;
+	mapping_unref(file->mapping);
+	if (file->fd >= 0) {
+		close(file->fd);
+		fdrefs_discharge(ref->refs, file->size);
+	}
+	free(file);
+}
+
+/* ---- export ---- */
+
+static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
+{
+	(void)ref;
+	(void)frame;
+	return "frame of the wrong type for a file";
+}
+
+static const struct fdref_interface exported = {
+	.frame = handle_exported,
+	.destroy = destroy_file,
+};
+
+/* Reads a whole file without touching its offset. */
+static uint8_t *read_file(int fd, uint64_t size)
+{
+	uint8_t *data = malloc(size > 0 ? size : 1);
+	uint64_t done = 0;
+	while (data != NULL && done < size) {
+		ssize_t n = pread(fd, data + done, size - done, (off_t)done);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n <= 0) {
+			break;
+		}
+		done += (uint64_t)n;
+	}
+	if (done < size) {
+		free(data);
+		data = NULL;
+	}
+	return data;
+}
+
+/* Two files with other seals or access modes are not the same file. */
+static void hash_file(struct channel_open_memory *open, const uint8_t *data, uint64_t size)
+{
+	struct content_hash parts[2] = {0};
+	content_hash_bytes(&parts[0], data, size);
+	memcpy(parts[1].bytes, &open->seals, sizeof(open->seals));
+	memcpy(parts[1].bytes + 4, &open->access, sizeof(open->access));
+	memcpy(parts[1].bytes + 8, &size, sizeof(size));
+	struct content_hash hash;
+	content_hash_bytes(&hash, parts, sizeof(parts));
+	memcpy(open->hash, hash.bytes, sizeof(open->hash));
+}
+
+static bool peer_has(const struct fdrefs *refs, const uint8_t hash[CONTENT_HASH_SIZE])
+{
+	for (size_t i = 0; i < refs->n_peer_contents; i++) {
+		if (memcmp(refs->peer_contents[i].bytes, hash, CONTENT_HASH_SIZE) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool push_contents(struct fdrefs *refs, uint32_t id, const uint8_t *data, uint64_t size)
+{
+	bool ok = true;
+	for (uint64_t at = 0; ok && at < size; at += CHUNK) {
+		uint32_t n = size - at < CHUNK ? (uint32_t)(size - at) : CHUNK;
+		struct channel_mem_write write = {.stride = n, .row_bytes = n, .rows = 1};
+		channel_put64(write.offset, at);
+		ok = channel_push(refs->channel, CHANNEL_MEM_WRITE, id, 0, &write, sizeof(write),
+			data + at, n);
+	}
+	refs->counts.memory_sent += size;
+	return ok;
+}
+
+uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong)
+{
+	struct file *file = NULL;
+	uint8_t *data = NULL;
+	uint32_t id = 0;
+	struct stat st;
+
+	*wrong = NULL;
+	if (fd_kind_of(fd) != FD_KIND_FILE || fstat(fd, &st) < 0) {
+		*wrong = "an fd that should be a file is not one";
+		goto out;
+	}
+	if (st.st_size < 0 || (uint64_t)st.st_size > FILE_MAX) {
+		*wrong = "a file is larger than 64 MiB";
+		goto out;
+	}
+	uint64_t size = (uint64_t)st.st_size;
+	data = read_file(fd, size);
+	file = calloc(1, sizeof(*file));
+	if (data == NULL || file == NULL) {
+		*wrong = "a file cannot be read whole";
+		goto out;
+	}
+	off_t offset = lseek(fd, 0, SEEK_CUR); // moves nothing
+	file->fd = -1;
+	file->open.access = (uint32_t)(fcntl(fd, F_GETFL) & O_ACCMODE);
+	file->open.seals = fd_seals(fd);
+	channel_put64(file->open.size, size);
+	channel_put64(file->open.offset, offset < 0 ? 0 : (uint64_t)offset);
+	hash_file(&file->open, data, size);
+	file->open.cached = peer_has(refs, file->open.hash);
+	if (!fdrefs_open(refs, &file->ref, &exported, CHANNEL_KIND_FILE, &file->open,
+		    sizeof(file->open))) {
+		*wrong = "too many fds are open in this session";
+		goto out;
+	}
+	id = file->ref.id;
+	refs->counts.files++;
+	if (file->open.cached) {
+		refs->counts.files_cached++;
+	} else if (!push_contents(refs, id, data, size)) {
+		*wrong = "out of memory";
+		id = 0;
+	}
+	file = NULL; // the table's
+out:
+	free(file);
+	free(data);
+	close(fd);
+	return id;
+}
+
+/* ---- import ---- */
+
+/* The receiver of such a file cannot write to it, so that several may have the same one. */
+static bool can_be_shared(const struct channel_open_memory *open)
+{
+	return open->access == CHANNEL_ACCESS_READ ||
+		(open->seals != CHANNEL_NO_SEALS && (open->seals & F_SEAL_WRITE));
+}
+
+static const char *place_rows(struct fdref *ref, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	struct file *file = (struct file *)ref;
+	uint64_t len = (uint64_t)write->row_bytes * write->rows;
+	if (file->finished || file->open.cached) {
+		return "MEM_WRITE to a file that is complete";
+	}
+	if (write->rows != 1 || channel_get64(write->offset) != file->received ||
+		len > file->size - file->received) {
+		return "MEM_WRITE to a file out of order or past its end";
+	}
+	rows->base = file->mapping->data + file->received;
+	file->received += len;
+	ref->refs->counts.memory_received += len;
+	return NULL;
+}
+
+/* Sizes, seals and mode as the original had them. No writable mapping may be left by then. */
+static bool finish_copy(struct file *file)
+{
+	mapping_unref(file->mapping);
+	file->mapping = NULL;
+	file->finished = true;
+	const uint32_t known = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+	uint32_t seals = file->open.seals == CHANNEL_NO_SEALS ? 0 : file->open.seals & known;
+	if (file->open.access == CHANNEL_ACCESS_READ && fchmod(file->fd, 0400) < 0) {
+		return false; // so that it cannot be opened again for writing
+	}
+	return seals == 0 || fcntl(file->fd, F_ADD_SEALS, (int)seals) == 0;
+}
+
+static int open_again(int fd, uint32_t access)
+{
+	static const int flags[] = {
+		[CHANNEL_ACCESS_READ] = O_RDONLY,
+		[CHANNEL_ACCESS_WRITE] = O_WRONLY,
+		[CHANNEL_ACCESS_BOTH] = O_RDWR,
+	};
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags[access] | O_CLOEXEC);
+}
+
+static int get_fd(struct fdref *ref)
+{
+	struct file *file = (struct file *)ref;
+	if (file->received < file->size && !file->open.cached) {
+		return -EPROTO;
+	}
+	if (!file->finished && !finish_copy(file)) {
+		return -errno;
+	}
+	// A description of its own: the offset is not shared with anybody.
+	int fd = open_again(file->fd, file->open.access);
+	if (fd < 0) {
+		return -errno;
+	}
+	lseek(fd, (off_t)channel_get64(file->open.offset), SEEK_SET);
+
+	struct fdrefs *refs = ref->refs;
+	struct content_hash hash;
+	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
+	if (refs->contents != NULL && !file->open.cached && can_be_shared(&file->open) &&
+		file->size <= CONTENT_FILE_MAX) {
+		int keep = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+		if (keep >= 0) {
+			content_store_put(refs->contents, &hash, keep);
+		}
+		if (refs->stored != NULL) {
+			refs->stored(refs->data, &hash, file->fd);
+		}
+	}
+	return fd;
+}
+
+static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
+{
+	if (frame->header.type != CHANNEL_CLOSE) {
+		return "frame of the wrong type for a file";
+	}
+	fdrefs_confirm_closed(ref);
+	return NULL;
+}
+
+static const struct fdref_interface imported = {
+	.frame = handle_imported,
+	.place = place_rows,
+	.get_fd = get_fd,
+	.destroy = destroy_file,
+};
+
+/* A file that we said we have, or an empty one to be filled. */
+static const char *make_copy(struct fdrefs *refs, struct file *file)
+{
+	struct content_hash hash;
+	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
+	if (file->open.cached) {
+		int fd = refs->contents == NULL ? -1 : content_store_get(refs->contents, &hash);
+		if (fd < 0) {
+			return "OPEN of a file that we never said we have";
+		}
+		file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		file->finished = true;
+		refs->counts.files_cached++;
+		return file->fd < 0 ? "out of fds" : NULL;
+	}
+	file->fd = memfd_create("fdferry-file", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (file->fd < 0 || ftruncate(file->fd, (off_t)file->size) < 0) {
+		log_errno("cannot make a file of %llu bytes", (unsigned long long)file->size);
+		return "out of memory for a file";
+	}
+	if (file->size > 0) {
+		file->mapping = mapping_create(file->fd, file->size, true);
+		if (file->mapping == NULL) {
+			return "out of memory for a file";
+		}
+	}
+	return NULL;
+}
+
+const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
+{
+	struct file *file = calloc(1, sizeof(*file));
+	if (file == NULL) {
+		return "out of memory";
+	}
+	file->fd = -1;
+	file->ref.interface = &imported;
+	file->ref.refs = refs;
+	const char *wrong = NULL;
+	if (frame->header.length != sizeof(file->open)) {
+		wrong = "OPEN of a file with a wrong length";
+		goto err;
+	}
+	memcpy(&file->open, frame->payload, sizeof(file->open));
+	file->size = channel_get64(file->open.size);
+	if (file->open.access > CHANNEL_ACCESS_BOTH || file->size > FILE_MAX) {
+		wrong = "OPEN of a file with a wrong access mode or size";
+		goto err;
+	}
+	if (!fdrefs_charge(refs, file->size)) {
+		wrong = "more memory than the session may have (--max-memory)";
+		goto err;
+	}
+	wrong = make_copy(refs, file);
+	if (wrong != NULL) {
+		if (file->fd < 0) {
+			fdrefs_discharge(refs, file->size);
+		}
+		goto err;
+	}
+	refs->counts.files++;
+	*ref = &file->ref;
+	return NULL;
+err:
+	destroy_file(&file->ref);
+	return wrong;
+}

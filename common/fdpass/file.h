@@ -1,0 +1,19 @@
+#ifndef FDPASS_FILE_H
+#define FDPASS_FILE_H
+
+#include "fdpass/fdref.h"
+
+/**
+ * Files that are written once before they are passed: keymaps, gamma ramps, ICC profiles, format
+ * tables. The contents cross once, the copy has the original's size, access mode, seals and offset.
+ */
+
+#define FILE_MAX (64u * 1024 * 1024) // bytes; a larger one is refused
+
+// Opens a file for fd, which is taken also on failure, and queues its contents unless the other
+// side has them. Gives the fdref's id, or 0 with *wrong set.
+uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong);
+// For fdrefs_frame: OPEN of a file.
+const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
+
+#endif

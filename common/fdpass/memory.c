@@ -1,0 +1,372 @@
+#include "fdpass/memory.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mapping.h"
+#include "fdpass/kind.h"
+
+static const struct fdref_interface exported;
+static const struct fdref_interface imported;
+
+/* Maps what is there of the file now; rows that wait to be sent keep the old mapping. */
+static bool map(struct memory *memory, uint64_t size, bool writable)
+{
+	mapping_unref(memory->mapping);
+	memory->mapping = NULL;
+	memory->size = size;
+	if (size == 0) {
+		return true;
+	}
+	memory->mapping = mapping_create(memory->fd, size, writable);
+	if (memory->mapping == NULL && writable) {
+		memory->mapping = mapping_create(memory->fd, size, false);
+	}
+	return memory->mapping != NULL;
+}
+
+static void destroy_memory(struct fdref *ref)
+{
+	struct memory *memory = (struct memory *)ref;
+	mapping_unref(memory->mapping);
+	fdrefs_discharge(ref->refs, memory->charged);
+	if (memory->fd >= 0) {
+		close(memory->fd);
+	}
+	free(memory);
+}
+
+static bool rows_fit(const struct memory *memory, const struct channel_mem_write *write)
+{
+	uint64_t offset = channel_get64(write->offset);
+	uint64_t span = write->rows == 0
+		? 0
+		: (uint64_t)write->stride * (write->rows - 1) + write->row_bytes;
+	return offset <= memory->size && span <= memory->size - offset;
+}
+
+static void place_at(struct memory *memory, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	if (memory->mapping != NULL && memory->mapping->writable) {
+		rows->base = memory->mapping->data + channel_get64(write->offset);
+	}
+	memory->ref.refs->counts.memory_received += (uint64_t)write->row_bytes * write->rows;
+}
+
+/* ---- the opener ---- */
+
+static uint64_t file_size(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) < 0 || st.st_size < 0 ? 0 : (uint64_t)st.st_size;
+}
+
+struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong)
+{
+	*wrong = NULL;
+	if (fd_kind_of(fd) != FD_KIND_FILE) {
+		*wrong = "a pool's fd is not shared memory";
+		close(fd);
+		return NULL;
+	}
+	struct memory *memory = calloc(1, sizeof(*memory));
+	if (memory == NULL) {
+		*wrong = "out of memory";
+		close(fd);
+		return NULL;
+	}
+	memory->fd = fd;
+	memory->wanted = size;
+	memory->users = 1;
+	uint64_t there = file_size(fd);
+	uint64_t shared = there < size ? there : size;
+	int access = fcntl(fd, F_GETFL) & O_ACCMODE;
+	if (!map(memory, shared, access == O_RDWR)) {
+		*wrong = "a pool's fd cannot be mapped";
+		close(fd);
+		free(memory);
+		return NULL;
+	}
+	struct channel_open_memory open = {.access = (uint32_t)access, .seals = fd_seals(fd)};
+	channel_put64(open.size, shared);
+	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
+		*wrong = "too many fds are open in this session";
+		mapping_unref(memory->mapping);
+		close(fd);
+		free(memory);
+		return NULL;
+	}
+	refs->counts.pools++;
+	return memory;
+}
+
+/* Rows that come back for a file which is closed or truncated by now are forgotten. */
+static const char *place_in_original(struct fdref *ref, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	struct memory *memory = (struct memory *)ref;
+	if (rows_fit(memory, write)) {
+		place_at(memory, write, rows);
+	}
+	return NULL;
+}
+
+static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
+{
+	(void)ref;
+	(void)frame;
+	return "frame of the wrong type for a pool";
+}
+
+bool memory_resize(struct memory *memory, uint64_t size)
+{
+	uint64_t there = file_size(memory->fd);
+	uint64_t shared = there < size ? there : size;
+	memory->wanted = size;
+	if (shared == memory->size) {
+		return true;
+	}
+	bool writable = memory->mapping == NULL || memory->mapping->writable;
+	struct channel_mem_resize resize;
+	channel_put64(resize.size, shared);
+	return map(memory, shared, writable) &&
+		channel_push(memory->ref.refs->channel, CHANNEL_MEM_RESIZE, memory->ref.id, 0,
+			&resize, sizeof(resize), NULL, 0);
+}
+
+bool memory_check(struct memory *memory)
+{
+	return memory_resize(memory, memory->wanted);
+}
+
+/* ---- the importer ---- */
+
+/* A memfd takes its seals when it has its size; F_SEAL_WRITE would keep rows out of it. */
+static bool add_seals(int fd, uint32_t seals)
+{
+	if (seals == CHANNEL_NO_SEALS) {
+		return true;
+	}
+	const uint32_t carried = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	return (seals & carried) == 0 || fcntl(fd, F_ADD_SEALS, (int)(seals & carried)) == 0;
+}
+
+const char *memory_import(struct fdrefs *refs, const struct channel_frame *frame,
+	struct fdref **ref)
+{
+	struct channel_open_memory open;
+	if (frame->header.length != sizeof(open)) {
+		return "OPEN of a pool with a wrong length";
+	}
+	memcpy(&open, frame->payload, sizeof(open));
+	uint64_t size = channel_get64(open.size);
+	if (open.access > CHANNEL_ACCESS_BOTH || size > INT64_MAX) {
+		return "OPEN of a pool with a wrong access mode or size";
+	}
+	if (!fdrefs_charge(refs, size)) {
+		return "more memory than the session may have (--max-memory)";
+	}
+	struct memory *memory = calloc(1, sizeof(*memory));
+	if (memory == NULL) {
+		fdrefs_discharge(refs, size);
+		return "out of memory";
+	}
+	memory->ref.interface = &imported;
+	memory->ref.refs = refs;
+	memory->charged = size;
+	memory->fd = memfd_create("fdferry-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (memory->fd < 0 || ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true) ||
+		!add_seals(memory->fd, open.seals)) {
+		log_errno("cannot make a pool of %llu bytes", (unsigned long long)size);
+		destroy_memory(&memory->ref);
+		return "out of memory for a pool";
+	}
+	refs->counts.pools++;
+	*ref = &memory->ref;
+	return NULL;
+}
+
+static const char *place_in_replica(struct fdref *ref, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	struct memory *memory = (struct memory *)ref;
+	if (!rows_fit(memory, write)) {
+		return "MEM_WRITE past the end of its memory";
+	}
+	place_at(memory, write, rows);
+	return NULL;
+}
+
+static int get_fd(struct fdref *ref)
+{
+	int fd = fcntl(((struct memory *)ref)->fd, F_DUPFD_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+static const char *resize_replica(struct memory *memory, const struct channel_frame *frame)
+{
+	struct channel_mem_resize resize;
+	if (frame->header.length != sizeof(resize)) {
+		return "MEM_RESIZE with a wrong length";
+	}
+	memcpy(&resize, frame->payload, sizeof(resize));
+	uint64_t size = channel_get64(resize.size);
+	if (size > INT64_MAX) {
+		return "MEM_RESIZE to a wrong size";
+	}
+	if (size > memory->charged) {
+		if (!fdrefs_charge(memory->ref.refs, size - memory->charged)) {
+			return "more memory than the session may have (--max-memory)";
+		}
+		memory->charged = size;
+	}
+	if (ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true)) {
+		log_errno("cannot make a pool %llu bytes long", (unsigned long long)size);
+		return "MEM_RESIZE that cannot be followed";
+	}
+	return NULL;
+}
+
+/* Rectangles of a layout; false if one leaves it or the layout leaves the memory. */
+static bool rect_fits(const struct channel_rect *rect, uint32_t stride, uint64_t offset,
+	const struct memory *memory)
+{
+	if (rect->width == 0 || rect->height == 0 || (uint64_t)rect->x + rect->width > stride) {
+		return false;
+	}
+	uint64_t last = (uint64_t)rect->y + rect->height - 1;
+	uint64_t end = last * stride + rect->x + rect->width;
+	return offset <= memory->size && end <= memory->size - offset;
+}
+
+static const char *copy_from_twin(struct memory *memory, const struct channel_frame *frame)
+{
+	struct channel_mem_copy copy;
+	if (frame->header.length < sizeof(copy)) {
+		return "MEM_COPY that is too short";
+	}
+	memcpy(&copy, frame->payload, sizeof(copy));
+	if (copy.n_rects > CHANNEL_MAX_RECTS ||
+		frame->header.length != sizeof(copy) + copy.n_rects * sizeof(struct channel_rect)) {
+		return "MEM_COPY with a wrong number of rectangles";
+	}
+	const struct memory *source = memory_get(memory->ref.refs, copy.source);
+	if (source == NULL || source->ref.interface != &imported) {
+		return "MEM_COPY from an fdref that is not a pool";
+	}
+	uint64_t from = channel_get64(copy.source_offset);
+	uint64_t to = channel_get64(copy.destination_offset);
+	for (uint32_t i = 0; i < copy.n_rects; i++) {
+		struct channel_rect rect;
+		memcpy(&rect, frame->payload + sizeof(copy) + i * sizeof(rect), sizeof(rect));
+		if (!rect_fits(&rect, copy.stride, from, source) ||
+			!rect_fits(&rect, copy.stride, to, memory)) {
+			return "MEM_COPY past the end of its memory";
+		}
+		for (uint32_t row = 0; row < rect.height; row++) {
+			uint64_t at = (uint64_t)(rect.y + row) * copy.stride + rect.x;
+			memmove(memory->mapping->data + to + at, source->mapping->data + from + at,
+				rect.width);
+		}
+		memory->ref.refs->counts.memory_twinned += (uint64_t)rect.width * rect.height;
+	}
+	return NULL;
+}
+
+static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
+{
+	struct memory *memory = (struct memory *)ref;
+	switch (frame->header.type) {
+	case CHANNEL_CLOSE:
+		if (memory->users == 0) {
+			fdrefs_confirm_closed(ref);
+		}
+		return NULL;
+	case CHANNEL_MEM_RESIZE:
+		return resize_replica(memory, frame);
+	case CHANNEL_MEM_COPY:
+		return copy_from_twin(memory, frame);
+	default:
+		return "frame of the wrong type for a pool";
+	}
+}
+
+/* ---- both ---- */
+
+static const struct fdref_interface exported = {
+	.frame = handle_exported,
+	.place = place_in_original,
+	.destroy = destroy_memory,
+};
+
+static const struct fdref_interface imported = {
+	.frame = handle_imported,
+	.place = place_in_replica,
+	.get_fd = get_fd,
+	.destroy = destroy_memory,
+};
+
+struct memory *memory_get(const struct fdrefs *refs, uint32_t id)
+{
+	struct fdref *ref = fdrefs_get(refs, id);
+	bool is_memory = ref != NULL && (ref->interface == &exported || ref->interface == &imported);
+	return is_memory ? (struct memory *)ref : NULL;
+}
+
+struct memory *memory_use(struct memory *memory)
+{
+	memory->users++;
+	return memory;
+}
+
+void memory_release(struct memory *memory)
+{
+	assert(memory->users > 0);
+	if (--memory->users > 0) {
+		return;
+	}
+	if (memory->ref.interface == &exported) {
+		// The file is not looked at any more; the id waits for CLOSED.
+		mapping_unref(memory->mapping);
+		memory->mapping = NULL;
+		memory->size = 0;
+		close(memory->fd);
+		memory->fd = -1;
+		fdrefs_close(&memory->ref);
+	} else if (memory->ref.closing) {
+		fdrefs_confirm_closed(&memory->ref);
+	}
+}
+
+bool memory_push(struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes,
+	size_t rows)
+{
+	if (memory->mapping == NULL || row_bytes == 0 || offset >= memory->size) {
+		return true;
+	}
+	uint64_t left = memory->size - offset;
+	if (row_bytes > left) {
+		row_bytes = left;
+		rows = rows > 0;
+	}
+	if (rows > 1 && (uint64_t)stride * (rows - 1) > left - row_bytes) {
+		rows = (left - row_bytes) / stride + 1;
+	}
+	struct channel_rows layout = {
+		.base = memory->mapping->data + offset,
+		.stride = rows > 1 ? stride : row_bytes,
+		.row_bytes = row_bytes,
+		.rows = rows,
+	};
+	memory->ref.refs->counts.memory_sent += row_bytes * rows;
+	return channel_push_rows(memory->ref.refs->channel, memory->ref.id, offset,
+		memory->mapping, &layout);
+}

@@ -1,0 +1,49 @@
+#ifndef FDPASS_MEMORY_H
+#define FDPASS_MEMORY_H
+
+#include "fdpass/fdref.h"
+
+struct mapping;
+
+/**
+ * Memory with sync points: a wl_shm pool and its replica. The opener holds the client's file, the
+ * importer a memfd of the same size and seals; rows are pushed either way when the protocol says
+ * that they are needed.
+ */
+struct memory {
+	struct fdref ref;
+	int fd;
+	uint64_t size;           // that both sides have: of the file, at most wanted
+	uint64_t wanted;         // that the protocol says they map
+	struct mapping *mapping; // NULL while nothing can be mapped
+	uint64_t charged;
+	unsigned int users; // objects that refer to it; see memory_release
+};
+
+// Opens a pool for fd, which is taken also on failure. size is what the protocol says that both
+// sides will map: a file that is longer is cut to it in the replica, one that is shorter stays so.
+// One use is the caller's. NULL with *wrong set on failure.
+struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong);
+// For fdrefs_frame: OPEN of a pool.
+const char *memory_import(struct fdrefs *refs, const struct channel_frame *frame,
+	struct fdref **ref);
+
+// NULL if id is not the fdref of a memory.
+struct memory *memory_get(const struct fdrefs *refs, uint32_t id);
+struct memory *memory_use(struct memory *memory);
+// Gives up one use. When the opener has none left, the memory is closed; when the importer has none
+// left and the opener has closed it, this is confirmed.
+void memory_release(struct memory *memory);
+
+// The opener's file is now looked at as being size bytes long; the replica follows before any later
+// message. A pool only grows; a file that its owner has truncated makes a replica of that size.
+bool memory_resize(struct memory *memory, uint64_t size);
+// Looks whether the file is still as long as it was, and makes the replica follow if it is not.
+bool memory_check(struct memory *memory);
+
+// Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
+// is left out.
+bool memory_push(struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes,
+	size_t rows);
+
+#endif

@@ -1,0 +1,490 @@
+#include "fdpass/stream.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "fdpass/kind.h"
+
+// A stream waits while so much is queued on the channel already: messages must not wait behind it.
+#define CHANNEL_BUSY (64u * 1024)
+#define CREDIT_STEP  (CHANNEL_STREAM_WINDOW / 4)
+
+struct stream {
+	struct fdref ref;
+	const struct stream_role *role;
+	bool ours; // opened here
+	bool over; // the data has ended, one way or the other
+	int fd;    // our end; -1 when over
+	int given; // of an import: the end for the local peer, until it is asked for
+	enum fd_kind kind;
+	bool cautious; // fd may block in spite of poll: small pieces only
+	struct event *event;
+	bool always_ready; // a file or device that epoll does not take
+
+	uint32_t credit; // source: bytes that we may send; sink: bytes that may still come
+	// of a sink:
+	struct evbuffer *pending;
+	uint32_t unreported; // written since the last CREDIT
+	bool eof;            // after pending
+};
+
+struct stream_role {
+	const char *(*frame)(struct stream *stream, const struct channel_frame *frame);
+	void (*ready)(struct stream *stream);
+	short events;
+};
+
+static void push(struct stream *stream, uint16_t type, uint32_t arg)
+{
+	channel_push(stream->ref.refs->channel, type, stream->ref.id, arg, NULL, 0, NULL, 0);
+}
+
+/* The data has ended: our end is closed. The fdref itself goes when its opener has closed it. */
+static void end(struct stream *stream)
+{
+	if (stream->over) {
+		return;
+	}
+	stream->over = true;
+	if (stream->event != NULL) {
+		event_free(stream->event);
+		stream->event = NULL;
+	}
+	close(stream->fd);
+	stream->fd = -1;
+	struct fdrefs *refs = stream->ref.refs;
+	if (stream->ours) {
+		fdrefs_close(&stream->ref);
+	}
+	if (--refs->streams == 0 && refs->streams_over != NULL) {
+		refs->streams_over(refs->data);
+	}
+}
+
+static void destroy_stream(struct fdref *ref)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (!stream->over && stream->event != NULL) {
+		ref->refs->streams--;
+	}
+	if (stream->event != NULL) {
+		event_free(stream->event);
+	}
+	if (stream->pending != NULL) {
+		evbuffer_free(stream->pending);
+	}
+	if (stream->fd >= 0) {
+		close(stream->fd);
+	}
+	if (stream->given >= 0) {
+		close(stream->given);
+	}
+	free(stream);
+}
+
+static void set_waiting(struct stream *stream, bool waiting)
+{
+	if (!waiting) {
+		event_del(stream->event);
+	} else if (stream->always_ready) {
+		event_active(stream->event, stream->role->events, 0);
+	} else if (event_add(stream->event, NULL) < 0) {
+		stream->always_ready = true; // EPERM: epoll does not take files
+		event_active(stream->event, stream->role->events, 0);
+	}
+}
+
+/* ---- source: our end is read ---- */
+
+static ssize_t read_some(const struct stream *stream, void *data, size_t len)
+{
+	if (stream->kind == FD_KIND_UNIX_SOCKET || stream->kind == FD_KIND_OTHER_SOCKET) {
+		return recv(stream->fd, data, len, MSG_DONTWAIT);
+	}
+	if (stream->cautious) {
+		struct pollfd poll_fd = {.fd = stream->fd, .events = POLLIN};
+		if (poll(&poll_fd, 1, 0) == 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+	}
+	return read(stream->fd, data, len);
+}
+
+static void source_ready(struct stream *stream)
+{
+	uint8_t data[CHANNEL_MAX_STREAM];
+	struct channel *channel = stream->ref.refs->channel;
+
+	if (stream->credit == 0 || channel_queued(channel) > CHANNEL_BUSY) {
+		set_waiting(stream, false); // CREDIT or drained goes on
+		return;
+	}
+	size_t len = stream->credit < sizeof(data) ? stream->credit : sizeof(data);
+	ssize_t n = read_some(stream, data, len);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		return;
+	}
+	if (n <= 0) {
+		push(stream, CHANNEL_STREAM_EOF, 0);
+		channel_flush(channel);
+		end(stream);
+		return;
+	}
+	stream->credit -= (uint32_t)n;
+	stream->ref.refs->counts.stream_sent += (uint64_t)n;
+	channel_push(channel, CHANNEL_STREAM_DATA, stream->ref.id, 0, data, (size_t)n, NULL, 0);
+	channel_flush(channel);
+	set_waiting(stream, true);
+}
+
+static const char *source_frame(struct stream *stream, const struct channel_frame *frame)
+{
+	switch (frame->header.type) {
+	case CHANNEL_CREDIT:
+		if (frame->header.arg > CHANNEL_STREAM_WINDOW - stream->credit) {
+			return "CREDIT beyond the window of a stream";
+		}
+		stream->credit += frame->header.arg;
+		if (!stream->over) {
+			set_waiting(stream, true);
+		}
+		return NULL;
+	case CHANNEL_STREAM_STOP:
+		end(stream);
+		return NULL;
+	default:
+		return "frame of the wrong type for a stream's source";
+	}
+}
+
+static const struct stream_role source = {
+	.frame = source_frame,
+	.ready = source_ready,
+	.events = EV_READ,
+};
+
+/* ---- sink: our end is written ---- */
+
+static ssize_t write_some(const struct stream *stream, const void *data, size_t len)
+{
+	if (stream->kind == FD_KIND_UNIX_SOCKET || stream->kind == FD_KIND_OTHER_SOCKET) {
+		return send(stream->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
+	if (stream->cautious) {
+		struct pollfd poll_fd = {.fd = stream->fd, .events = POLLOUT};
+		if (poll(&poll_fd, 1, 0) == 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		len = len < PIPE_BUF ? len : PIPE_BUF; // a writable pipe has room for so much
+	}
+	return write(stream->fd, data, len);
+}
+
+static void stop(struct stream *stream, enum channel_stop why)
+{
+	push(stream, CHANNEL_STREAM_STOP, why);
+	evbuffer_drain(stream->pending, evbuffer_get_length(stream->pending));
+	end(stream);
+}
+
+/*
+ * A pipe's write end is also watched while there is nothing to write: it is reported as readable
+ * once its reader is gone.
+ */
+static void watch_sink(struct stream *stream)
+{
+	bool pending = evbuffer_get_length(stream->pending) > 0;
+	short events = pending ? EV_WRITE : EV_READ;
+	if (!pending && stream->kind != FD_KIND_PIPE) {
+		set_waiting(stream, false);
+		return;
+	}
+	if (event_get_events(stream->event) != events && !stream->always_ready) {
+		event_del(stream->event);
+		event_assign(stream->event, event_get_base(stream->event), stream->fd, events,
+			event_get_callback(stream->event), stream);
+	}
+	set_waiting(stream, true);
+}
+
+static void sink_ready(struct stream *stream)
+{
+	size_t left = evbuffer_get_length(stream->pending);
+	if (left == 0 && !stream->eof) {
+		struct pollfd poll_fd = {.fd = stream->fd};
+		if (poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLERR)) {
+			stop(stream, CHANNEL_STOP_READER_GONE);
+			channel_flush(stream->ref.refs->channel);
+			return;
+		}
+	}
+	while (left > 0) {
+		struct evbuffer_iovec piece;
+		evbuffer_peek(stream->pending, -1, NULL, &piece, 1);
+		ssize_t n = write_some(stream, piece.iov_base, piece.iov_len);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n < 0 && errno == EAGAIN) {
+			break;
+		}
+		if (n < 0) {
+			stop(stream, errno == EPIPE || errno == ECONNRESET ? CHANNEL_STOP_READER_GONE
+									 : CHANNEL_STOP_ERROR);
+			channel_flush(stream->ref.refs->channel);
+			return;
+		}
+		evbuffer_drain(stream->pending, (size_t)n);
+		left -= (size_t)n;
+		stream->unreported += (uint32_t)n;
+	}
+	if (left == 0 && stream->eof) {
+		end(stream);
+		return;
+	}
+	if (stream->unreported >= CREDIT_STEP && !stream->eof) {
+		push(stream, CHANNEL_CREDIT, stream->unreported);
+		stream->credit += stream->unreported;
+		stream->unreported = 0;
+		channel_flush(stream->ref.refs->channel);
+	}
+	watch_sink(stream);
+}
+
+static const char *sink_frame(struct stream *stream, const struct channel_frame *frame)
+{
+	switch (frame->header.type) {
+	case CHANNEL_STREAM_DATA:
+		if (stream->eof) {
+			return "STREAM_DATA after STREAM_EOF";
+		}
+		if (frame->header.length > stream->credit) {
+			return "STREAM_DATA beyond its credit";
+		}
+		stream->credit -= frame->header.length;
+		stream->ref.refs->counts.stream_received += frame->header.length;
+		if (stream->over) {
+			return NULL; // the reader is gone; STREAM_STOP is on its way
+		}
+		if (evbuffer_add(stream->pending, frame->payload, frame->header.length) < 0) {
+			return "out of memory";
+		}
+		sink_ready(stream);
+		return NULL;
+	case CHANNEL_STREAM_EOF:
+		if (stream->eof) {
+			return "STREAM_EOF twice";
+		}
+		stream->eof = true;
+		if (!stream->over) {
+			sink_ready(stream);
+		}
+		return NULL;
+	default:
+		return "frame of the wrong type for a stream's sink";
+	}
+}
+
+static const struct stream_role sink = {
+	.frame = sink_frame,
+	.ready = sink_ready,
+	.events = EV_WRITE,
+};
+
+/* ---- both ---- */
+
+static void handle_event(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct stream *stream = data;
+	bool closing = stream->ref.closing && !stream->ours;
+	stream->role->ready(stream);
+	if (closing && stream->over) {
+		struct channel *channel = stream->ref.refs->channel;
+		fdrefs_confirm_closed(&stream->ref);
+		channel_flush(channel);
+	}
+}
+
+static const char *handle_frame(struct fdref *ref, const struct channel_frame *frame)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (frame->header.type != CHANNEL_CLOSE) {
+		return stream->role->frame(stream, frame);
+	}
+	if (stream->role == &source || (!stream->eof && !stream->over)) {
+		end(stream); // nothing more can come or be wanted
+	}
+	if (stream->over) {
+		fdrefs_confirm_closed(ref);
+	}
+	return NULL;
+}
+
+static void handle_drained(struct fdref *ref)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (stream->role == &source && !stream->over && stream->credit > 0) {
+		set_waiting(stream, true);
+	}
+}
+
+static int get_fd(struct fdref *ref)
+{
+	struct stream *stream = (struct stream *)ref;
+	int fd = stream->given;
+	stream->given = -1;
+	return fd < 0 ? -EBADF : fd;
+}
+
+static const struct fdref_interface streams = {
+	.frame = handle_frame,
+	.get_fd = get_fd,
+	.drained = handle_drained,
+	.destroy = destroy_stream,
+};
+
+/* Takes fd, also on failure (NULL). */
+static struct stream *create(struct fdrefs *refs, int fd, const struct stream_role *role)
+{
+	struct stream *stream = calloc(1, sizeof(*stream));
+	if (stream == NULL) {
+		close(fd);
+		return NULL;
+	}
+	stream->ref.interface = &streams;
+	stream->ref.refs = refs;
+	stream->role = role;
+	stream->fd = fd;
+	stream->given = -1;
+	stream->kind = fd_kind_of(fd);
+	stream->cautious = (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0;
+	stream->credit = CHANNEL_STREAM_WINDOW;
+	stream->pending = evbuffer_new();
+	if (stream->pending != NULL) {
+		stream->event = event_new(refs->base, fd, role->events, handle_event, stream);
+	}
+	if (stream->event == NULL) {
+		destroy_stream(&stream->ref);
+		return NULL;
+	}
+	refs->streams++;
+	return stream;
+}
+
+/*
+ * A description of our own of the same pipe, so that O_NONBLOCK does not show at the sender's. It
+ * cannot be had for a write end without a reader; that one is used as it is and gives EPIPE.
+ */
+static int open_nonblocking(int fd, int access)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int own = open(path, access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	if (own < 0) {
+		return fd;
+	}
+	close(fd);
+	return own;
+}
+
+uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wrong)
+{
+	*wrong = NULL;
+	int flags = fcntl(fd, F_GETFL);
+	enum fd_kind kind = fd_kind_of(fd);
+	switch (kind) {
+	case FD_KIND_PIPE:
+	case FD_KIND_UNIX_SOCKET:
+	case FD_KIND_FILE:
+	case FD_KIND_CHARACTER_DEVICE:
+		break;
+	default:
+		*wrong = "an fd that should be a pipe is not one";
+		close(fd);
+		return 0;
+	}
+	int access = flags & O_ACCMODE;
+	if (access == O_RDWR) {
+		access = writer ? O_WRONLY : O_RDONLY;
+	}
+	if (kind == FD_KIND_PIPE) {
+		fd = open_nonblocking(fd, access);
+	}
+	struct stream *stream = create(refs, fd, access == O_WRONLY ? &sink : &source);
+	if (stream == NULL) {
+		*wrong = "out of memory";
+		return 0;
+	}
+	stream->ours = true;
+	struct channel_open_pipe open = {
+		.access = (uint32_t)access,
+		.nonblocking = (flags & O_NONBLOCK) != 0,
+	};
+	if (!fdrefs_open(refs, &stream->ref, &streams, CHANNEL_KIND_PIPE, &open, sizeof(open))) {
+		destroy_stream(&stream->ref);
+		*wrong = "too many fds are open in this session";
+		return 0;
+	}
+	refs->counts.pipes++;
+	if (stream->role == &source) {
+		set_waiting(stream, true);
+	} else {
+		watch_sink(stream);
+	}
+	return stream->ref.id;
+}
+
+const char *stream_import(struct fdrefs *refs, const struct channel_frame *frame,
+	struct fdref **ref)
+{
+	struct channel_open_pipe open;
+	if (frame->header.length != sizeof(open)) {
+		return "OPEN of a pipe with a wrong length";
+	}
+	memcpy(&open, frame->payload, sizeof(open));
+	if (open.access > CHANNEL_ACCESS_WRITE || open.nonblocking > 1) {
+		return "OPEN of a pipe with a wrong access mode";
+	}
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) < 0) {
+		log_errno("cannot make a pipe");
+		return "out of fds for a pipe";
+	}
+	// The opener's access mode is that of the end which our local peer gets.
+	int given = ends[open.access == CHANNEL_ACCESS_WRITE];
+	int own = ends[open.access != CHANNEL_ACCESS_WRITE];
+	fcntl(own, F_SETFL, O_NONBLOCK);
+	if (open.nonblocking) {
+		fcntl(given, F_SETFL, O_NONBLOCK);
+	}
+	struct stream *stream =
+		create(refs, own, open.access == CHANNEL_ACCESS_WRITE ? &source : &sink);
+	if (stream == NULL) {
+		close(given);
+		return "out of memory";
+	}
+	stream->given = given;
+	refs->counts.pipes++;
+	if (stream->role == &source) {
+		set_waiting(stream, true);
+	} else {
+		watch_sink(stream);
+	}
+	*ref = &stream->ref;
+	return NULL;
+}

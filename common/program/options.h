@@ -1,0 +1,95 @@
+#ifndef PROGRAM_OPTIONS_H
+#define PROGRAM_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/log.h"
+
+/**
+ * The command line: a table says which options there are, one function reads them all. Wrong usage
+ * is one line on stderr and exit status 2.
+ */
+
+#define OPTIONS_STATUS_RUN   (-1) // no exit status: go on
+#define OPTIONS_STATUS_USAGE 2
+#define OPTIONS_MAX	     40 // in one table, with its end
+
+struct option_spec {
+	const char *name;  // without its "--"; NULL ends the table
+	const char *value; // what --help calls its value; NULL if it has none
+	const char *help;  // NULL hides it
+	bool repeatable;
+	// NULL, or in one static phrase what is wrong with the value, which is kept by reference.
+	const char *(*set)(void *options, const char *value);
+};
+
+struct options_usage {
+	const char *program;
+	const char *synopsis; // what follows the name in the usage line
+	bool takes_command;   // arguments after "--"
+	const struct option_spec *specs;
+};
+
+#define OPTIONS_MAX_PROTOCOLS 256
+
+// What both programs can be told. Has to be the first member of the options of each.
+struct program_options {
+	enum log_level log_level;
+	bool trace;
+	bool stats;
+	bool oneshot;
+	bool print_ready;
+	unsigned int max_sessions;
+	int session_fd; // -1 in the parent
+	size_t n_protocols;
+	const char *protocols[OPTIONS_MAX_PROTOCOLS];
+};
+
+void program_options_init(struct program_options *options);
+
+// The rows of PROGRAM_OPTIONS.
+const char *program_set_protocol(void *options, const char *value);
+const char *program_set_trace(void *options, const char *value);
+const char *program_set_stats(void *options, const char *value);
+const char *program_set_log_level(void *options, const char *value);
+const char *program_set_oneshot(void *options, const char *value);
+const char *program_set_print_ready(void *options, const char *value);
+const char *program_set_max_sessions(void *options, const char *value);
+const char *program_set_session_fd(void *options, const char *value);
+
+// --version, --help, and the end of the table.
+// clang-format off
+#define PROGRAM_OPTIONS \
+	{"protocol", "FILE.xml", "add the interfaces of a protocol file", true, \
+		program_set_protocol}, \
+	{"max-sessions", "N", "clients at a time (default 256)", false, \
+		program_set_max_sessions}, \
+	{"trace", NULL, "print every message to stderr", false, program_set_trace}, \
+	{"stats", NULL, "print what crossed when a session ends, and at exit", false, \
+		program_set_stats}, \
+	{"log-level", "LEVEL", "error, warn (default), info or debug", false, \
+		program_set_log_level}, \
+	{"oneshot", NULL, "serve one client, then exit", false, program_set_oneshot}, \
+	{"print-ready", NULL, "print READY to stdout when listening", false, \
+		program_set_print_ready}, \
+	{"version", NULL, "print the version and exit", false, NULL}, \
+	{"help", NULL, "print this and exit", false, NULL}, \
+	{"session-fd", "N", NULL, false, program_set_session_fd}, \
+	{NULL, NULL, NULL, false, NULL}
+// clang-format on
+
+// Reads argv. OPTIONS_STATUS_RUN, or the status to exit with at once. *command is what follows
+// "--", or NULL.
+int options_parse(
+	const struct options_usage *usage, int argc, char *argv[], void *options, char ***command);
+
+// Says in one line on stderr what is wrong with the usage; returns OPTIONS_STATUS_USAGE.
+int options_wrong(const struct options_usage *usage, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+// Decimal numbers from min to max. NULL, or what is wrong.
+const char *options_number(
+	const char *text, unsigned long min, unsigned long max, unsigned long *number);
+
+#endif

@@ -1,0 +1,41 @@
+#ifndef PROGRAM_RECORDS_H
+#define PROGRAM_RECORDS_H
+
+#include <stdint.h>
+
+#include "fdpass/content.h"
+#include "relay/stats.h"
+
+/**
+ * What parent and session processes tell each other (base/workers.h). Both are the same program, so
+ * these are plain structs; but a session process may have been taken over by its peer, so the
+ * parent checks what it gets.
+ */
+
+enum record_type {
+	RECORD_SESSION = 1,
+	RECORD_STORED,
+	RECORD_STATS,
+};
+
+// To the worker. Fds: the connection, then n_contents files.
+struct record_session {
+	uint32_t type;
+	uint32_t number;
+	uint32_t n_contents;
+	struct content_hash contents[CONTENT_STORE_MAX];
+};
+
+// From the worker: a file that is worth keeping for later sessions. Fd: the file.
+struct record_stored {
+	uint32_t type;
+	struct content_hash hash;
+};
+
+// From the worker, once, at its end.
+struct record_stats {
+	uint32_t type;
+	struct stats stats;
+};
+
+#endif

@@ -1,0 +1,295 @@
+#include "program/server.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/acceptor.h"
+#include "base/log.h"
+#include "base/notify.h"
+#include "base/rlimit.h"
+#include "base/workers.h"
+#include "program/options.h"
+#include "program/records.h"
+
+#define GRACE_MS 2000
+#define SIGNALS	 3
+
+static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
+
+struct server {
+	struct server_config config;
+	struct acceptor *acceptor; // NULL: nobody is accepted any more
+	struct workers *workers;
+	struct event *signals[SIGNALS];
+	struct event *deadline; // of server_finish
+	struct content_store contents;
+	struct stats totals;  // of the sessions that have ended
+	unsigned int numbers; // of sessions, given out so far
+	int status;
+	bool finishing;
+	bool stopping;
+};
+
+static void print_totals(const struct server *server)
+{
+	char title[64];
+	snprintf(title, sizeof(title), "%s: sessions that have ended", server->config.program);
+	stats_print(stderr, title, &server->totals);
+}
+
+static void stop(struct server *server)
+{
+	server->stopping = true;
+	event_base_loopbreak(server->config.base);
+}
+
+// The record of a new session, with the files that it may use.
+static bool prepare_record(
+	const struct server *server, struct record_session *record, struct fdlist *fds)
+{
+	*record = (struct record_session){.type = RECORD_SESSION, .number = server->numbers};
+	for (size_t i = 0; i < server->contents.count; i++) {
+		const struct content_entry *entry = &server->contents.entries[i];
+		int fd = fcntl(entry->fd, F_DUPFD_CLOEXEC, 0);
+		if (fd < 0 || !fdlist_push(fds, fd)) {
+			log_errno("cannot give a session the files of earlier ones");
+			return false;
+		}
+		record->contents[record->n_contents++] = entry->hash;
+	}
+	return true;
+}
+
+// Takes fd.
+static void start_session(struct server *server, int fd)
+{
+	struct record_session record;
+	struct fdlist fds;
+	fdlist_init(&fds);
+	server->numbers++;
+	if (fdlist_push(&fds, fd) && prepare_record(server, &record, &fds)) {
+		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
+		if (error < 0) {
+			log_error("session %u: cannot be started: %s", server->numbers,
+				strerror(-error));
+		}
+	}
+	fdlist_finish(&fds);
+}
+
+static void stop_accepting(struct server *server)
+{
+	acceptor_destroy(server->acceptor);
+	server->acceptor = NULL;
+}
+
+static void handle_connected(void *data, int fd)
+{
+	struct server *server = data;
+	unsigned int max = server->config.options->max_sessions;
+	if (workers_busy(server->workers) >= max) {
+		char text[64];
+		snprintf(text, sizeof(text), "too many sessions (%u)", max);
+		log_limited(LOG_WARN, "a connection was turned away: %s", text);
+		server->config.refuse(fd, text);
+		close(fd);
+		return;
+	}
+	start_session(server, fd);
+	if (server->config.options->oneshot) {
+		stop_accepting(server);
+		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
+			server->status = EXIT_FAILURE; // it could not be started
+			stop(server);
+		}
+	}
+}
+
+static void keep_content(
+	struct server *server, const struct record_stored *stored, struct fdlist *fds)
+{
+	if (!server->config.keeps_contents || fds->count != 1) {
+		return;
+	}
+	if (!content_check(&stored->hash, *fdlist_peek(fds))) {
+		log_limited(LOG_WARN, "a file that a session stored is not what it was said to be");
+		return;
+	}
+	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
+}
+
+static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+{
+	struct server *server = data;
+	uint32_t type = 0;
+	memcpy(&type, record, len < sizeof(type) ? len : sizeof(type));
+	if (type == RECORD_STORED && len == sizeof(struct record_stored)) {
+		keep_content(server, record, fds);
+	} else if (type == RECORD_STATS && len == sizeof(struct record_stats)) {
+		struct record_stats part;
+		memcpy(&part, record, sizeof(part));
+		part.stats.sessions = 0; // counted when the process is gone
+		stats_add(&server->totals, &part.stats);
+	} else {
+		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
+	}
+}
+
+static void log_crash(const struct server *server, pid_t pid, int signal)
+{
+	if (server->stopping && (signal == SIGTERM || signal == SIGKILL)) {
+		return; // ours
+	}
+	const char *name = sigabbrev_np(signal);
+	log_error("session process %d crashed: SIG%s", (int)pid, name != NULL ? name : "?");
+}
+
+static void handle_gone(void *data, pid_t pid, int status)
+{
+	struct server *server = data;
+	server->totals.sessions++;
+	if (WIFSIGNALED(status)) {
+		log_crash(server, pid, WTERMSIG(status));
+	}
+	if (workers_busy(server->workers) > 0 || server->stopping) {
+		return;
+	}
+	bool done = server->acceptor == NULL && !server->config.waits_for_finish;
+	if (done || server->finishing) {
+		stop(server);
+	}
+}
+
+static const struct workers_handler workers_handler = {
+	.record = handle_record,
+	.gone = handle_gone,
+};
+
+static void handle_stop_signal(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	stop(data);
+}
+
+static void handle_stats_signal(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	struct server *server = data;
+	print_totals(server);
+	workers_signal(server->workers, SIGUSR1);
+}
+
+static void handle_deadline(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	stop(data);
+}
+
+static bool add_signals(struct server *server)
+{
+	struct event_base *base = server->config.base;
+	signal(SIGPIPE, SIG_IGN);
+	server->signals[0] = evsignal_new(base, SIGTERM, handle_stop_signal, server);
+	server->signals[1] = evsignal_new(base, SIGINT, handle_stop_signal, server);
+	server->signals[2] = evsignal_new(base, SIGUSR1, handle_stats_signal, server);
+	for (size_t i = 0; i < SIGNALS; i++) {
+		if (server->signals[i] == NULL || event_add(server->signals[i], NULL) < 0) {
+			return false;
+		}
+	}
+	return true;
+}
+
+struct server *server_create(const struct server_config *config)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	if (server == NULL) {
+		close(config->listen_fd);
+		log_errno("cannot start");
+		return NULL;
+	}
+	server->config = *config;
+	content_store_init(&server->contents);
+	rlimit_raise_files();
+	server->acceptor =
+		acceptor_create(config->base, config->listen_fd, handle_connected, server);
+	if (server->acceptor == NULL) {
+		goto err_server;
+	}
+	server->deadline = evtimer_new(config->base, handle_deadline, server);
+	if (server->deadline == NULL || !add_signals(server)) {
+		errno = ENOMEM;
+		goto err_server;
+	}
+	server->workers = workers_create(config->base, config->argv, &workers_handler, server);
+	if (server->workers == NULL) {
+		goto err_server;
+	}
+	return server;
+
+err_server:
+	log_errno("cannot start");
+	server_destroy(server);
+	return NULL;
+}
+
+void server_destroy(struct server *server)
+{
+	if (server == NULL) {
+		return;
+	}
+	server->stopping = true;
+	stop_accepting(server);
+	workers_destroy(server->workers, GRACE_MS);
+	for (size_t i = 0; i < SIGNALS; i++) {
+		if (server->signals[i] != NULL) {
+			event_free(server->signals[i]);
+		}
+	}
+	if (server->deadline != NULL) {
+		event_free(server->deadline);
+	}
+	if (server->config.options->stats) {
+		print_totals(server);
+	}
+	content_store_finish(&server->contents);
+	free(server);
+}
+
+void server_announce(const struct server *server)
+{
+	notify_ready();
+	if (server->config.options->print_ready) {
+		puts("READY");
+		fflush(stdout);
+	}
+}
+
+int server_run(struct server *server)
+{
+	event_base_dispatch(server->config.base);
+	return server->status;
+}
+
+void server_finish(struct server *server, int status)
+{
+	const struct timeval deadline = {.tv_sec = GRACE_MS / 1000};
+	stop_accepting(server);
+	server->status = status;
+	server->finishing = true;
+	if (workers_busy(server->workers) == 0 || event_add(server->deadline, &deadline) < 0) {
+		stop(server);
+	}
+}

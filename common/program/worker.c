@@ -1,0 +1,210 @@
+#include "program/worker.h"
+
+#include <event2/event.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fdlist.h"
+#include "base/log.h"
+#include "base/workers.h"
+#include "program/options.h"
+#include "program/records.h"
+#include "relay/session.h"
+
+struct worker {
+	const struct worker_config *config;
+	struct event_base *base;
+	struct event *terminate; // SIGTERM
+	struct event *print;	 // SIGUSR1
+	struct session *session;
+	struct content_store contents;
+	unsigned int number;
+	bool ended;
+	bool failed; // with a reason
+};
+
+static void handle_ended(void *data, const char *reason)
+{
+	struct worker *worker = data;
+	worker->ended = true;
+	worker->failed = reason != NULL;
+	event_base_loopbreak(worker->base);
+}
+
+static void handle_stored(void *data, const struct content_hash *hash, int fd)
+{
+	struct worker *worker = data;
+	const struct record_stored record = {.type = RECORD_STORED, .hash = *hash};
+	workers_report(worker->config->options->session_fd, &record, sizeof(record), fd);
+}
+
+static uint32_t handle_offer_global(void *data, const char *interface, uint32_t version)
+{
+	const struct worker_config *config = ((struct worker *)data)->config;
+	return config->offer_global(config->data, interface, version);
+}
+
+static void print_stats(const struct worker *worker)
+{
+	char title[64];
+	struct stats stats = *session_stats(worker->session);
+	stats.sessions = 1;
+	snprintf(title, sizeof(title), "%s: session %u", worker->config->program, worker->number);
+	stats_print(stderr, title, &stats);
+}
+
+static void handle_terminate(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	struct worker *worker = data;
+	char reason[64];
+	snprintf(reason, sizeof(reason), "%s is stopping", worker->config->program);
+	if (!worker->ended) {
+		session_stop(worker->session, reason);
+	}
+}
+
+static void handle_print(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	print_stats(data);
+}
+
+// The parent's handler of SIGUSR1 is not ours, so it has been blocked until now.
+static void unblock_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static bool worker_init(struct worker *worker, const struct worker_config *config)
+{
+	*worker = (struct worker){.config = config};
+	content_store_init(&worker->contents);
+	worker->base = event_base_new();
+	if (worker->base == NULL) {
+		return false;
+	}
+	worker->terminate = evsignal_new(worker->base, SIGTERM, handle_terminate, worker);
+	worker->print = evsignal_new(worker->base, SIGUSR1, handle_print, worker);
+	return worker->terminate != NULL && worker->print != NULL;
+}
+
+static void worker_finish(struct worker *worker)
+{
+	session_destroy(worker->session);
+	if (worker->terminate != NULL) {
+		event_free(worker->terminate);
+	}
+	if (worker->print != NULL) {
+		event_free(worker->print);
+	}
+	if (worker->base != NULL) {
+		event_base_free(worker->base);
+	}
+	content_store_finish(&worker->contents);
+}
+
+// The connection, or -1 if there is none to serve; *status is the exit status then.
+static int receive_session(struct worker *worker, int *status)
+{
+	struct record_session record;
+	struct fdlist fds;
+	fdlist_init(&fds);
+	int fd = -1;
+	ssize_t n =
+		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
+	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	if (n == sizeof(record) && record.type == RECORD_SESSION &&
+		record.n_contents <= CONTENT_STORE_MAX && fds.count == record.n_contents + 1) {
+		worker->number = record.number;
+		fd = fdlist_take(&fds);
+		for (size_t i = 0; i < record.n_contents; i++) {
+			content_store_put(
+				&worker->contents, &record.contents[i], fdlist_take(&fds));
+		}
+	} else if (n != 0) {
+		log_error("--session-fd is for our own use");
+	}
+	fdlist_finish(&fds);
+	return fd;
+}
+
+// Takes fd.
+static bool create_session(struct worker *worker, int fd)
+{
+	const struct worker_config *config = worker->config;
+	struct session_options options = {
+		.base = worker->base,
+		.local_fd = -1,
+		.channel_fd = -1,
+		.contents = &worker->contents,
+		.offer_global = config->offer_global != NULL ? handle_offer_global : NULL,
+		.trace = config->options->trace ? stderr : NULL,
+		.ended = handle_ended,
+		.stored = config->keeps_contents ? handle_stored : NULL,
+		.data = worker,
+	};
+	if (!config->prepare(config->data, fd, &options)) {
+		return false;
+	}
+	worker->session = session_create(&options);
+	if (worker->session == NULL) {
+		log_errno("cannot create the session");
+	}
+	return worker->session != NULL;
+}
+
+static bool run_session(struct worker *worker)
+{
+	if (event_add(worker->terminate, NULL) < 0 || event_add(worker->print, NULL) < 0) {
+		log_error("cannot handle signals");
+		return false;
+	}
+	unblock_signals();
+	while (!worker->ended) {
+		if (event_base_dispatch(worker->base) != 0) {
+			log_error("the session waits for nothing any more");
+			worker->failed = true;
+			break;
+		}
+	}
+	const struct record_stats record = {
+		.type = RECORD_STATS,
+		.stats = *session_stats(worker->session),
+	};
+	workers_report(worker->config->options->session_fd, &record, sizeof(record), -1);
+	if (worker->config->options->stats) {
+		print_stats(worker);
+	}
+	return !worker->failed;
+}
+
+int worker_run(const struct worker_config *config)
+{
+	struct worker worker;
+	int status = EXIT_FAILURE;
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
+	if (!worker_init(&worker, config)) {
+		log_error("cannot create an event loop");
+		worker_finish(&worker);
+		return status;
+	}
+	int fd = receive_session(&worker, &status);
+	if (fd >= 0) {
+		log_set_session(worker.number);
+		bool ok = create_session(&worker, fd) && run_session(&worker);
+		status = ok ? EXIT_SUCCESS : EXIT_FAILURE;
+	}
+	worker_finish(&worker);
+	return status;
+}

@@ -1,0 +1,30 @@
+#ifndef PROGRAM_WORKER_H
+#define PROGRAM_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct program_options;
+struct session_options;
+
+/**
+ * A session process: waits for its parent to give it a connection, runs one session, reports, ends.
+ */
+
+struct worker_config {
+	const char *program;		       // name, for what it prints
+	const struct program_options *options; // borrowed; session_fd is the parent's
+	bool keeps_contents;		       // what the session stores is reported
+	// Makes of a connection what the session needs: local_fd, channel_fd, exports and what else
+	// the program decides. Takes fd. False: no session is to be; why has been logged, and the
+	// peer told.
+	bool (*prepare)(void *data, int fd, struct session_options *session);
+	// As in session_options; may be NULL.
+	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
+	void *data;
+};
+
+// The exit status.
+int worker_run(const struct worker_config *config);
+
+#endif

@@ -1,0 +1,188 @@
+#include "relay/handshake.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "channel/channel.h"
+
+void handshake_boot_id(uint8_t boot_id[16])
+{
+	// "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+	char text[64] = "";
+	memset(boot_id, 0, 16);
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		return;
+	}
+	ssize_t len = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	size_t digits = 0;
+	for (ssize_t i = 0; i < len && digits < 32; i++) {
+		static const char hex[] = "0123456789abcdef";
+		const char *digit = text[i] == '\0' ? NULL : strchr(hex, text[i]);
+		if (digit != NULL) {
+			boot_id[digits / 2] = (uint8_t)(boot_id[digits / 2] << 4 | (digit - hex));
+			digits++;
+		}
+	}
+}
+
+/* The other side reads at once, so a blocking write of a few hundred bytes is no risk. */
+static int send_all(int fd, const void *data, size_t len, int flags)
+{
+	const uint8_t *at = data;
+	while (len > 0) {
+		ssize_t n = send(fd, at, len, MSG_NOSIGNAL | flags);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n < 0) {
+			return -errno;
+		}
+		at += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+struct packet {
+	struct channel_header header;
+	uint8_t payload[sizeof(struct channel_hello) + HANDSHAKE_SERVICE_MAX +
+		CHANNEL_MAX_CONTENTS * CONTENT_HASH_SIZE + CHANNEL_MAX_TEXT];
+};
+
+static int send_packet(int fd, struct packet *packet, uint16_t type, uint32_t arg, size_t len,
+	int flags)
+{
+	packet->header = (struct channel_header){.length = (uint32_t)len, .type = type, .arg = arg};
+	return send_all(fd, packet, sizeof(packet->header) + len, flags);
+}
+
+int handshake_open(int fd, struct handshake_hello *hello)
+{
+	struct packet packet;
+	handshake_boot_id(hello->boot_id);
+	hello->clock = channel_clock();
+	size_t name = strlen(hello->service);
+	struct channel_hello head = {
+		.magic = CHANNEL_MAGIC,
+		.version_min = CHANNEL_VERSION,
+		.version_max = CHANNEL_VERSION,
+		.features = hello->features,
+		.service_length = (uint16_t)name,
+		.n_contents = (uint16_t)hello->n_contents,
+	};
+	memcpy(head.boot_id, hello->boot_id, sizeof(head.boot_id));
+	channel_put64(head.clock, hello->clock);
+
+	uint8_t *at = packet.payload;
+	memcpy(at, &head, sizeof(head));
+	memcpy(at + sizeof(head), hello->service, name);
+	memcpy(at + sizeof(head) + name, hello->contents, hello->n_contents * CONTENT_HASH_SIZE);
+	size_t len = sizeof(head) + name + hello->n_contents * CONTENT_HASH_SIZE;
+	return send_packet(fd, &packet, CHANNEL_HELLO, 0, len, 0);
+}
+
+static const char *receive_all(int fd, void *data, size_t len, uint64_t deadline)
+{
+	uint8_t *at = data;
+	while (len > 0) {
+		uint64_t now = channel_clock();
+		struct pollfd readable = {.fd = fd, .events = POLLIN};
+		int left = now < deadline ? (int)((deadline - now) / 1000000) + 1 : 0;
+		int ready = poll(&readable, 1, left);
+		if (ready == 0) {
+			return "no HELLO came in time";
+		}
+		ssize_t n = ready < 0 ? -1 : recv(fd, at, len, MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+			continue;
+		}
+		if (n <= 0) {
+			return "the connection ended within HELLO";
+		}
+		at += n;
+		len -= (size_t)n;
+	}
+	return NULL;
+}
+
+static const char *decode_hello(const struct packet *packet, struct handshake_hello *hello)
+{
+	struct channel_hello head;
+	size_t len = packet->header.length;
+	memcpy(&head, packet->payload, sizeof(head));
+	if (head.magic != CHANNEL_MAGIC) {
+		return "the first frame is not fdferry's HELLO";
+	}
+	if (head.version_min > CHANNEL_VERSION || head.version_max < CHANNEL_VERSION) {
+		return "no channel version in common";
+	}
+	if (head.service_length == 0 || head.service_length > HANDSHAKE_SERVICE_MAX ||
+		head.n_contents > CHANNEL_MAX_CONTENTS ||
+		len != sizeof(head) + head.service_length + head.n_contents * CONTENT_HASH_SIZE) {
+		return "HELLO with a wrong length";
+	}
+	const uint8_t *at = packet->payload + sizeof(head);
+	if (memchr(at, '\0', head.service_length) != NULL) {
+		return "HELLO with a NUL in the service name";
+	}
+	*hello = (struct handshake_hello){
+		.features = head.features,
+		.clock = channel_get64(head.clock),
+		.n_contents = head.n_contents,
+	};
+	memcpy(hello->service, at, head.service_length);
+	memcpy(hello->contents, at + head.service_length, head.n_contents * CONTENT_HASH_SIZE);
+	memcpy(hello->boot_id, head.boot_id, sizeof(head.boot_id));
+	return NULL;
+}
+
+const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello)
+{
+	struct packet packet;
+	uint64_t deadline = channel_clock() + (uint64_t)timeout_ms * 1000000;
+	const char *wrong = receive_all(fd, &packet.header, sizeof(packet.header), deadline);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	if (packet.header.type != CHANNEL_HELLO) {
+		return "the first frame is not HELLO";
+	}
+	if (packet.header.length < sizeof(struct channel_hello) ||
+		packet.header.length > sizeof(packet.payload)) {
+		return "HELLO with a wrong length";
+	}
+	wrong = receive_all(fd, packet.payload, packet.header.length, deadline);
+	return wrong != NULL ? wrong : decode_hello(&packet, hello);
+}
+
+int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features)
+{
+	struct packet packet;
+	struct channel_welcome welcome = {
+		.magic = CHANNEL_MAGIC,
+		.version = CHANNEL_VERSION,
+		.features = hello->features & features,
+	};
+	uint64_t now = channel_clock();
+	handshake_boot_id(welcome.boot_id);
+	channel_put64(welcome.hello_clock, hello->clock);
+	channel_put64(welcome.received_clock, now);
+	channel_put64(welcome.sent_clock, now);
+	memcpy(packet.payload, &welcome, sizeof(welcome));
+	return send_packet(fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), 0);
+}
+
+void handshake_refuse(int fd, uint32_t code, const char *text)
+{
+	struct packet packet;
+	size_t len = strnlen(text, CHANNEL_MAX_TEXT);
+	memcpy(packet.payload, text, len);
+	send_packet(fd, &packet, CHANNEL_REFUSE, code, len, MSG_DONTWAIT);
+	shutdown(fd, SHUT_WR);
+}

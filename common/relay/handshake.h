@@ -1,0 +1,42 @@
+#ifndef RELAY_HANDSHAKE_H
+#define RELAY_HANDSHAKE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fdpass/content.h"
+#include "protocol/channel.h"
+
+/**
+ * The first frames of a channel connection. The guest writes HELLO and may go on at once; the host
+ * reads it before it decides which service to connect to, then answers with WELCOME or REFUSE.
+ */
+
+#define HANDSHAKE_SERVICE_MAX 64
+
+struct handshake_hello {
+	char service[HANDSHAKE_SERVICE_MAX + 1];
+	uint32_t features;               // of the sender; none are defined yet
+	uint8_t boot_id[16];             // of the sender's kernel; zeros if it has none
+	uint64_t clock;                  // CLOCK_MONOTONIC of the sender, nanoseconds
+	size_t n_contents;               // files that the sender has and need not be sent
+	struct content_hash contents[CHANNEL_MAX_CONTENTS];
+};
+
+// Fills in boot_id and clock, and writes HELLO to the blocking socket fd. 0 or -errno.
+int handshake_open(int fd, struct handshake_hello *hello);
+
+// Reads HELLO from fd, waiting at most timeout_ms. NULL, or in one static phrase what is wrong:
+// the caller refuses with it.
+const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello);
+// Writes WELCOME. 0 or -errno.
+int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features);
+// Writes REFUSE with a code of protocol/channel.h and a text for people. Never blocks; errors are
+// of no interest: the connection is closed anyway.
+void handshake_refuse(int fd, uint32_t code, const char *text);
+
+// This kernel's boot id; zeros if it has none.
+void handshake_boot_id(uint8_t boot_id[16]);
+
+#endif

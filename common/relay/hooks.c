@@ -1,0 +1,92 @@
+#include "relay/hooks.h"
+
+#include <string.h>
+
+/* Grouped by interface: the look-up remembers where the last one began. */
+static const struct wayland_hook hooks[] = {
+	{"wl_display", "delete_id", display_delete_id, display_delete_id},
+	{"wl_display", "error", display_error, display_error},
+	{"wl_registry", "global", registry_global, registry_global},
+	{"wl_registry", "global_remove", registry_global_remove, registry_global_remove},
+	{"wl_registry", "bind", registry_bind, registry_bind},
+
+	{"wl_shm", "create_pool", shm_export_create_pool, shm_import_create_pool},
+	{"wl_shm_pool", "create_buffer", shm_create_buffer, shm_create_buffer},
+	{"wl_shm_pool", "resize", shm_export_resize, NULL},
+
+	{"wl_compositor", "create_surface", surface_create, NULL},
+	{"wl_surface", "attach", surface_attach, NULL},
+	{"wl_surface", "damage", surface_damage, NULL},
+	{"wl_surface", "damage_buffer", surface_damage_buffer, NULL},
+	{"wl_surface", "set_buffer_scale", surface_set_scale, NULL},
+	{"wl_surface", "set_buffer_transform", surface_set_transform, NULL},
+	{"wl_surface", "offset", surface_offset, NULL},
+	{"wl_surface", "commit", surface_commit, NULL},
+	{"wp_viewporter", "get_viewport", surface_get_viewport, NULL},
+	{"wp_viewport", "set_source", viewport_set_source, NULL},
+	{"wp_viewport", "set_destination", viewport_set_destination, NULL},
+
+	{"zwlr_screencopy_manager_v1", "capture_output", capture_create_frame, capture_create_frame},
+	{"zwlr_screencopy_manager_v1", "capture_output_region", capture_create_frame,
+		capture_create_frame},
+	{"zwlr_screencopy_frame_v1", "copy", capture_attach, capture_attach},
+	{"zwlr_screencopy_frame_v1", "copy_with_damage", capture_attach, capture_attach},
+	{"zwlr_screencopy_frame_v1", "ready", capture_export_ready_time, times_import},
+	{"zwlr_screencopy_frame_v1", "linux_dmabuf", capture_drop, NULL},
+	{"ext_image_copy_capture_session_v1", "create_frame", capture_create_frame,
+		capture_create_frame},
+	{"ext_image_copy_capture_session_v1", "dmabuf_device", capture_drop, NULL},
+	{"ext_image_copy_capture_session_v1", "dmabuf_format", capture_drop, NULL},
+	{"ext_image_copy_capture_frame_v1", "attach_buffer", capture_attach, capture_attach},
+	{"ext_image_copy_capture_frame_v1", "presentation_time", times_export, times_import},
+	{"ext_image_copy_capture_frame_v1", "ready", capture_export_ready, NULL},
+
+	{"wp_presentation", "clock_id", times_export_clock_id, NULL},
+	{"wp_presentation_feedback", "presented", times_export, times_import},
+	{"wp_commit_timer_v1", "set_timestamp", times_export, times_import},
+	{"zwp_input_timestamps_v1", "timestamp", times_export, times_import},
+
+	{"xdg_toplevel", "set_title", NULL, labels_import_title},
+	{"xdg_toplevel", "set_app_id", NULL, labels_import_app_id},
+};
+
+#define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
+
+static const struct wayland_hook buffer_args = {.on_export = shm_export_buffer_args};
+
+static bool names_buffer(const struct wire_op *op)
+{
+	for (size_t i = 0; i < op->n_args; i++) {
+		const struct wl_interface *interface = op->args[i].interface;
+		if (op->args[i].type == WIRE_ARG_OBJECT && interface != NULL &&
+			strcmp(interface->name, "wl_buffer") == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static const void *find_hook(const struct wire_interface *interface, enum wire_direction direction,
+	const struct wire_op *op)
+{
+	static const struct wire_interface *last;
+	static size_t first;
+	if (last != interface) {
+		last = interface;
+		first = 0;
+		while (first < N_HOOKS && strcmp(hooks[first].interface, interface->name) != 0) {
+			first++;
+		}
+	}
+	for (size_t i = first; i < N_HOOKS && strcmp(hooks[i].interface, interface->name) == 0; i++) {
+		if (strcmp(hooks[i].message, op->name) == 0) {
+			return &hooks[i];
+		}
+	}
+	return direction == WIRE_REQUEST && names_buffer(op) ? &buffer_args : NULL;
+}
+
+void hooks_init(void)
+{
+	wire_schema_set_hooks(find_hook);
+}

@@ -1,0 +1,53 @@
+#ifndef RELAY_HOOKS_H
+#define RELAY_HOOKS_H
+
+#include "relay/wayland.h"
+
+/**
+ * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
+ * buffers), surface.c (damage), capture.c (buffers that the compositor writes), times.c (clocks),
+ * labels.c (titles and app ids). hooks.c holds the table.
+ */
+
+// Ties the table to the schema. Call it once, before the first look-up.
+void hooks_init(void);
+
+enum wayland_verdict registry_global(struct wayland_call *call);
+enum wayland_verdict registry_global_remove(struct wayland_call *call);
+enum wayland_verdict registry_bind(struct wayland_call *call);
+enum wayland_verdict display_delete_id(struct wayland_call *call);
+enum wayland_verdict display_error(struct wayland_call *call);
+
+enum wayland_verdict shm_export_create_pool(struct wayland_call *call);
+enum wayland_verdict shm_import_create_pool(struct wayland_call *call);
+enum wayland_verdict shm_create_buffer(struct wayland_call *call);
+enum wayland_verdict shm_export_resize(struct wayland_call *call);
+// Any other request that names a wl_buffer: all of it must be on the host first.
+enum wayland_verdict shm_export_buffer_args(struct wayland_call *call);
+
+enum wayland_verdict surface_create(struct wayland_call *call);
+enum wayland_verdict surface_attach(struct wayland_call *call);
+enum wayland_verdict surface_damage(struct wayland_call *call);
+enum wayland_verdict surface_damage_buffer(struct wayland_call *call);
+enum wayland_verdict surface_set_scale(struct wayland_call *call);
+enum wayland_verdict surface_set_transform(struct wayland_call *call);
+enum wayland_verdict surface_offset(struct wayland_call *call);
+enum wayland_verdict surface_commit(struct wayland_call *call);
+enum wayland_verdict surface_get_viewport(struct wayland_call *call);
+enum wayland_verdict viewport_set_source(struct wayland_call *call);
+enum wayland_verdict viewport_set_destination(struct wayland_call *call);
+
+enum wayland_verdict capture_create_frame(struct wayland_call *call);
+enum wayland_verdict capture_attach(struct wayland_call *call);
+enum wayland_verdict capture_export_ready(struct wayland_call *call);
+enum wayland_verdict capture_drop(struct wayland_call *call);
+
+enum wayland_verdict times_export_clock_id(struct wayland_call *call);
+enum wayland_verdict times_export(struct wayland_call *call);
+enum wayland_verdict times_import(struct wayland_call *call);
+enum wayland_verdict capture_export_ready_time(struct wayland_call *call);
+
+enum wayland_verdict labels_import_title(struct wayland_call *call);
+enum wayland_verdict labels_import_app_id(struct wayland_call *call);
+
+#endif

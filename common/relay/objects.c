@@ -1,0 +1,120 @@
+#include "relay/objects.h"
+
+#include <stdlib.h>
+
+#include "wire/message.h"
+#include "wire/schema.h"
+
+static struct object_range *range_of(struct objects *objects, uint32_t id, size_t *index)
+{
+	if (id >= WIRE_SERVER_ID_MIN) {
+		*index = id - WIRE_SERVER_ID_MIN;
+		return &objects->server;
+	}
+	*index = id;
+	return &objects->client;
+}
+
+static bool make_room(struct object_range *range)
+{
+	if (range->count < range->capacity) {
+		return true;
+	}
+	size_t capacity = range->capacity == 0 ? 64 : range->capacity * 2;
+	struct object *grown = reallocarray(range->objects, capacity, sizeof(*grown));
+	if (grown == NULL) {
+		return false;
+	}
+	range->objects = grown;
+	range->capacity = capacity;
+	return true;
+}
+
+bool objects_init(struct objects *objects, size_t max)
+{
+	*objects = (struct objects){.max = max};
+	if (!make_room(&objects->client)) {
+		return false;
+	}
+	objects->client.objects[0] = (struct object){0}; // 0 is null
+	objects->client.count = 1;
+	return objects_insert(objects, 1, wire_schema_find("wl_display"), 1) == NULL;
+}
+
+static void clear(struct object *object)
+{
+	if (object->state != NULL) {
+		struct object_state *state = object->state;
+		object->state = NULL;
+		state->destroy(state);
+	}
+	*object = (struct object){0};
+}
+
+static void finish_range(struct object_range *range)
+{
+	for (size_t i = 0; i < range->count; i++) {
+		clear(&range->objects[i]);
+	}
+	free(range->objects);
+	*range = (struct object_range){0};
+}
+
+void objects_finish(struct objects *objects)
+{
+	finish_range(&objects->client);
+	finish_range(&objects->server);
+}
+
+struct object *objects_get(const struct objects *objects, uint32_t id)
+{
+	size_t index;
+	struct object_range *range = range_of((struct objects *)objects, id, &index);
+	return index < range->count && range->objects[index].used ? &range->objects[index] : NULL;
+}
+
+const char *objects_insert(struct objects *objects, uint32_t id,
+	const struct wire_interface *interface, uint32_t version)
+{
+	size_t index;
+	struct object_range *range = range_of(objects, id, &index);
+	if (index > range->count || id == 0) {
+		return "a new id that skips others";
+	}
+	if (index == range->count) {
+		if (objects->client.count + objects->server.count >= objects->max) {
+			return "more objects than the session may have (--max-objects)";
+		}
+		if (!make_room(range)) {
+			return "out of memory";
+		}
+		range->objects[range->count++] = (struct object){0};
+	}
+	struct object *object = &range->objects[index];
+	if (object->used && range == &objects->client) {
+		return "a new id that is in use";
+	}
+	clear(object);
+	object->interface = interface;
+	object->version = version;
+	object->used = true;
+	return NULL;
+}
+
+void objects_remove(struct objects *objects, uint32_t id)
+{
+	struct object *object = objects_get(objects, id);
+	if (object != NULL && id != 1) {
+		clear(object);
+	}
+}
+
+void objects_mark_destroyed(struct object *object)
+{
+	object->destroyed = true;
+	if (object->state != NULL) {
+		struct object_state *state = object->state;
+		object->state = NULL;
+		state->destroy(state);
+	}
+}

@@ -1,0 +1,52 @@
+#ifndef RELAY_OBJECTS_H
+#define RELAY_OBJECTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct wire_interface;
+
+/**
+ * What is behind each Wayland object id. An object keeps its type until delete_id, also after its
+ * destroy request: events for it may still be under way. Ids from the server's range keep it until
+ * they are given out again.
+ */
+
+// What an interface's hooks keep with an object; the first member of their struct.
+struct object_state {
+	void (*destroy)(struct object_state *state);
+};
+
+struct object {
+	const struct wire_interface *interface; // NULL: no such object, or of an unknown type
+	struct object_state *state;             // NULL: none
+	uint32_t version;
+	bool used;
+	bool destroyed; // by its client
+};
+
+struct objects {
+	struct object_range {
+		struct object *objects;
+		size_t count; // ids given out so far: [0, count)
+		size_t capacity;
+	} client, server;
+	size_t max; // objects in both ranges
+};
+
+// Knows wl_display as object 1 then. False on ENOMEM.
+bool objects_init(struct objects *objects, size_t max);
+void objects_finish(struct objects *objects);
+
+// NULL if there is none. Valid until the next insert.
+struct object *objects_get(const struct objects *objects, uint32_t id);
+// NULL, or in one phrase why id cannot be given to a new object. Ids are given out densely, as
+// libwayland does it (wl_map): a client's must be the next one or a free one.
+const char *objects_insert(struct objects *objects, uint32_t id,
+	const struct wire_interface *interface, uint32_t version);
+void objects_remove(struct objects *objects, uint32_t id); // delete_id
+// The client has destroyed it: its state goes, its type stays.
+void objects_mark_destroyed(struct object *object);
+
+#endif

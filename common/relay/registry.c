@@ -1,0 +1,113 @@
+#include <string.h>
+
+#include "base/log.h"
+#include "relay/crossing.h"
+#include "relay/hooks.h"
+
+/* A global that the client has been told of. */
+struct registry_global {
+	uint32_t name;
+	uint32_t version;
+	const struct wire_interface *interface;
+};
+
+static struct registry_global *find(struct wayland *wayland, uint32_t name)
+{
+	struct registry_global *global;
+	wl_array_for_each (global, &wayland->globals) {
+		if (global->name == name) {
+			return global;
+		}
+	}
+	return NULL;
+}
+
+/* The version to tell the client, 0 for a global that stays hidden. */
+static uint32_t offered_version(struct wayland *wayland, const char *name, uint32_t version)
+{
+	const struct wire_interface *interface = wire_schema_find(name);
+	if (interface == NULL) {
+		log_info("hides %s: no protocol file describes it (--protocol)", name);
+		return 0;
+	}
+	if (!crossing_possible(interface)) {
+		log_debug("hides %s: its fds cannot cross", name);
+		return 0;
+	}
+	if (version > interface->version) {
+		version = interface->version;
+	}
+	if (wayland->options.offer_global == NULL) {
+		return version;
+	}
+	uint32_t offered =
+		wayland->options.offer_global(wayland->options.policy_data, name, version);
+	if (offered == 0) {
+		log_debug("hides %s: not allowed (--allow)", name);
+	}
+	return offered < version ? offered : version;
+}
+
+/* wl_registry.global(name, interface, version) */
+enum wayland_verdict registry_global(struct wayland_call *call)
+{
+	struct wayland *wayland = call->wayland;
+	struct wire_arg *args = call->message.args;
+	uint32_t version = offered_version(wayland, args[1].string, args[2].value);
+	if (version == 0) {
+		return WAYLAND_DROP;
+	}
+	*args[2].word = version;
+	struct registry_global *global = find(wayland, args[0].value);
+	if (global == NULL) {
+		global = wl_array_add(&wayland->globals, sizeof(*global));
+	}
+	if (global == NULL) {
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	}
+	global->name = args[0].value;
+	global->version = version;
+	global->interface = wire_schema_find(args[1].string);
+	return WAYLAND_FORWARD;
+}
+
+/* The entry stays: a bind may cross with the removal, and the compositor knows what to do. */
+enum wayland_verdict registry_global_remove(struct wayland_call *call)
+{
+	bool known = find(call->wayland, call->message.args[0].value) != NULL;
+	return known ? WAYLAND_FORWARD : WAYLAND_DROP;
+}
+
+/* wl_registry.bind(name, id of any interface) */
+enum wayland_verdict registry_bind(struct wayland_call *call)
+{
+	const struct wire_arg *args = call->message.args;
+	const struct registry_global *global = find(call->wayland, args[0].value);
+	if (global == NULL) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_INVALID_OBJECT, "a global that was never offered");
+	}
+	if (strcmp(global->interface->name, args[1].string) != 0) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_INVALID_OBJECT, "a global of another interface");
+	}
+	if (args[1].version == 0 || args[1].version > global->version) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_INVALID_OBJECT, "a version that was never offered");
+	}
+	return WAYLAND_FORWARD;
+}
+
+enum wayland_verdict display_delete_id(struct wayland_call *call)
+{
+	objects_remove(&call->wayland->objects, call->message.args[0].value);
+	return WAYLAND_FORWARD;
+}
+
+enum wayland_verdict display_error(struct wayland_call *call)
+{
+	call->wayland->error_seen = true;
+	log_limited(LOG_INFO, "the compositor says: object %u: %s", call->message.args[0].value,
+		call->message.args[2].string);
+	return WAYLAND_FORWARD;
+}

@@ -1,0 +1,577 @@
+#include "relay/session.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <wayland-util.h>
+
+#include "base/log.h"
+#include "channel/channel.h"
+#include "fdpass/fdref.h"
+#include "relay/clock.h"
+#include "relay/handshake.h"
+#include "relay/wayland.h"
+#include "wire/message.h"
+#include "wire/socket.h"
+
+// A quiet channel is asked after so long, and given up when it was silent for PING_DEAD turns.
+#define PING_SECONDS 20
+#define PING_DEAD    4
+// What is left to say when a session ends is given so long to get out.
+#define LAST_WORDS_SECONDS 2
+
+/*
+ * A session is open until one of its two peers is gone or something is wrong. Then the other peer is
+ * told (ending), pipes that still carry data may go on, and when nothing is left to be said it is
+ * over.
+ */
+struct session {
+	struct session_options options;
+	struct wire_socket *local; // NULL once closed
+	struct channel *channel;   // NULL once closed
+	struct fdrefs refs;
+	struct relay_clock clock;
+	struct wayland wayland;
+	struct event *timer; // pings, then last words
+	struct event *over_event;
+	uint64_t heard; // channel_bytes_received when the timer last ran
+	unsigned int silent_turns;
+	bool ending;       // END was sent or came: no more messages
+	bool local_closes; // once its queue is empty
+	bool over;
+	char reason[512]; // empty: orderly
+	struct stats stats;
+};
+
+static const struct wire_socket_handler local_handler;
+static const struct channel_handler channel_handler;
+
+static bool local_is_client(const struct session *session)
+{
+	return session->options.exports == WIRE_REQUEST;
+}
+
+static void set_timer(struct session *session, int seconds)
+{
+	struct timeval after = {.tv_sec = seconds};
+	event_add(session->timer, &after);
+}
+
+static void close_local(struct session *session)
+{
+	if (session->local != NULL) {
+		wire_socket_destroy(session->local);
+		session->local = NULL;
+	}
+}
+
+/* ---- the end ---- */
+
+static void tell_over(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct session *session = data;
+	session->options.ended(
+		session->options.data, session->reason[0] != '\0' ? session->reason : NULL);
+}
+
+/* The owner is told from the loop, never from within a call of its own. */
+static void finish(struct session *session)
+{
+	if (!session->over) {
+		session->over = true;
+		event_del(session->timer);
+		event_active(session->over_event, EV_TIMEOUT, 0);
+	}
+}
+
+/* Nothing that is known of the session is needed any more, and no frame can be sent. */
+static void close_channel(struct session *session)
+{
+	if (session->channel == NULL) {
+		return;
+	}
+	session->stats.channel_bytes_sent = channel_bytes_sent(session->channel);
+	session->stats.channel_bytes_received = channel_bytes_received(session->channel);
+	wayland_finish(&session->wayland);
+	fdrefs_finish(&session->refs);
+	channel_destroy(session->channel);
+	session->channel = NULL;
+}
+
+/* Pipes outlive their client, but not a session that has failed. */
+static bool has_failed(const struct session *session)
+{
+	return session->reason[0] != '\0';
+}
+
+static bool carries_data(const struct session *session)
+{
+	return session->refs.streams > 0 && !has_failed(session);
+}
+
+/* Goes on with ending as far as that is possible now. */
+static void advance(struct session *session)
+{
+	if (session->local != NULL && session->local_closes &&
+		wire_socket_queued(session->local) == 0) {
+		close_local(session);
+	}
+	if (session->local != NULL || carries_data(session)) {
+		return;
+	}
+	if (session->channel != NULL && channel_queued(session->channel) == 0) {
+		channel_shutdown(session->channel);
+	}
+	if (session->channel == NULL) {
+		finish(session);
+	}
+}
+
+/* The client is told why, as by its compositor. */
+static void tell_client(struct session *session, uint32_t code, const char *text)
+{
+	if (!local_is_client(session) || session->local == NULL || session->wayland.error_seen) {
+		return;
+	}
+	struct wl_array error;
+	wl_array_init(&error);
+	if (wire_encode_error(&error, 1, code, text)) {
+		wire_socket_push(session->local, error.data, error.size, NULL);
+		wire_socket_flush(session->local);
+	}
+	wl_array_release(&error);
+}
+
+/* No more messages: what is queued for the local peer still goes out. */
+static void begin_ending(struct session *session)
+{
+	session->ending = true;
+	if (session->local != NULL) {
+		session->local_closes = true;
+		wire_socket_set_reading(session->local, false);
+	}
+	set_timer(session, carries_data(session) ? PING_SECONDS : LAST_WORDS_SECONDS);
+}
+
+static void send_end(struct session *session, enum channel_end code, const char *text)
+{
+	if (session->channel != NULL) {
+		channel_push(session->channel, CHANNEL_END, 0, code, text,
+			strnlen(text, CHANNEL_MAX_TEXT), NULL, 0);
+		channel_flush(session->channel);
+	}
+}
+
+/* Something is wrong on this side, or this side is being stopped. */
+static void fail(struct session *session, uint32_t code, const char *text)
+{
+	if (session->ending) {
+		return;
+	}
+	snprintf(session->reason, sizeof(session->reason), "%s", text);
+	log_limited(LOG_ERROR, "%s", text);
+	tell_client(session, code, text);
+	send_end(session, CHANNEL_END_ERROR, text);
+	begin_ending(session);
+	advance(session);
+}
+
+static void handle_failed(void *data, uint32_t code, const char *text)
+{
+	fail(data, code, text);
+}
+
+void session_stop(struct session *session, const char *reason)
+{
+	fail(session, WAYLAND_ERROR_IMPLEMENTATION, reason);
+}
+
+/* ---- the local socket ---- */
+
+static void handle_local_readable(void *data)
+{
+	struct session *session = data;
+	if (!session->ending) {
+		wayland_export(&session->wayland);
+	}
+}
+
+static void handle_local_drained(void *data)
+{
+	struct session *session = data;
+	if (session->ending) {
+		advance(session);
+	} else {
+		wayland_report_credit(&session->wayland);
+	}
+}
+
+static void handle_local_ended(void *data, int error)
+{
+	struct session *session = data;
+	size_t left = 0;
+	if (!session->ending) {
+		wire_socket_data(session->local, &left);
+	}
+	if (error == -EPROTO && !session->ending) {
+		fail(session, WAYLAND_ERROR_IMPLEMENTATION, "fds of the local peer were lost");
+	}
+	if (!session->ending) {
+		// A client may leave without a word, a compositor may not.
+		bool orderly = local_is_client(session) || session->wayland.error_seen;
+		if (orderly) {
+			send_end(session, CHANNEL_END_DONE, "");
+		} else {
+			static const char text[] = "the compositor closed the connection";
+			snprintf(session->reason, sizeof(session->reason), "%s", text);
+			log_info("%s", text);
+			send_end(session, CHANNEL_END_ERROR, text);
+		}
+		begin_ending(session);
+	}
+	close_local(session);
+	advance(session);
+}
+
+static const struct wire_socket_handler local_handler = {
+	.readable = handle_local_readable,
+	.ended = handle_local_ended,
+	.drained = handle_local_drained,
+};
+
+/* ---- the channel ---- */
+
+static const char *take_text(const struct channel_frame *frame, char *text, size_t size)
+{
+	size_t len = frame->header.length;
+	if (len > CHANNEL_MAX_TEXT || memchr(frame->payload, '\0', len) != NULL) {
+		return "a text that is too long or has a NUL in it";
+	}
+	len = len < size ? len : size - 1;
+	memcpy(text, frame->payload, len);
+	text[len] = '\0';
+	return NULL;
+}
+
+static const char *handle_end(struct session *session, const struct channel_frame *frame)
+{
+	char text[CHANNEL_MAX_TEXT + 1];
+	const char *wrong = take_text(frame, text, sizeof(text));
+	if (wrong != NULL || session->ending) {
+		return wrong;
+	}
+	if (frame->header.type == CHANNEL_REFUSE || frame->header.arg != CHANNEL_END_DONE) {
+		snprintf(session->reason, sizeof(session->reason), "%s%.400s",
+			frame->header.type == CHANNEL_REFUSE ? "refused by the host: " : "", text);
+		log_limited(LOG_INFO, "the other side ends the session: %s", session->reason);
+		tell_client(session, WAYLAND_ERROR_IMPLEMENTATION, session->reason);
+	}
+	begin_ending(session);
+	advance(session);
+	return NULL;
+}
+
+static const char *handle_welcome(struct session *session, const struct channel_frame *frame)
+{
+	struct channel_welcome welcome;
+	uint8_t boot_id[16], none[16] = {0};
+	if (!local_is_client(session) || frame->header.length != sizeof(welcome)) {
+		return "WELCOME out of place or with a wrong length";
+	}
+	memcpy(&welcome, frame->payload, sizeof(welcome));
+	if (welcome.magic != CHANNEL_MAGIC || welcome.version != CHANNEL_VERSION) {
+		return "WELCOME of another version";
+	}
+	handshake_boot_id(boot_id);
+	session->clock.same = memcmp(boot_id, none, sizeof(none)) != 0 &&
+		memcmp(boot_id, welcome.boot_id, sizeof(boot_id)) == 0;
+	relay_clock_sample(&session->clock, channel_get64(welcome.hello_clock),
+		channel_get64(welcome.received_clock), channel_get64(welcome.sent_clock),
+		channel_clock());
+	return NULL;
+}
+
+static const char *handle_ping(struct session *session, const struct channel_frame *frame)
+{
+	struct channel_ping ping;
+	if (frame->header.length != sizeof(ping)) {
+		return "PING with a wrong length";
+	}
+	memcpy(&ping, frame->payload, sizeof(ping));
+	struct channel_pong pong = {.ping_clock = {ping.clock[0], ping.clock[1]}};
+	channel_put64(pong.received_clock, channel_clock());
+	channel_put64(pong.sent_clock, channel_clock());
+	channel_push(session->channel, CHANNEL_PONG, 0, 0, &pong, sizeof(pong), NULL, 0);
+	channel_flush(session->channel);
+	return NULL;
+}
+
+static const char *handle_pong(struct session *session, const struct channel_frame *frame)
+{
+	struct channel_pong pong;
+	if (frame->header.length != sizeof(pong)) {
+		return "PONG with a wrong length";
+	}
+	memcpy(&pong, frame->payload, sizeof(pong));
+	relay_clock_sample(&session->clock, channel_get64(pong.ping_clock),
+		channel_get64(pong.received_clock), channel_get64(pong.sent_clock),
+		channel_clock());
+	return NULL;
+}
+
+static const char *handle_credit(struct session *session, const struct channel_frame *frame)
+{
+	const char *wrong = wayland_credit(&session->wayland, frame->header.arg);
+	if (wrong == NULL && !session->ending) {
+		wayland_export(&session->wayland);
+	}
+	return wrong;
+}
+
+static const char *handle_fdref_frame(struct session *session, const struct channel_frame *frame)
+{
+	const char *wrong = fdrefs_frame(&session->refs, frame);
+	if (session->channel != NULL) {
+		channel_flush(session->channel);
+	}
+	return wrong;
+}
+
+static const char *handle_frame(void *data, const struct channel_frame *frame)
+{
+	struct session *session = data;
+	if (frame->header.id != 0) {
+		// Of a session that has failed, nothing is open any more.
+		return has_failed(session) ? NULL : handle_fdref_frame(session, frame);
+	}
+	switch (frame->header.type) {
+	case CHANNEL_MESSAGES:
+		return session->ending ? NULL : wayland_import(&session->wayland, frame);
+	case CHANNEL_CREDIT:
+		return handle_credit(session, frame);
+	case CHANNEL_PING:
+		return handle_ping(session, frame);
+	case CHANNEL_PONG:
+		return handle_pong(session, frame);
+	case CHANNEL_WELCOME:
+		return handle_welcome(session, frame);
+	case CHANNEL_REFUSE:
+	case CHANNEL_END:
+		return handle_end(session, frame);
+	default:
+		return frame->header.flags & CHANNEL_FLAG_SKIPPABLE ? NULL
+								    : "a frame of an unknown type";
+	}
+}
+
+static const char *handle_place(void *data, uint32_t id, const struct channel_mem_write *write,
+	struct channel_rows *rows)
+{
+	struct session *session = data;
+	if (has_failed(session)) {
+		return NULL;
+	}
+	return fdrefs_place(&session->refs, id, write, rows);
+}
+
+static void handle_written(void *data, uint32_t id)
+{
+	(void)data;
+	(void)id;
+}
+
+static void handle_channel_ended(void *data, int error, const char *wrong)
+{
+	struct session *session = data;
+	char text[256];
+	if (!session->ending && wrong != NULL) {
+		snprintf(text, sizeof(text), "the other side sent %s", wrong);
+		fail(session, WAYLAND_ERROR_IMPLEMENTATION, text);
+	} else if (!session->ending) {
+		snprintf(text, sizeof(text), "the connection between guest and host was lost: %s",
+			error == 0 ? "closed by the other side" : strerror(-error));
+		fail(session, WAYLAND_ERROR_IMPLEMENTATION, text);
+	}
+	// The frames that are queued may still help the other side, if it only sent wrong ones.
+	if (wrong != NULL) {
+		channel_shutdown(session->channel);
+	}
+	close_channel(session);
+	advance(session);
+}
+
+static void handle_channel_drained(void *data)
+{
+	struct session *session = data;
+	fdrefs_drained(&session->refs);
+	if (session->ending) {
+		advance(session);
+	} else {
+		wayland_export(&session->wayland);
+	}
+}
+
+static const struct channel_handler channel_handler = {
+	.frame = handle_frame,
+	.place = handle_place,
+	.written = handle_written,
+	.ended = handle_channel_ended,
+	.drained = handle_channel_drained,
+};
+
+static void handle_streams_over(void *data)
+{
+	struct session *session = data;
+	if (session->ending) {
+		set_timer(session, LAST_WORDS_SECONDS);
+		advance(session);
+	}
+}
+
+/* ---- time ---- */
+
+static void ping(struct session *session)
+{
+	struct channel_ping frame;
+	channel_put64(frame.clock, channel_clock());
+	channel_push(session->channel, CHANNEL_PING, 0, 0, &frame, sizeof(frame), NULL, 0);
+	channel_flush(session->channel);
+}
+
+static void handle_timer(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct session *session = data;
+	if (session->ending && !carries_data(session)) {
+		// The last words had their time.
+		close_local(session);
+		close_channel(session);
+		finish(session);
+		return;
+	}
+	uint64_t heard = channel_bytes_received(session->channel);
+	session->silent_turns = heard == session->heard ? session->silent_turns + 1 : 0;
+	session->heard = heard;
+	if (session->silent_turns >= PING_DEAD) {
+		handle_channel_ended(session, -ETIMEDOUT, NULL);
+		return;
+	}
+	ping(session);
+	set_timer(session, PING_SECONDS);
+}
+
+/* ---- life ---- */
+
+static void handle_stored(void *data, const struct content_hash *hash, int fd)
+{
+	struct session *session = data;
+	if (session->options.stored != NULL) {
+		session->options.stored(session->options.data, hash, fd);
+	}
+}
+
+static bool connect_rooms(struct session *session)
+{
+	const struct session_options *options = &session->options;
+	session->refs = (struct fdrefs){
+		.channel = session->channel,
+		.base = options->base,
+		.own_bit = local_is_client(session) ? 0 : CHANNEL_ID_HOST,
+		.max_refs = options->max_fds,
+		.max_memory = options->max_memory,
+		.contents = options->contents,
+		.peer_contents = options->peer_contents,
+		.n_peer_contents = options->n_peer_contents,
+		.stored = handle_stored,
+		.streams_over = handle_streams_over,
+		.data = session,
+	};
+	struct wayland_options wayland = {
+		.exports = options->exports,
+		.local = session->local,
+		.channel = session->channel,
+		.refs = &session->refs,
+		.clock = &session->clock,
+		.max_objects = options->max_objects,
+		.offer_global = options->offer_global,
+		.app_id_prefix = options->app_id_prefix,
+		.title_prefix = options->title_prefix,
+		.trace = options->trace,
+		.failed = handle_failed,
+		.data = session,
+		.policy_data = options->data,
+	};
+	return wayland_init(&session->wayland, &wayland);
+}
+
+struct session *session_create(const struct session_options *options)
+{
+	struct session *session = calloc(1, sizeof(*session));
+	if (session == NULL) {
+		close(options->local_fd);
+		close(options->channel_fd);
+		return NULL;
+	}
+	session->options = *options;
+	session->stats.sessions = 1;
+	session->local =
+		wire_socket_create(options->base, options->local_fd, &local_handler, session);
+	session->channel =
+		channel_create(options->base, options->channel_fd, &channel_handler, session);
+	session->over_event = event_new(options->base, -1, 0, tell_over, session);
+	session->timer = event_new(options->base, -1, 0, handle_timer, session);
+	if (session->local == NULL || session->channel == NULL || session->timer == NULL ||
+		session->over_event == NULL || !connect_rooms(session)) {
+		session_destroy(session);
+		errno = ENOMEM;
+		return NULL;
+	}
+	set_timer(session, PING_SECONDS);
+	return session;
+}
+
+void session_destroy(struct session *session)
+{
+	if (session == NULL) {
+		return;
+	}
+	wire_socket_destroy(session->local);
+	close_channel(session);
+	if (session->timer != NULL) {
+		event_free(session->timer);
+	}
+	if (session->over_event != NULL) {
+		event_free(session->over_event);
+	}
+	free(session);
+}
+
+const struct stats *session_stats(const struct session *session)
+{
+	struct stats *stats = (struct stats *)&session->stats;
+	const struct fdref_counts *counts = &session->refs.counts;
+	for (int i = 0; i < 2; i++) {
+		stats->messages[i] = session->wayland.messages[i];
+		stats->message_bytes[i] = session->wayland.message_bytes[i];
+	}
+	stats->fds[STATS_FD_POOL] = counts->pools;
+	stats->fds[STATS_FD_FILE] = counts->files;
+	stats->fds[STATS_FD_PIPE] = counts->pipes;
+	stats->fds_cached = counts->files_cached;
+	stats->memory_bytes_sent = counts->memory_sent;
+	stats->memory_bytes_received = counts->memory_received;
+	stats->memory_bytes_twinned = counts->memory_twinned;
+	stats->stream_bytes_sent = counts->stream_sent;
+	stats->stream_bytes_received = counts->stream_received;
+	if (session->channel != NULL) {
+		stats->channel_bytes_sent = channel_bytes_sent(session->channel);
+		stats->channel_bytes_received = channel_bytes_received(session->channel);
+	}
+	return stats;
+}

@@ -1,0 +1,58 @@
+#ifndef RELAY_SESSION_H
+#define RELAY_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "fdpass/content.h"
+#include "relay/stats.h"
+#include "wire/schema.h"
+
+struct event_base;
+struct session;
+
+/**
+ * One client's connection end to end, as seen from one side: a local UNIX socket (the client's in
+ * the guest, the compositor's on the host) and the channel. What the local peer sends is exported;
+ * what comes by the channel is imported.
+ */
+
+struct session_options {
+	struct event_base *base;      // borrowed
+	enum wire_direction exports;  // what the local peer sends: WIRE_REQUEST in the guest
+	int local_fd;                 // taken
+	int channel_fd;               // taken; HELLO has been written or read already
+	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
+	// the session receives is added to contents and told by stored (fd borrowed).
+	const struct content_hash *peer_contents;
+	size_t n_peer_contents;
+	struct content_store *contents;
+
+	// The version to offer a global at, at most version; 0 hides it. NULL offers all that can cross.
+	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
+	const char *app_id_prefix;    // for xdg_toplevel.set_app_id; NULL or borrowed
+	const char *title_prefix;
+
+	uint64_t max_memory;          // bytes of replicas that the peer may make us keep
+	uint32_t max_objects;
+	uint32_t max_fds;             // fdrefs open at a time, either way
+	FILE *trace;                  // NULL, or where messages are printed; borrowed
+
+	// The session is over: reason is NULL for an orderly end. Destroy it later, not from here.
+	void (*ended)(void *data, const char *reason);
+	void (*stored)(void *data, const struct content_hash *hash, int fd); // may be NULL
+	void *data;
+};
+
+// NULL with errno on failure; the fds are taken also then.
+struct session *session_create(const struct session_options *options);
+void session_destroy(struct session *session); // NULL is fine
+
+// Ends the session from outside: the client gets reason as a wl_display.error, both peers are told,
+// ended follows.
+void session_stop(struct session *session, const char *reason);
+
+const struct stats *session_stats(const struct session *session);
+
+#endif

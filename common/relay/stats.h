@@ -1,0 +1,37 @@
+#ifndef RELAY_STATS_H
+#define RELAY_STATS_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "wire/schema.h"
+
+// What an fd was carried as.
+enum stats_fd {
+	STATS_FD_POOL,
+	STATS_FD_FILE,
+	STATS_FD_PIPE,
+	STATS_FD_COUNT,
+};
+
+// A plain value: counters of one session, or the sum of several.
+struct stats {
+	uint64_t sessions;
+	uint64_t messages[2];          // by enum wire_direction
+	uint64_t message_bytes[2];
+	uint64_t fds[STATS_FD_COUNT];
+	uint64_t fds_cached;           // files that did not cross because the other side had them
+	uint64_t memory_bytes_sent;    // pool contents and files
+	uint64_t memory_bytes_received;
+	uint64_t memory_bytes_twinned; // copied on the far side instead of sent
+	uint64_t stream_bytes_sent;
+	uint64_t stream_bytes_received;
+	uint64_t channel_bytes_sent;
+	uint64_t channel_bytes_received;
+};
+
+void stats_add(struct stats *sum, const struct stats *part);
+// A few lines for people: messages, fds by kind, bytes.
+void stats_print(FILE *out, const char *title, const struct stats *stats);
+
+#endif

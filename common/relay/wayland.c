@@ -1,0 +1,595 @@
+#include "relay/wayland.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fdlist.h"
+#include "base/log.h"
+#include "channel/channel.h"
+#include "fdpass/fdref.h"
+#include "fdpass/file.h"
+#include "fdpass/kind.h"
+#include "fdpass/stream.h"
+#include "relay/hooks.h"
+#include "wire/socket.h"
+#include "wire/trace.h"
+
+// Messages wait in the local socket while so much is queued on the channel.
+#define CHANNEL_FULL (1024u * 1024)
+// No message is exported unless the largest one fits into the credit.
+#define CREDIT_MIN  (2 * CHANNEL_MAX_MESSAGES)
+#define CREDIT_STEP (CHANNEL_MESSAGE_WINDOW / 4)
+// Bytes and fdrefs of one run of messages.
+#define RUN_BYTES (CHANNEL_MAX_MESSAGES - 1)
+#define MAX_IMPORTED 1024
+
+bool wayland_init(struct wayland *wayland, const struct wayland_options *options)
+{
+	*wayland = (struct wayland){
+		.options = *options,
+		.export_credit = CHANNEL_MESSAGE_WINDOW,
+		.import_credit = CHANNEL_MESSAGE_WINDOW,
+		.host_clock = CLOCK_MONOTONIC,
+	};
+	hooks_init();
+	wl_array_init(&wayland->globals);
+	wl_array_init(&wayland->pending);
+	wayland->imported = calloc(MAX_IMPORTED, sizeof(*wayland->imported));
+	if (wayland->imported == NULL || !objects_init(&wayland->objects, options->max_objects)) {
+		wayland_finish(wayland);
+		return false;
+	}
+	return true;
+}
+
+void wayland_finish(struct wayland *wayland)
+{
+	objects_finish(&wayland->objects);
+	wl_array_release(&wayland->globals);
+	wl_array_init(&wayland->globals);
+	wl_array_release(&wayland->pending);
+	wl_array_init(&wayland->pending);
+	free(wayland->imported);
+	wayland->imported = NULL;
+}
+
+static enum wire_direction imports(const struct wayland *wayland)
+{
+	return wayland->options.exports == WIRE_REQUEST ? WIRE_EVENT : WIRE_REQUEST;
+}
+
+static void fail(struct wayland *wayland, uint32_t code, const char *text)
+{
+	if (!wayland->failed) {
+		wayland->failed = true;
+		wayland->options.failed(wayland->options.data, code, text);
+	}
+}
+
+static const char *interface_name(const struct object *object)
+{
+	return object->interface != NULL ? object->interface->name : "unknown interface";
+}
+
+enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, const char *wrong)
+{
+	char text[512];
+	snprintf(text, sizeof(text), "%s#%u.%s: %s", interface_name(call->object),
+		call->message.header.object, call->message.op->name, wrong);
+	fail(call->wayland, code, text);
+	return WAYLAND_FAIL;
+}
+
+struct object *wayland_new_object(struct wayland_call *call, size_t arg)
+{
+	return objects_get(&call->wayland->objects, call->message.args[arg].value);
+}
+
+struct object_state *wayland_arg_state(struct wayland_call *call, size_t arg, const char *interface)
+{
+	struct object *object =
+		objects_get(&call->wayland->objects, call->message.args[arg].value);
+	bool match = object != NULL && object->interface != NULL &&
+		strcmp(object->interface->name, interface) == 0;
+	return match ? object->state : NULL;
+}
+
+/* ---- one message, either way ---- */
+
+/* Finds what the message is, or fails. */
+static bool identify(struct wayland *wayland, enum wire_direction direction,
+	const struct wire_header *header, struct wayland_call *call)
+{
+	char text[160];
+	struct object *object = objects_get(&wayland->objects, header->object);
+	if (object == NULL || (direction == WIRE_REQUEST && object->destroyed)) {
+		snprintf(text, sizeof(text), "invalid object %u", header->object);
+		fail(wayland, WAYLAND_ERROR_INVALID_OBJECT, text);
+		return false;
+	}
+	if (object->interface == NULL) {
+		snprintf(text, sizeof(text), "message for object %u of an unknown interface",
+			header->object);
+		fail(wayland, WAYLAND_ERROR_IMPLEMENTATION, text);
+		return false;
+	}
+	const struct wire_ops *ops = &object->interface->ops[direction];
+	if (header->opcode >= ops->count) {
+		snprintf(text, sizeof(text), "invalid method %u, object %s#%u", header->opcode,
+			object->interface->name, header->object);
+		fail(wayland, WAYLAND_ERROR_INVALID_METHOD, text);
+		return false;
+	}
+	call->wayland = wayland;
+	call->direction = direction;
+	call->object = object;
+	call->message.op = &ops->ops[header->opcode];
+	call->n_refs = 0;
+	return true;
+}
+
+/* Nothing to do but to see that the size is right. */
+static bool is_plain(const struct wire_op *op, wayland_hook_func hook)
+{
+	return op->fixed_size != 0 && !op->makes_object && op->n_fds == 0 && hook == NULL &&
+		!op->is_destructor;
+}
+
+static const char *make_objects(struct wayland_call *call)
+{
+	const struct wire_op *op = call->message.op;
+	for (size_t i = 0; op->makes_object && i < op->n_args; i++) {
+		const struct wire_arg *arg = &call->message.args[i];
+		const struct wire_interface *interface;
+		uint32_t version = call->object->version;
+		if (op->args[i].type == WIRE_ARG_NEW_ID) {
+			const struct wl_interface *source = op->args[i].interface;
+			interface = source != NULL ? wire_schema_get(source) : NULL;
+		} else if (op->args[i].type == WIRE_ARG_ANY_NEW_ID) {
+			interface = wire_schema_find(arg->string);
+			version = arg->version;
+		} else {
+			continue;
+		}
+		bool by_server = arg->value >= WIRE_SERVER_ID_MIN;
+		if (by_server != (call->direction == WIRE_EVENT)) {
+			return "a new id from the other side's range";
+		}
+		const char *wrong =
+			objects_insert(&call->wayland->objects, arg->value, interface, version);
+		if (wrong != NULL) {
+			return wrong;
+		}
+	}
+	// The table may have moved.
+	call->object = objects_get(&call->wayland->objects, call->message.header.object);
+	return NULL;
+}
+
+static void trace(struct wayland_call *call, const struct fdlist *fds)
+{
+	const char *names[WIRE_MAX_ARGS];
+	for (size_t i = 0; i < call->message.op->n_fds; i++) {
+		names[i] = fds != NULL && i < fds->count ? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
+							 : "from the channel";
+	}
+	wire_trace(call->wayland->options.trace, call->direction, call->object->interface->name,
+		&call->message, names);
+}
+
+static wayland_hook_func hook_of(const struct wire_op *op, bool exporting)
+{
+	const struct wayland_hook *hook = op->hook;
+	if (hook == NULL) {
+		return NULL;
+	}
+	return exporting ? hook->on_export : hook->on_import;
+}
+
+/* The destroy request and the like: what the hooks keep goes once the message is forwarded. */
+static void end_object(struct wayland_call *call)
+{
+	if (call->direction == WIRE_REQUEST && call->message.op->is_destructor) {
+		struct object *object =
+			objects_get(&call->wayland->objects, call->message.header.object);
+		if (object != NULL) {
+			objects_mark_destroyed(object);
+		}
+	}
+}
+
+/* ---- export ---- */
+
+static uint32_t export_fd(struct wayland_call *call, int fd, const char **wrong)
+{
+	struct fdrefs *refs = call->wayland->options.refs;
+	const struct wire_op *op = call->message.op;
+	enum fd_kind kind = fd_kind_of(fd);
+	if (op->fd_kind_known && op->fd_kind == PROTOCOL_FD_FILE) {
+		return file_export(refs, fd, wrong);
+	}
+	if (op->fd_kind_known && op->fd_kind == PROTOCOL_FD_STREAM) {
+		return stream_export(refs, fd, true, wrong);
+	}
+	if (!op->fd_kind_known && kind == FD_KIND_PIPE) {
+		return stream_export(refs, fd, true, wrong);
+	}
+	if (!op->fd_kind_known && kind == FD_KIND_FILE) {
+		return file_export(refs, fd, wrong);
+	}
+	*wrong = fd_kind_name(kind);
+	close(fd);
+	return 0;
+}
+
+static bool export_fds(struct wayland_call *call)
+{
+	const struct wire_op *op = call->message.op;
+	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
+	while (call->n_refs < op->n_fds) {
+		int fd = fdlist_take(fds);
+		if (fd < 0) {
+			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+				"the fd of the message did not come with it");
+			return false;
+		}
+		const char *wrong = NULL;
+		uint32_t id = export_fd(call, fd, &wrong);
+		if (id == 0) {
+			char text[160];
+			snprintf(text, sizeof(text), "its fd cannot cross: %s", wrong);
+			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, text);
+			return false;
+		}
+		call->refs[call->n_refs++] = id;
+	}
+	return true;
+}
+
+static void push_messages(struct wayland *wayland, const uint8_t *data, size_t len)
+{
+	struct wl_array *pending = &wayland->pending;
+	channel_push(wayland->options.channel, CHANNEL_MESSAGES, 0,
+		(uint32_t)(pending->size / sizeof(uint32_t)), pending->data, pending->size, data, len);
+	pending->size = 0;
+	wayland->message_bytes[wayland->options.exports] += len;
+	wayland->export_credit -= (uint32_t)len;
+}
+
+static void flush_run(struct wayland *wayland, struct wayland_run *run)
+{
+	if (run->end > run->start) {
+		push_messages(wayland, run->start, (size_t)(run->end - run->start));
+		run->start = run->end;
+	}
+}
+
+void wayland_flush_exports(struct wayland *wayland)
+{
+	flush_run(wayland, wayland->run);
+}
+
+/* fdrefs go with the run that their message is in. */
+static bool add_refs(struct wayland *wayland, struct wayland_run *run, const struct wayland_call *call)
+{
+	size_t size = call->n_refs * sizeof(uint32_t);
+	if (wayland->pending.size + size > CHANNEL_MAX_FDREFS * sizeof(uint32_t)) {
+		flush_run(wayland, run);
+	}
+	uint32_t *refs = size == 0 ? NULL : wl_array_add(&wayland->pending, size);
+	if (size > 0 && refs == NULL) {
+		fail(wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return false;
+	}
+	if (size > 0) {
+		memcpy(refs, call->refs, size);
+	}
+	return true;
+}
+
+/* A message that is more than plain. data[0 .. header->size) lies at the end of the run. */
+static bool export_message(struct wayland *wayland, struct wayland_call *call,
+	const struct wire_header *header, uint8_t *data, struct wayland_run *run)
+{
+	const struct wire_op *op = call->message.op;
+	const char *wrong = wire_message_decode(&call->message, header, data, op);
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_METHOD, wrong);
+		return false;
+	}
+	if (wayland->options.trace != NULL) {
+		trace(call, wire_socket_fds(wayland->options.local));
+	}
+	wrong = make_objects(call);
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
+		return false;
+	}
+	struct wl_array replacement;
+	wl_array_init(&replacement);
+	call->replacement = &replacement;
+	wayland_hook_func hook = hook_of(op, true);
+	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
+	bool ok = verdict != WAYLAND_FAIL && (verdict == WAYLAND_DROP || export_fds(call));
+	if (ok && verdict == WAYLAND_FORWARD) {
+		ok = add_refs(wayland, run, call);
+		run->end = data + header->size;
+	} else if (ok) {
+		flush_run(wayland, run);
+		run->start = run->end = data + header->size;
+		if (verdict == WAYLAND_REPLACE) {
+			ok = add_refs(wayland, run, call);
+			push_messages(wayland, replacement.data, replacement.size);
+		}
+	}
+	wl_array_release(&replacement);
+	if (ok) {
+		end_object(call);
+	}
+	return ok;
+}
+
+static bool export_one(struct wayland *wayland, uint8_t *data, const struct wire_header *header,
+	struct wayland_run *run)
+{
+	enum wire_direction direction = wayland->options.exports;
+	struct wayland_call call;
+	if (!identify(wayland, direction, header, &call)) {
+		return false;
+	}
+	if ((size_t)(run->end - run->start) + header->size > RUN_BYTES) {
+		flush_run(wayland, run);
+	}
+	wayland->messages[direction]++;
+	const struct wire_op *op = call.message.op;
+	if (is_plain(op, hook_of(op, true)) && wayland->options.trace == NULL &&
+		header->size == op->fixed_size) {
+		run->end = data + header->size;
+		return true;
+	}
+	return export_message(wayland, &call, header, data, run);
+}
+
+static bool can_export(const struct wayland *wayland)
+{
+	return wayland->export_credit >= CREDIT_MIN &&
+		channel_queued(wayland->options.channel) < CHANNEL_FULL;
+}
+
+void wayland_export(struct wayland *wayland)
+{
+	size_t len;
+	uint8_t *data = wire_socket_data(wayland->options.local, &len);
+	size_t done = 0;
+	struct wayland_run run = {.start = data, .end = data};
+	wayland->run = &run;
+	bool ok = !wayland->failed;
+	bool room = can_export(wayland);
+	while (ok && room) {
+		struct wire_header header;
+		if (!wire_header_decode(data + done, len - done, &header)) {
+			break;
+		}
+		if (header.size < WIRE_HEADER_SIZE || (header.size & 3) != 0) {
+			fail(wayland, WAYLAND_ERROR_INVALID_METHOD, "a message with a wrong size");
+			break;
+		}
+		if (header.size > len - done) {
+			break;
+		}
+		ok = export_one(wayland, data + done, &header, &run);
+		done += header.size;
+		room = can_export(wayland) &&
+			wayland->export_credit - (uint32_t)(run.end - run.start) >= CREDIT_MIN;
+	}
+	if (ok) {
+		flush_run(wayland, &run);
+	}
+	wayland->run = NULL;
+	wire_socket_consume(wayland->options.local, done);
+	wire_socket_set_reading(wayland->options.local, can_export(wayland));
+	channel_flush(wayland->options.channel);
+}
+
+const char *wayland_credit(struct wayland *wayland, uint32_t bytes)
+{
+	if (bytes > CHANNEL_MESSAGE_WINDOW - wayland->export_credit) {
+		return "CREDIT beyond the window of messages";
+	}
+	wayland->export_credit += bytes;
+	return NULL;
+}
+
+/* ---- import ---- */
+
+static bool import_refs(struct wayland_call *call)
+{
+	struct wayland *wayland = call->wayland;
+	size_t n = call->message.op->n_fds;
+	if (n > wayland->n_imported) {
+		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "its fd did not come by the channel");
+		return false;
+	}
+	memcpy(call->refs, wayland->imported, n * sizeof(*call->refs));
+	wayland->n_imported -= n;
+	memmove(wayland->imported, wayland->imported + n,
+		wayland->n_imported * sizeof(*wayland->imported));
+	call->n_refs = n;
+	return true;
+}
+
+static bool import_fds(struct wayland_call *call, struct fdlist *fds)
+{
+	for (size_t i = 0; i < call->n_refs; i++) {
+		struct fdref *ref = fdrefs_get(call->wayland->options.refs, call->refs[i]);
+		if (ref == NULL || ref->interface->get_fd == NULL) {
+			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+				"an fdref that is not open for it");
+			return false;
+		}
+		int fd = ref->interface->get_fd(ref);
+		if (fd < 0 || !fdlist_push(fds, fd)) {
+			log_error("cannot make the fd of %s: %s", call->message.op->name,
+				fd < 0 ? strerror(-fd) : "out of memory");
+			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "its fd cannot be made here");
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool push_local(struct wayland *wayland, const void *data, size_t len, struct fdlist *fds)
+{
+	if (!wire_socket_push(wayland->options.local, data, len, fds)) {
+		fail(wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return false;
+	}
+	return true;
+}
+
+static bool flush_local(struct wayland *wayland, struct wayland_run *run)
+{
+	uint8_t *start = run->start;
+	run->start = run->end;
+	return run->end == start || push_local(wayland, start, (size_t)(run->end - start), NULL);
+}
+
+static bool forward_import(struct wayland *wayland, struct wayland_call *call,
+	enum wayland_verdict verdict, struct wayland_run *run)
+{
+	const struct wire_message *message = &call->message;
+	uint8_t *next = message->data + message->header.size;
+	if (verdict == WAYLAND_FORWARD && call->n_refs == 0) {
+		run->end = next;
+		return true;
+	}
+	struct fdlist fds;
+	fdlist_init(&fds);
+	bool ok = flush_local(wayland, run) && import_fds(call, &fds);
+	if (ok && verdict == WAYLAND_FORWARD) {
+		ok = push_local(wayland, message->data, message->header.size, &fds);
+	} else if (ok && verdict == WAYLAND_REPLACE) {
+		ok = push_local(wayland, call->replacement->data, call->replacement->size, &fds);
+	}
+	fdlist_finish(&fds);
+	run->start = run->end = next;
+	return ok;
+}
+
+static bool import_message(struct wayland *wayland, struct wayland_call *call,
+	const struct wire_header *header, uint8_t *data, struct wayland_run *run)
+{
+	const struct wire_op *op = call->message.op;
+	const char *wrong = wire_message_decode(&call->message, header, data, op);
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_METHOD, wrong);
+		return false;
+	}
+	if (wayland->options.trace != NULL) {
+		trace(call, NULL);
+	}
+	if (!import_refs(call)) {
+		return false;
+	}
+	wrong = make_objects(call);
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
+		return false;
+	}
+	struct wl_array replacement;
+	wl_array_init(&replacement);
+	call->replacement = &replacement;
+	wayland_hook_func hook = hook_of(op, false);
+	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
+	bool ok = verdict != WAYLAND_FAIL && forward_import(wayland, call, verdict, run);
+	wl_array_release(&replacement);
+	if (ok) {
+		end_object(call);
+	}
+	return ok;
+}
+
+static bool import_one(struct wayland *wayland, uint8_t *data, const struct wire_header *header,
+	struct wayland_run *run)
+{
+	enum wire_direction direction = imports(wayland);
+	struct wayland_call call;
+	if (!identify(wayland, direction, header, &call)) {
+		return false;
+	}
+	wayland->messages[direction]++;
+	const struct wire_op *op = call.message.op;
+	if (is_plain(op, hook_of(op, false)) && wayland->options.trace == NULL &&
+		header->size == op->fixed_size) {
+		run->end = data + header->size;
+		return true;
+	}
+	return import_message(wayland, &call, header, data, run);
+}
+
+static const char *queue_refs(struct wayland *wayland, const struct channel_frame *frame)
+{
+	uint32_t n = frame->header.arg;
+	if (n > CHANNEL_MAX_FDREFS || n * sizeof(uint32_t) > frame->header.length) {
+		return "MESSAGES with a wrong number of fdrefs";
+	}
+	if (n > MAX_IMPORTED - wayland->n_imported) {
+		return "more fdrefs than messages take";
+	}
+	memcpy(wayland->imported + wayland->n_imported, frame->payload, n * sizeof(uint32_t));
+	wayland->n_imported += n;
+	return NULL;
+}
+
+const char *wayland_import(struct wayland *wayland, const struct channel_frame *frame)
+{
+	const char *wrong = queue_refs(wayland, frame);
+	if (wrong != NULL || wayland->failed) {
+		return wrong;
+	}
+	size_t head = frame->header.arg * sizeof(uint32_t);
+	uint8_t *data = frame->payload + head;
+	size_t len = frame->header.length - head;
+	if (len > wayland->import_credit) {
+		return "MESSAGES beyond their credit";
+	}
+	wayland->import_credit -= (uint32_t)len;
+	wayland->message_bytes[imports(wayland)] += len;
+	struct wayland_run run = {.start = data, .end = data};
+	size_t done = 0;
+	while (done < len) {
+		struct wire_header header;
+		if (!wire_header_decode(data + done, len - done, &header) ||
+			header.size < WIRE_HEADER_SIZE || (header.size & 3) != 0 ||
+			header.size > len - done) {
+			return "MESSAGES that do not end with a whole message";
+		}
+		if (!import_one(wayland, data + done, &header, &run)) {
+			return NULL; // has failed by itself
+		}
+		done += header.size;
+	}
+	if (flush_local(wayland, &run)) {
+		wayland->unreported += (uint32_t)len;
+		wire_socket_flush(wayland->options.local);
+		wayland_report_credit(wayland);
+	}
+	return NULL;
+}
+
+void wayland_report_credit(struct wayland *wayland)
+{
+	// What is still queued is not reported yet. A replaced message may be longer than what came.
+	size_t queued = wire_socket_queued(wayland->options.local);
+	if (wayland->unreported < CREDIT_STEP || queued > wayland->unreported - CREDIT_STEP) {
+		return;
+	}
+	uint32_t bytes = wayland->unreported - (uint32_t)queued;
+	channel_push(wayland->options.channel, CHANNEL_CREDIT, 0, bytes, NULL, 0, NULL, 0);
+	channel_flush(wayland->options.channel);
+	wayland->import_credit += bytes;
+	wayland->unreported -= bytes;
+}

@@ -1,0 +1,18 @@
+#ifndef GUEST_PROXY_OPTIONS_H
+#define GUEST_PROXY_OPTIONS_H
+
+#include "channel/transport.h"
+#include "program/options.h"
+
+struct guest_options {
+	struct program_options program; // first
+	struct transport connect;
+	const char *connect_text; // as it was given; NULL until then
+	const char *display;	  // NULL: the first free one
+	char **command;		  // NULL: none
+};
+
+// OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.
+int guest_options_parse(struct guest_options *options, int argc, char *argv[]);
+
+#endif

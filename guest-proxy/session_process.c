@@ -1,0 +1,81 @@
+#include "guest-proxy/session_process.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "channel/transport.h"
+#include "guest-proxy/options.h"
+#include "guest-proxy/refusal.h"
+#include "program/worker.h"
+#include "relay/handshake.h"
+#include "relay/session.h"
+
+// The host is trusted; these are for accidents.
+#define MAX_MEMORY  (UINT64_C(2) << 30)
+#define MAX_OBJECTS (4 * 65536)
+#define MAX_FDS	    4096
+
+static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file that we have");
+
+static int say_hello(int channel_fd, const struct session_options *session)
+{
+	struct handshake_hello hello = {
+		.service = "wayland",
+		.n_contents = session->contents->count,
+	};
+	for (size_t i = 0; i < hello.n_contents; i++) {
+		hello.contents[i] = session->contents->entries[i].hash;
+	}
+	return handshake_open(channel_fd, &hello);
+}
+
+// A channel on which HELLO has been written, or -errno.
+static int open_channel(const struct guest_options *options, const struct session_options *session)
+{
+	int fd = transport_connect(&options->connect);
+	if (fd < 0) {
+		return fd;
+	}
+	int error = say_hello(fd, session);
+	if (error < 0) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+static bool prepare(void *data, int client_fd, struct session_options *session)
+{
+	const struct guest_options *options = data;
+	session->channel_fd = open_channel(options, session);
+	if (session->channel_fd < 0) {
+		char text[256];
+		snprintf(text, sizeof(text), "cannot reach %s: %s", options->connect_text,
+			strerror(-session->channel_fd));
+		log_error("%s", text);
+		refusal_send(client_fd, text);
+		close(client_fd);
+		return false;
+	}
+	session->local_fd = client_fd;
+	session->exports = WIRE_REQUEST;
+	session->max_memory = MAX_MEMORY;
+	session->max_objects = MAX_OBJECTS;
+	session->max_fds = MAX_FDS;
+	return true;
+}
+
+int guest_session_run(struct guest_options *options)
+{
+	const struct worker_config config = {
+		.program = "fdferry-guest",
+		.options = &options->program,
+		.keeps_contents = true,
+		.prepare = prepare,
+		.data = options,
+	};
+	return worker_run(&config);
+}

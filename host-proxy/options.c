@@ -1,0 +1,170 @@
+#include "host-proxy/options.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
+#define DEFAULT_MAX_OBJECTS (4 * 65536)
+#define DEFAULT_MAX_FDS	    4096
+#define SERVICE_WAYLAND	    "wayland=unix:"
+
+static const char *set_listen(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->listen_text = value;
+	return transport_parse(value, &options->listen);
+}
+
+static const char *set_compositor(void *data, const char *value)
+{
+	struct host_options *options = data;
+	if (options->compositor != NULL) {
+		return "--service wayland names the compositor already";
+	}
+	if (value[0] == '\0') {
+		return "the name is missing";
+	}
+	options->compositor = value;
+	return NULL;
+}
+
+static const char *set_service(void *data, const char *value)
+{
+	struct host_options *options = data;
+	if (strncmp(value, "wayland=", strlen("wayland=")) != 0) {
+		return "only the service wayland is known";
+	}
+	if (strncmp(value, SERVICE_WAYLAND "/", strlen(SERVICE_WAYLAND "/")) != 0) {
+		return "must be wayland=unix:PATH with an absolute path";
+	}
+	if (options->compositor != NULL) {
+		return "the compositor is named already";
+	}
+	options->compositor = value + strlen(SERVICE_WAYLAND);
+	return NULL;
+}
+
+static const char *set_allow(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_allow(&options->policy, value);
+}
+
+static const char *set_deny(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_deny(&options->policy, value);
+}
+
+static const char *set_app_id_prefix(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->app_id_prefix = value;
+	return NULL;
+}
+
+static const char *set_title_prefix(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->title_prefix = value;
+	return NULL;
+}
+
+static unsigned int unit_shift(char unit)
+{
+	switch (unit) {
+	case 'K':
+		return 10;
+	case 'M':
+		return 20;
+	case 'G':
+		return 30;
+	default:
+		return 0;
+	}
+}
+
+static const char *set_max_memory(void *data, const char *value)
+{
+	struct host_options *options = data;
+	char digits[24];
+	size_t len = strlen(value);
+	unsigned int shift = len > 0 ? unit_shift(value[len - 1]) : 0;
+	len -= shift > 0 ? 1 : 0;
+	if (len >= sizeof(digits)) {
+		return "too large";
+	}
+	memcpy(digits, value, len);
+	digits[len] = '\0';
+	unsigned long number;
+	const char *wrong = options_number(digits, 1, (unsigned long)(INT64_MAX >> shift), &number);
+	if (wrong == NULL) {
+		options->max_memory = (uint64_t)number << shift;
+	}
+	return wrong;
+}
+
+static const char *set_max_objects(void *data, const char *value)
+{
+	struct host_options *options = data;
+	unsigned long number;
+	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
+	if (wrong == NULL) {
+		options->max_objects = (uint32_t)number;
+	}
+	return wrong;
+}
+
+static const char *set_max_fds(void *data, const char *value)
+{
+	struct host_options *options = data;
+	unsigned long number;
+	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
+	if (wrong == NULL) {
+		options->max_fds = (uint32_t)number;
+	}
+	return wrong;
+}
+
+static const struct option_spec specs[] = {
+	{"listen", "ADDR", "where guests connect: unix:PATH or vsock:[CID:]PORT", false,
+		set_listen},
+	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
+		set_compositor},
+	{"service", "NAME=unix:PATH", "where a service is (only wayland)", true, set_service},
+	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow},
+	{"deny", "G", "never offer a global", true, set_deny},
+	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix},
+	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix},
+	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory},
+	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
+		set_max_objects},
+	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds},
+	PROGRAM_OPTIONS,
+};
+
+static const struct options_usage usage = {
+	.program = "fdferry-host",
+	.synopsis = "--listen ADDR [OPTION]...",
+	.specs = specs,
+};
+
+int host_options_parse(struct host_options *options, int argc, char *argv[])
+{
+	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
+	char **command;
+	*options = (struct host_options){
+		.max_memory = DEFAULT_MAX_MEMORY,
+		.max_objects = DEFAULT_MAX_OBJECTS,
+		.max_fds = DEFAULT_MAX_FDS,
+	};
+	program_options_init(&options->program);
+	int status = options_parse(&usage, argc, argv, options, &command);
+	bool activated = getenv("LISTEN_FDS") != NULL || options->program.session_fd >= 0;
+	if (status == OPTIONS_STATUS_RUN && options->listen_text == NULL && !activated) {
+		status = options_wrong(&usage, "--listen is missing (see --help)");
+	}
+	return status;
+}

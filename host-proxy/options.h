@@ -1,0 +1,26 @@
+#ifndef HOST_PROXY_OPTIONS_H
+#define HOST_PROXY_OPTIONS_H
+
+#include <stdint.h>
+
+#include "channel/transport.h"
+#include "host-proxy/policy.h"
+#include "program/options.h"
+
+struct host_options {
+	struct program_options program; // first
+	struct transport listen;
+	const char *listen_text; // as it was given; NULL: the service manager has to pass a socket
+	const char *compositor;	 // NULL: $WAYLAND_DISPLAY
+	struct policy policy;
+	const char *app_id_prefix; // may be NULL
+	const char *title_prefix;  // may be NULL
+	uint64_t max_memory;	   // bytes, per session as all of these
+	uint32_t max_objects;
+	uint32_t max_fds;
+};
+
+// OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.
+int host_options_parse(struct host_options *options, int argc, char *argv[]);
+
+#endif

@@ -1,0 +1,117 @@
+#include "host-proxy/session_process.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "channel/transport.h"
+#include "host-proxy/options.h"
+#include "program/worker.h"
+#include "relay/handshake.h"
+#include "relay/session.h"
+
+#define HELLO_TIMEOUT_MS 10000
+#define FEATURES	 CHANNEL_FEATURE_TWIN
+
+struct preparation {
+	const struct host_options *options;
+	const struct transport *compositor;
+	struct handshake_hello hello; // the session borrows its contents
+};
+
+static void refuse(int channel_fd, uint32_t code, const char *text)
+{
+	log_limited(LOG_WARN, "refused: %s", text);
+	handshake_refuse(channel_fd, code, text);
+}
+
+static bool read_hello(int channel_fd, struct handshake_hello *hello)
+{
+	const char *wrong = handshake_read(channel_fd, HELLO_TIMEOUT_MS, hello);
+	if (wrong != NULL) {
+		refuse(channel_fd, CHANNEL_REFUSE_PROTOCOL, wrong);
+		return false;
+	}
+	if (strcmp(hello->service, "wayland") != 0) {
+		char text[128];
+		snprintf(text, sizeof(text), "no such service here: %s", hello->service);
+		refuse(channel_fd, CHANNEL_REFUSE_SERVICE, text);
+		return false;
+	}
+	return true;
+}
+
+// -1: the guest has been told.
+static int connect_compositor(int channel_fd, const struct transport *compositor)
+{
+	int fd = transport_connect(compositor);
+	if (fd < 0) {
+		char text[256];
+		snprintf(text, sizeof(text), "cannot connect to the compositor at %s: %s",
+			compositor->path, strerror(-fd));
+		refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
+		return -1;
+	}
+	return fd;
+}
+
+static void fill_session(const struct preparation *preparation, struct session_options *session)
+{
+	const struct host_options *options = preparation->options;
+	session->exports = WIRE_EVENT;
+	session->peer_contents = preparation->hello.contents;
+	session->n_peer_contents = preparation->hello.n_contents;
+	session->app_id_prefix = options->app_id_prefix;
+	session->title_prefix = options->title_prefix;
+	session->max_memory = options->max_memory;
+	session->max_objects = options->max_objects;
+	session->max_fds = options->max_fds;
+}
+
+static bool prepare(void *data, int channel_fd, struct session_options *session)
+{
+	struct preparation *preparation = data;
+	char peer[64];
+	transport_peer_name(channel_fd, peer, sizeof(peer));
+	log_info("connection from %s", peer);
+	if (!read_hello(channel_fd, &preparation->hello)) {
+		close(channel_fd);
+		return false;
+	}
+	int local_fd = connect_compositor(channel_fd, preparation->compositor);
+	if (local_fd < 0) {
+		close(channel_fd);
+		return false;
+	}
+	fill_session(preparation, session);
+	int error = handshake_welcome(channel_fd, &preparation->hello, 0);
+	if (error < 0) {
+		log_error("the guest is gone: %s", strerror(-error));
+		close(local_fd);
+		close(channel_fd);
+		return false;
+	}
+	session->local_fd = local_fd;
+	session->channel_fd = channel_fd;
+	return true;
+}
+
+static uint32_t offer_global(void *data, const char *interface, uint32_t version)
+{
+	const struct preparation *preparation = data;
+	return policy_offer((void *)&preparation->options->policy, interface, version);
+}
+
+int host_session_run(struct host_options *options, const struct transport *compositor)
+{
+	struct preparation preparation = {.options = options, .compositor = compositor};
+	const struct worker_config config = {
+		.program = "fdferry-host",
+		.options = &options->program,
+		.prepare = prepare,
+		.offer_global = offer_global,
+		.data = &preparation,
+	};
+	return worker_run(&config);
+}

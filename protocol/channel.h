@@ -1,0 +1,190 @@
+#ifndef PROTOCOL_CHANNEL_H
+#define PROTOCOL_CHANNEL_H
+
+#include <assert.h>
+#include <stdint.h>
+
+/**
+ * The channel's frames as they are on the wire; channel.md says what they mean. All integers are
+ * little-endian; nothing is aligned beyond four bytes, so 64-bit fields are read with memcpy.
+ */
+
+#define CHANNEL_MAGIC   0x52444646u // "FFDR"
+#define CHANNEL_VERSION 1
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are little-endian");
+
+#define CHANNEL_MAX_PAYLOAD  (68u * 1024)         // of any frame but MEM_WRITE
+#define CHANNEL_MAX_MESSAGES (64u * 1024)         // bytes of messages in one MESSAGES frame
+#define CHANNEL_MAX_FDREFS   253u                 // named by one MESSAGES frame
+#define CHANNEL_MAX_ROWS     (256u * 1024)        // bytes of rows in one MEM_WRITE frame
+#define CHANNEL_MAX_STREAM   (64u * 1024)         // bytes in one STREAM_DATA frame
+#define CHANNEL_MAX_TEXT     1024u                // of REFUSE and END
+#define CHANNEL_MAX_CONTENTS 8u                   // hashes in HELLO
+#define CHANNEL_MAX_RECTS    64u                  // in one MEM_COPY frame
+
+// Credit that each side has at first, without being told.
+#define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
+#define CHANNEL_STREAM_WINDOW  (256u * 1024)
+
+// An fdref opened by the host has this bit set, one opened by the guest has not. 0 is the session.
+#define CHANNEL_ID_HOST 0x80000000u
+#define CHANNEL_MAX_ID  0x0000ffffu // without the bit
+
+struct channel_header {
+	uint32_t length; // of the payload that follows
+	uint16_t type;   // enum channel_type
+	uint16_t flags;  // CHANNEL_FLAG_*
+	uint32_t id;     // the fdref spoken of, or 0
+	uint32_t arg;    // by type
+};
+static_assert(sizeof(struct channel_header) == 16, "on-wire size");
+
+// A receiver that does not know the type skips the frame; without the flag it ends the session.
+#define CHANNEL_FLAG_SKIPPABLE 0x0001
+
+enum channel_type {
+	CHANNEL_HELLO = 1,
+	CHANNEL_WELCOME = 2,
+	CHANNEL_REFUSE = 3, // arg: enum channel_refuse; payload: text
+	CHANNEL_END = 4,    // arg: enum channel_end; payload: text
+	CHANNEL_PING = 5,
+	CHANNEL_PONG = 6,
+	CHANNEL_MESSAGES = 7, // arg: number of fdref ids in front of the bytes
+	CHANNEL_CREDIT = 8,   // id: 0 for messages, else a stream; arg: bytes
+	CHANNEL_OPEN = 9,     // arg: enum channel_kind
+	CHANNEL_CLOSE = 10,
+	CHANNEL_CLOSED = 11,
+	CHANNEL_MEM_WRITE = 12,
+	CHANNEL_MEM_COPY = 13,
+	CHANNEL_MEM_RESIZE = 14,
+	CHANNEL_MEM_READ = 15,       // reserved
+	CHANNEL_MEM_READ_REPLY = 16, // reserved
+	CHANNEL_STREAM_DATA = 17,
+	CHANNEL_STREAM_EOF = 18,
+	CHANNEL_STREAM_STOP = 19, // arg: enum channel_stop
+};
+
+enum channel_refuse {
+	CHANNEL_REFUSE_VERSION = 1,
+	CHANNEL_REFUSE_SERVICE = 2,
+	CHANNEL_REFUSE_BUSY = 3,
+	CHANNEL_REFUSE_PROTOCOL = 4,
+	CHANNEL_REFUSE_UNREACHABLE = 5,
+};
+
+enum channel_end {
+	CHANNEL_END_DONE = 0,  // the local peer closed its connection
+	CHANNEL_END_ERROR = 1, // text says why
+};
+
+enum channel_stop {
+	CHANNEL_STOP_READER_GONE = 1, // the sender of data should see EPIPE
+	CHANNEL_STOP_ERROR = 2,
+};
+
+enum channel_kind {
+	CHANNEL_KIND_POOL = 1,
+	CHANNEL_KIND_FILE = 2,
+	CHANNEL_KIND_PIPE = 3,
+};
+
+struct channel_hello {
+	uint32_t magic;
+	uint16_t version_min;
+	uint16_t version_max;
+	uint32_t features; // none are defined yet: bits that the sender knows
+	uint16_t service_length; // bytes of the name that follows this struct, without a NUL
+	uint16_t n_contents;     // 16-byte hashes that follow the name
+	uint8_t boot_id[16];
+	uint32_t clock[2]; // low and high half of CLOCK_MONOTONIC in nanoseconds, as in every clock
+};
+static_assert(sizeof(struct channel_hello) == 40, "on-wire size");
+
+struct channel_welcome {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t reserved;
+	uint32_t features; // those of HELLO that are agreed to
+	uint8_t boot_id[16];
+	uint32_t hello_clock[2];    // as HELLO gave it
+	uint32_t received_clock[2]; // when HELLO came
+	uint32_t sent_clock[2];
+};
+static_assert(sizeof(struct channel_welcome) == 52, "on-wire size");
+
+struct channel_ping {
+	uint32_t clock[2];
+};
+static_assert(sizeof(struct channel_ping) == 8, "on-wire size");
+
+struct channel_pong {
+	uint32_t ping_clock[2];
+	uint32_t received_clock[2];
+	uint32_t sent_clock[2];
+};
+static_assert(sizeof(struct channel_pong) == 24, "on-wire size");
+
+// F_GET_SEALS of the original; CHANNEL_NO_SEALS where it cannot be sealed.
+#define CHANNEL_NO_SEALS 0xffffffffu
+
+enum channel_access {
+	CHANNEL_ACCESS_READ = 0, // the values of O_ACCMODE
+	CHANNEL_ACCESS_WRITE = 1,
+	CHANNEL_ACCESS_BOTH = 2,
+};
+
+// OPEN of POOL and FILE. A file's contents follow in MEM_WRITE frames unless the receiver named its
+// hash in HELLO.
+struct channel_open_memory {
+	uint32_t access; // enum channel_access of the original
+	uint32_t seals;
+	uint32_t size[2];
+	uint32_t offset[2]; // file offset of the original
+	uint8_t hash[16];   // of a file; zeros for a pool
+	uint32_t cached;    // 1: no contents follow
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");
+
+// OPEN of PIPE: the access of the end that the opener holds. WRITE: the receiver's side sends data.
+struct channel_open_pipe {
+	uint32_t access;
+	uint32_t nonblocking; // 1: the original had O_NONBLOCK set
+};
+static_assert(sizeof(struct channel_open_pipe) == 8, "on-wire size");
+
+// Followed by rows * row_bytes bytes, the rows one after another.
+struct channel_mem_write {
+	uint32_t offset[2]; // of the first row in the memory
+	uint32_t stride;    // from row to row in the memory, at least row_bytes
+	uint32_t row_bytes;
+	uint32_t rows;
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_mem_write) == 24, "on-wire size");
+
+// Followed by n_rects rectangles. id is the destination; both layouts have the same stride, and a
+// rectangle is at the same place in both. Within one memory the layouts do not overlap.
+struct channel_mem_copy {
+	uint32_t source; // fdref
+	uint32_t stride;
+	uint32_t source_offset[2];
+	uint32_t destination_offset[2];
+	uint32_t n_rects;
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_mem_copy) == 32, "on-wire size");
+
+struct channel_rect {
+	uint32_t x, y; // x and width in bytes, y and height in rows
+	uint32_t width, height;
+};
+static_assert(sizeof(struct channel_rect) == 16, "on-wire size");
+
+struct channel_mem_resize {
+	uint32_t size[2];
+};
+static_assert(sizeof(struct channel_mem_resize) == 8, "on-wire size");
+
+#endif

@@ -1,0 +1,288 @@
+#include <errno.h>
+#include <event2/event.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/workers.h"
+#include "tests/support/fd_count.h"
+
+/*
+ * This program is its own worker: with "--session-fd N" it does what the record that it is given
+ * says.
+ */
+
+static int worker_main(int session_fd, const char *mode)
+{
+	char record[WORKERS_RECORD_MAX];
+	struct fdlist fds;
+	if (strcmp(mode, "dies") == 0) {
+		return 1;
+	}
+	fdlist_init(&fds);
+	ssize_t n = workers_receive(session_fd, record, sizeof(record) - 1, &fds);
+	if (n <= 0) {
+		return n == 0 ? 0 : 2;
+	}
+	record[n] = '\0';
+	if (strcmp(record, "crash") == 0) {
+		raise(SIGKILL);
+	} else if (strcmp(record, "stay") == 0) {
+		workers_report(session_fd, "staying", 7, -1);
+		pause();
+	} else if (strcmp(record, "stubborn") == 0) {
+		signal(SIGTERM, SIG_IGN);
+		workers_report(session_fd, "staying", 7, -1);
+		for (;;) {
+			pause();
+		}
+	} else {
+		// "echo": the fds' own bytes come back, and one fd
+		char byte = '?';
+		int fd = fdlist_take(&fds);
+		if (read(fd, &byte, 1) != 1) {
+			return 3;
+		}
+		workers_report(session_fd, &byte, 1, fd);
+		close(fd);
+	}
+	fdlist_finish(&fds);
+	return 0;
+}
+
+struct fixture {
+	struct event_base *base;
+	struct workers *workers;
+	char text[64];  // of the last record
+	size_t records;
+	size_t fds;     // that came with records
+	size_t gone;
+	int status;     // of the last one gone
+};
+
+static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+{
+	struct fixture *fixture = data;
+	assert_true(len < sizeof(fixture->text));
+	memcpy(fixture->text, record, len);
+	fixture->text[len] = '\0';
+	fixture->records++;
+	fixture->fds += fds->count;
+}
+
+static void handle_gone(void *data, pid_t pid, int status)
+{
+	(void)pid;
+	struct fixture *fixture = data;
+	fixture->gone++;
+	fixture->status = status;
+}
+
+static const struct workers_handler handler = {.record = handle_record, .gone = handle_gone};
+
+static void start(struct fixture *fixture, const char *mode)
+{
+	static char program[] = "test-workers";
+	static char mode_text[16];
+	strncpy(mode_text, mode, sizeof(mode_text) - 1);
+	char *argv[] = {program, mode_text, NULL};
+	*fixture = (struct fixture){0};
+	fixture->base = event_base_new();
+	fixture->workers = workers_create(fixture->base, argv, &handler, fixture);
+	assert_non_null(fixture->workers);
+}
+
+static void stop(struct fixture *fixture)
+{
+	workers_destroy(fixture->workers, 2000);
+	event_base_free(fixture->base);
+}
+
+static void wait_for(struct fixture *fixture, const size_t *value, size_t wanted)
+{
+	while (*value < wanted) {
+		assert_int_equal(event_base_loop(fixture->base, EVLOOP_ONCE), 0);
+	}
+}
+
+static void assign(struct fixture *fixture, const char *text, struct fdlist *fds)
+{
+	assert_int_equal(workers_assign(fixture->workers, text, strlen(text), fds), 0);
+	assert_int_equal(fds->count, 0);
+}
+
+static void assign_nothing(struct fixture *fixture, const char *text)
+{
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assign(fixture, text, &fds);
+	fdlist_finish(&fds);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void a_worker_gets_its_record_and_fds_and_reports_back(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	for (size_t i = 1; i <= 3; i++) {
+		int pipe_fds[2];
+		struct fdlist fds;
+		assert_int_equal(pipe(pipe_fds), 0);
+		assert_int_equal(write(pipe_fds[1], "x", 1), 1);
+		close(pipe_fds[1]);
+		fdlist_init(&fds);
+		assert_true(fdlist_push(&fds, pipe_fds[0]));
+		assign(&fixture, "echo", &fds);
+		fdlist_finish(&fds);
+		wait_for(&fixture, &fixture.gone, i);
+		assert_string_equal(fixture.text, "x");
+		assert_int_equal(fixture.fds, i);
+		assert_int_equal(fixture.status, 0);
+	}
+	assert_int_equal(workers_busy(fixture.workers), 0);
+	stop(&fixture);
+}
+
+static void a_crash_is_told_with_its_signal(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	assign_nothing(&fixture, "crash");
+	assert_int_equal(workers_busy(fixture.workers), 1);
+	wait_for(&fixture, &fixture.gone, 1);
+	assert_true(WIFSIGNALED(fixture.status));
+	assert_int_equal(WTERMSIG(fixture.status), SIGKILL);
+	assert_int_equal(workers_busy(fixture.workers), 0);
+	stop(&fixture);
+}
+
+static void many_sessions_at_once_each_have_a_worker(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	for (int i = 0; i < 5; i++) {
+		assign_nothing(&fixture, "stay");
+	}
+	assert_int_equal(workers_busy(fixture.workers), 5);
+	wait_for(&fixture, &fixture.records, 5);
+	workers_signal(fixture.workers, SIGTERM);
+	wait_for(&fixture, &fixture.gone, 5);
+	assert_int_equal(WTERMSIG(fixture.status), SIGTERM);
+	stop(&fixture);
+}
+
+static void destroy_ends_the_running_and_kills_the_stubborn(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	assign_nothing(&fixture, "stay");
+	assign_nothing(&fixture, "stubborn");
+	wait_for(&fixture, &fixture.records, 2);
+	int64_t before = now_ms();
+	workers_destroy(fixture.workers, 100);
+	int64_t took = now_ms() - before;
+	assert_true(took >= 90 && took < 1500);
+	assert_int_equal(fixture.gone, 2);
+	event_base_free(fixture.base);
+}
+
+static void run_for(struct fixture *fixture, int ms)
+{
+	const struct timeval timeout = {.tv_usec = ms * 1000};
+	event_base_loopexit(fixture->base, &timeout);
+	event_base_dispatch(fixture->base);
+}
+
+static void assert_no_children(void)
+{
+	int status;
+	assert_int_equal(waitpid(-1, &status, WNOHANG), -1);
+	assert_int_equal(errno, ECHILD);
+}
+
+static void spares_that_die_at_once_are_not_started_for_ever(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "dies");
+	run_for(&fixture, 500);
+	assert_no_children();
+	// A session is a reason to try again, as often as at first.
+	struct fdlist fds;
+	fdlist_init(&fds);
+	workers_assign(fixture.workers, "echo", 4, &fds);
+	fdlist_finish(&fds);
+	run_for(&fixture, 500);
+	assert_no_children();
+	assert_int_equal(workers_busy(fixture.workers), 0);
+	stop(&fixture);
+}
+
+static void a_worker_whose_parent_is_gone_receives_nothing(void **state)
+{
+	(void)state;
+	int pair[2];
+	char record[16];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	close(pair[1]);
+	assert_int_equal(workers_receive(pair[0], record, sizeof(record), &fds), 0);
+	workers_report(pair[0], "x", 1, -1); // harmless
+	close(pair[0]);
+	fdlist_finish(&fds);
+}
+
+static void another_child_is_left_to_its_owner(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	pid_t pid = fork();
+	if (pid == 0) {
+		_exit(7);
+	}
+	assign_nothing(&fixture, "crash");
+	wait_for(&fixture, &fixture.gone, 1);
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(WEXITSTATUS(status), 7);
+	stop(&fixture);
+}
+
+int main(int argc, char *argv[])
+{
+	if (argc == 4 && strcmp(argv[1], "--session-fd") == 0) {
+		return worker_main(atoi(argv[2]), argv[3]);
+	}
+	const struct CMUnitTest tests[] = {
+		fd_count_test(a_worker_gets_its_record_and_fds_and_reports_back),
+		fd_count_test(a_crash_is_told_with_its_signal),
+		fd_count_test(many_sessions_at_once_each_have_a_worker),
+		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),
+		fd_count_test(spares_that_die_at_once_are_not_started_for_ever),
+		fd_count_test(a_worker_whose_parent_is_gone_receives_nothing),
+		fd_count_test(another_child_is_left_to_its_owner),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

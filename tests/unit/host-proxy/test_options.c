@@ -1,0 +1,149 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "host-proxy/options.h"
+#include "tests/support/fd_count.h"
+
+#define LISTEN "--listen", "unix:/run/channel"
+
+#define parse(options, ...) \
+	parse_list((options), (const char *[]){"fdferry-host", __VA_ARGS__, NULL})
+
+static int parse_list(struct host_options *options, const char *argv[])
+{
+	int argc = 0;
+	while (argv[argc] != NULL) {
+		argc++;
+	}
+	return host_options_parse(options, argc, (char **)argv);
+}
+
+static int group_setup(void **state)
+{
+	(void)state;
+	return unsetenv("LISTEN_FDS");
+}
+
+static void without_options_the_defaults_hold(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN), OPTIONS_STATUS_RUN);
+	assert_string_equal(options.listen.path, "/run/channel");
+	assert_null(options.compositor);
+	assert_null(options.app_id_prefix);
+	assert_null(options.title_prefix);
+	assert_int_equal(options.max_memory, UINT64_C(2) << 30);
+	assert_int_equal(options.max_objects, 262144);
+	assert_int_equal(options.max_fds, 4096);
+	assert_int_equal(options.program.max_sessions, 256);
+	assert_int_equal(policy_offer(&options.policy, "wl_shm", 1), 1);
+	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 0);
+}
+
+static void every_option_is_understood(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--listen", "vsock:1022", "--compositor", "wayland-5",
+				 "--allow", "zwlr_layer_shell_v1:3", "--deny", "wl_shm",
+				 "--app-id-prefix", "vm.", "--title-prefix", "[vm] ",
+				 "--max-memory", "64M", "--max-objects", "100", "--max-fds", "50",
+				 "--max-sessions", "7"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.listen.port, 1022);
+	assert_string_equal(options.compositor, "wayland-5");
+	assert_string_equal(options.app_id_prefix, "vm.");
+	assert_string_equal(options.title_prefix, "[vm] ");
+	assert_int_equal(options.max_memory, 64 << 20);
+	assert_int_equal(options.max_objects, 100);
+	assert_int_equal(options.max_fds, 50);
+	assert_int_equal(policy_offer(&options.policy, "wl_shm", 1), 0);
+	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 3);
+}
+
+static void memory_has_units(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "1"), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.max_memory, 1);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "3K"), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.max_memory, 3072);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "5G"), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.max_memory, UINT64_C(5) << 30);
+}
+
+static void the_service_wayland_is_the_compositor(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--service", "wayland=unix:/run/w"),
+		OPTIONS_STATUS_RUN);
+	assert_string_equal(options.compositor, "/run/w");
+}
+
+static void activation_makes_listen_superfluous(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--trace"), 2);
+	setenv("LISTEN_FDS", "1", 1);
+	assert_int_equal(parse(&options, "--trace"), OPTIONS_STATUS_RUN);
+	unsetenv("LISTEN_FDS");
+	assert_int_equal(parse(&options, "--session-fd", "3", "--trace"), OPTIONS_STATUS_RUN);
+}
+
+static void wrong_usage_is_status_2(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--listen", "vhost-user:/run/v"), 2);
+	assert_int_equal(parse(&options, LISTEN, LISTEN), 2);
+	assert_int_equal(parse(&options, LISTEN, "--connect", "unix:/x"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--", "command"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", ""), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "G"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "0"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "1T"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-memory", "8589934592G"), 2);
+	assert_int_equal(
+		parse(&options, LISTEN, "--max-memory", "00000000000000000000000000000001"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-fds", "4294967296"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--max-objects", "0"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--allow", "x y"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--deny", "wl_shm:1"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--deny", "*"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--compositor", ""), 2);
+	assert_int_equal(parse(&options, LISTEN, "--service", "dbus=unix:/run/bus"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--compositor", "wayland-0", "--service",
+				 "wayland=unix:/run/w"),
+		2);
+}
+
+static void help_and_version_need_nothing_else(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--help"), 0);
+	assert_int_equal(parse(&options, "--version"), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(without_options_the_defaults_hold),
+		fd_count_test(every_option_is_understood),
+		fd_count_test(memory_has_units),
+		fd_count_test(the_service_wayland_is_the_compositor),
+		fd_count_test(activation_makes_listen_superfluous),
+		fd_count_test(wrong_usage_is_status_2),
+		fd_count_test(help_and_version_need_nothing_else),
+	};
+	return cmocka_run_group_tests(tests, group_setup, NULL);
+}
