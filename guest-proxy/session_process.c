@@ -1,6 +1,7 @@
 #include "guest-proxy/session_process.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,7 +41,8 @@ static int open_channel(const struct guest_options *options, const struct sessio
 		return fd;
 	}
 	int error = say_hello(fd, session);
-	if (error < 0) {
+	// A host that has closed already has said why: the session reads that.
+	if (error < 0 && error != -EPIPE && error != -ECONNRESET) {
 		close(fd);
 		return error;
 	}

@@ -175,7 +175,7 @@ err_pair:;
 	errno = saved;
 err_worker:
 	free(worker);
-	log_errno("cannot start a session process");
+	log_limited(LOG_ERROR, "cannot start a session process: %m");
 	return NULL;
 }
 

@@ -21,7 +21,7 @@
 #define BUFFER_SIZE    (sizeof(struct channel_header) + CHANNEL_MAX_PAYLOAD + READ_SIZE)
 #define READS_PER_TURN 8
 #define SEND_PER_TURN  (1024 * 1024)
-#define IOV_PIECES     64
+#define IOV_PIECES     256
 #define PAGE           4096
 
 struct channel {
@@ -102,12 +102,31 @@ static size_t rows_pieces(const struct channel *channel, struct iovec *iov, size
 	return used;
 }
 
+/* Into memory of our own. */
+static void rows_copy_lasting(struct channel *channel, const uint8_t *data, size_t len)
+{
+	const struct channel_rows *rows = &channel->rows;
+	while (len > 0) {
+		size_t row = channel->rows_done / rows->row_bytes;
+		size_t column = channel->rows_done % rows->row_bytes;
+		size_t n = rows->row_bytes - column < len ? rows->row_bytes - column : len;
+		memcpy(rows->base + row * rows->stride + column, data, n);
+		channel->rows_done += n;
+		data += n;
+		len -= n;
+	}
+}
+
 /*
- * Copies buffered bytes to their rows. The kernel does it, so that memory which its owner has
- * truncated gives an error instead of SIGBUS.
+ * Copies buffered bytes to their rows. The kernel does it where the memory's owner may truncate it:
+ * that gives an error instead of SIGBUS.
  */
 static void rows_copy(struct channel *channel, const uint8_t *data, size_t len)
 {
+	if (channel->rows.base != NULL && channel->rows.lasting) {
+		rows_copy_lasting(channel, data, len);
+		return;
+	}
 	while (len > 0 && channel->rows.base != NULL) {
 		struct iovec to[IOV_PIECES];
 		struct iovec from = {.iov_base = (void *)data, .iov_len = len};
@@ -294,6 +313,9 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 			break;
 		}
 		take_all(channel);
+		if (!channel->destroyed && !channel->over) {
+			channel->handler->settled(channel->data);
+		}
 		if ((size_t)got < wanted && channel->error == 0) {
 			break;
 		}

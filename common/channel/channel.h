@@ -27,6 +27,7 @@ struct channel_rows {
 	size_t stride;
 	size_t row_bytes;
 	size_t rows;
+	bool lasting; // nobody else can truncate the memory: it may be touched from here
 };
 
 struct channel_handler {
@@ -43,6 +44,8 @@ struct channel_handler {
 	void (*ended)(void *data, int error, const char *reason);
 	// channel_queued has become less.
 	void (*drained)(void *data);
+	// All frames that one read brought were handed over: time to flush what they have caused.
+	void (*settled)(void *data);
 };
 
 // Takes fd, also on failure. handler and data are borrowed.

@@ -183,6 +183,7 @@ static const char *place_rows(struct fdref *ref, const struct channel_mem_write 
 		return "MEM_WRITE to a file out of order or past its end";
 	}
 	rows->base = file->mapping->data + file->received;
+	rows->lasting = true;
 	file->received += len;
 	ref->refs->counts.memory_received += len;
 	return NULL;

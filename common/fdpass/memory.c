@@ -202,6 +202,7 @@ static const char *place_in_replica(struct fdref *ref, const struct channel_mem_
 		return "MEM_WRITE past the end of its memory";
 	}
 	place_at(memory, write, rows);
+	rows->lasting = true;
 	return NULL;
 }
 

@@ -79,7 +79,7 @@ static void start_session(struct server *server, int fd)
 	if (fdlist_push(&fds, fd) && prepare_record(server, &record, &fds)) {
 		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
 		if (error < 0) {
-			log_error("session %u: cannot be started: %s", server->numbers,
+			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
 				strerror(-error));
 		}
 	}

@@ -5,6 +5,8 @@
 #include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include <wayland-util.h>
 
@@ -35,7 +37,10 @@ struct session {
 	struct fdrefs refs;
 	struct relay_clock clock;
 	struct wayland wayland;
-	struct event *timer; // pings, then last words
+	// Pings, then last words. A timerfd: with a timeout of the loop's own, every wait for the next
+	// message would start and cancel a kernel timer.
+	struct event *timer;
+	int timer_fd;
 	struct event *over_event;
 	uint64_t heard; // channel_bytes_received when the timer last ran
 	unsigned int silent_turns;
@@ -56,8 +61,8 @@ static bool local_is_client(const struct session *session)
 
 static void set_timer(struct session *session, int seconds)
 {
-	struct timeval after = {.tv_sec = seconds};
-	event_add(session->timer, &after);
+	struct itimerspec after = {.it_value.tv_sec = seconds};
+	timerfd_settime(session->timer_fd, 0, &after, NULL);
 }
 
 static void close_local(struct session *session)
@@ -307,7 +312,6 @@ static const char *handle_ping(struct session *session, const struct channel_fra
 	channel_put64(pong.received_clock, channel_clock());
 	channel_put64(pong.sent_clock, channel_clock());
 	channel_push(session->channel, CHANNEL_PONG, 0, 0, &pong, sizeof(pong), NULL, 0);
-	channel_flush(session->channel);
 	return NULL;
 }
 
@@ -333,21 +337,12 @@ static const char *handle_credit(struct session *session, const struct channel_f
 	return wrong;
 }
 
-static const char *handle_fdref_frame(struct session *session, const struct channel_frame *frame)
-{
-	const char *wrong = fdrefs_frame(&session->refs, frame);
-	if (session->channel != NULL) {
-		channel_flush(session->channel);
-	}
-	return wrong;
-}
-
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct session *session = data;
 	if (frame->header.id != 0) {
 		// Of a session that has failed, nothing is open any more.
-		return has_failed(session) ? NULL : handle_fdref_frame(session, frame);
+		return has_failed(session) ? NULL : fdrefs_frame(&session->refs, frame);
 	}
 	switch (frame->header.type) {
 	case CHANNEL_MESSAGES:
@@ -405,6 +400,18 @@ static void handle_channel_ended(void *data, int error, const char *wrong)
 	advance(session);
 }
 
+static void handle_settled(void *data)
+{
+	struct session *session = data;
+	if (session->local != NULL) {
+		wire_socket_flush(session->local);
+		if (!session->ending) {
+			wayland_report_credit(&session->wayland);
+		}
+	}
+	channel_flush(session->channel);
+}
+
 static void handle_channel_drained(void *data)
 {
 	struct session *session = data;
@@ -422,6 +429,7 @@ static const struct channel_handler channel_handler = {
 	.written = handle_written,
 	.ended = handle_channel_ended,
 	.drained = handle_channel_drained,
+	.settled = handle_settled,
 };
 
 static void handle_streams_over(void *data)
@@ -445,9 +453,12 @@ static void ping(struct session *session)
 
 static void handle_timer(evutil_socket_t fd, short what, void *data)
 {
-	(void)fd;
 	(void)what;
 	struct session *session = data;
+	uint64_t expirations;
+	if (read(fd, &expirations, sizeof(expirations)) < 0) {
+		return; // set anew meanwhile
+	}
 	if (session->ending && !carries_data(session)) {
 		// The last words had their time.
 		close_local(session);
@@ -525,9 +536,12 @@ struct session *session_create(const struct session_options *options)
 	session->channel =
 		channel_create(options->base, options->channel_fd, &channel_handler, session);
 	session->over_event = event_new(options->base, -1, 0, tell_over, session);
-	session->timer = event_new(options->base, -1, 0, handle_timer, session);
+	session->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	session->timer = event_new(
+		options->base, session->timer_fd, EV_READ | EV_PERSIST, handle_timer, session);
 	if (session->local == NULL || session->channel == NULL || session->timer == NULL ||
-		session->over_event == NULL || !connect_rooms(session)) {
+		session->over_event == NULL || session->timer_fd < 0 ||
+		event_add(session->timer, NULL) < 0 || !connect_rooms(session)) {
 		session_destroy(session);
 		errno = ENOMEM;
 		return NULL;
@@ -545,6 +559,9 @@ void session_destroy(struct session *session)
 	close_channel(session);
 	if (session->timer != NULL) {
 		event_free(session->timer);
+	}
+	if (session->timer_fd >= 0) {
+		close(session->timer_fd);
 	}
 	if (session->over_event != NULL) {
 		event_free(session->over_event);

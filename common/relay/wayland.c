@@ -572,11 +572,8 @@ const char *wayland_import(struct wayland *wayland, const struct channel_frame *
 		}
 		done += header.size;
 	}
-	if (flush_local(wayland, &run)) {
-		wayland->unreported += (uint32_t)len;
-		wire_socket_flush(wayland->options.local);
-		wayland_report_credit(wayland);
-	}
+	flush_local(wayland, &run);
+	wayland->unreported += (uint32_t)len;
 	return NULL;
 }
 

@@ -106,7 +106,8 @@ void wayland_finish(struct wayland *wayland);
 
 // Exports what is whole of the local socket's bytes, as far as the channel takes it.
 void wayland_export(struct wayland *wayland);
-// Imports a MESSAGES frame. NULL, or what is wrong with the frame itself.
+// Imports a MESSAGES frame; the local socket is to be flushed then. NULL, or what is wrong with the
+// frame itself.
 const char *wayland_import(struct wayland *wayland, const struct channel_frame *frame);
 // A CREDIT frame for messages.
 const char *wayland_credit(struct wayland *wayland, uint32_t bytes);

@@ -63,11 +63,11 @@ static int worker_main(int session_fd, const char *mode)
 struct fixture {
 	struct event_base *base;
 	struct workers *workers;
-	char text[64];  // of the last record
+	char text[64]; // of the last record
 	size_t records;
-	size_t fds;     // that came with records
+	size_t fds; // that came with records
 	size_t gone;
-	int status;     // of the last one gone
+	int status; // of the last one gone
 };
 
 static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)

@@ -52,9 +52,23 @@ static void wrong_addresses_are_refused(void **state)
 {
 	(void)state;
 	static const char *const wrong[] = {
-		"", "unix", "unix:", "unix:@", "tcp:1:2", "vsock:", "vsock::1", "vsock:1:",
-		"vsock:-1", "vsock:+1", "vsock: 1", "vsock:1x", "vsock:4294967295",
-		"vsock:4294967296", "vsock:99999999999999999999", "vsock:1:2:3", "vhost-user:/x",
+		"",
+		"unix",
+		"unix:",
+		"unix:@",
+		"tcp:1:2",
+		"vsock:",
+		"vsock::1",
+		"vsock:1:",
+		"vsock:-1",
+		"vsock:+1",
+		"vsock: 1",
+		"vsock:1x",
+		"vsock:4294967295",
+		"vsock:4294967296",
+		"vsock:99999999999999999999",
+		"vsock:1:2:3",
+		"vhost-user:/x",
 		"/run/x",
 	};
 	struct transport transport;

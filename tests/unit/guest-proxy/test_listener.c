@@ -66,7 +66,7 @@ static int listen_without_a_lock(const char *name)
 	fill(name, &address);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(listen(fd, 8), 0);
 	return fd;
 }
 

@@ -10,7 +10,7 @@
 
 #define CONNECT "--connect", "unix:/run/channel"
 
-#define parse(options, ...) \
+#define parse(options, ...)                                                                        \
 	parse_list((options), (const char *[]){"fdferry-guest", __VA_ARGS__, NULL})
 
 static int parse_list(struct guest_options *options, const char *argv[])
@@ -42,10 +42,10 @@ static void every_option_is_understood(void **state)
 {
 	(void)state;
 	struct guest_options options;
-	assert_int_equal(parse(&options, "--connect=vsock:2:1022", "--display", "wayland-7",
-				 "--protocol", "a.xml", "--protocol", "b.xml", "--trace", "--stats",
-				 "--log-level", "debug", "--oneshot", "--print-ready",
-				 "--max-sessions", "3"),
+	assert_int_equal(
+		parse(&options, "--connect=vsock:2:1022", "--display", "wayland-7", "--protocol",
+			"a.xml", "--protocol", "b.xml", "--trace", "--stats", "--log-level",
+			"debug", "--oneshot", "--print-ready", "--max-sessions", "3"),
 		OPTIONS_STATUS_RUN);
 	assert_int_equal(options.connect.kind, TRANSPORT_VSOCK);
 	assert_string_equal(options.display, "wayland-7");
@@ -73,8 +73,8 @@ static void a_session_process_parses_the_same_arguments(void **state)
 {
 	(void)state;
 	struct guest_options options;
-	assert_int_equal(parse(&options, "--session-fd", "3", CONNECT, "--", "weston"),
-		OPTIONS_STATUS_RUN);
+	assert_int_equal(
+		parse(&options, "--session-fd", "3", CONNECT, "--", "weston"), OPTIONS_STATUS_RUN);
 	assert_int_equal(options.program.session_fd, 3);
 }
 
@@ -82,8 +82,8 @@ static void the_service_wayland_is_the_display(void **state)
 {
 	(void)state;
 	struct guest_options options;
-	assert_int_equal(parse(&options, CONNECT, "--service", "wayland=unix:/run/w"),
-		OPTIONS_STATUS_RUN);
+	assert_int_equal(
+		parse(&options, CONNECT, "--service", "wayland=unix:/run/w"), OPTIONS_STATUS_RUN);
 	assert_string_equal(options.display, "/run/w");
 }
 
@@ -110,9 +110,8 @@ static void wrong_usage_is_status_2(void **state)
 	assert_int_equal(parse(&options, CONNECT, "--log-level", "loud"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--service", "mojo=unix:/run/m"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--service", "wayland=unix:relative"), 2);
-	assert_int_equal(parse(&options, CONNECT, "--display", "a", "--service",
-				 "wayland=unix:/run/w"),
-		2);
+	assert_int_equal(
+		parse(&options, CONNECT, "--display", "a", "--service", "wayland=unix:/run/w"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--session-fd", "1"), 2);
 }
 

@@ -11,7 +11,7 @@
 
 #define LISTEN "--listen", "unix:/run/channel"
 
-#define parse(options, ...) \
+#define parse(options, ...)                                                                        \
 	parse_list((options), (const char *[]){"fdferry-host", __VA_ARGS__, NULL})
 
 static int parse_list(struct host_options *options, const char *argv[])
@@ -50,11 +50,11 @@ static void every_option_is_understood(void **state)
 {
 	(void)state;
 	struct host_options options;
-	assert_int_equal(parse(&options, "--listen", "vsock:1022", "--compositor", "wayland-5",
-				 "--allow", "zwlr_layer_shell_v1:3", "--deny", "wl_shm",
-				 "--app-id-prefix", "vm.", "--title-prefix", "[vm] ",
-				 "--max-memory", "64M", "--max-objects", "100", "--max-fds", "50",
-				 "--max-sessions", "7"),
+	assert_int_equal(
+		parse(&options, "--listen", "vsock:1022", "--compositor", "wayland-5", "--allow",
+			"zwlr_layer_shell_v1:3", "--deny", "wl_shm", "--app-id-prefix", "vm.",
+			"--title-prefix", "[vm] ", "--max-memory", "64M", "--max-objects", "100",
+			"--max-fds", "50", "--max-sessions", "7"),
 		OPTIONS_STATUS_RUN);
 	assert_int_equal(options.listen.port, 1022);
 	assert_string_equal(options.compositor, "wayland-5");
@@ -83,8 +83,8 @@ static void the_service_wayland_is_the_compositor(void **state)
 {
 	(void)state;
 	struct host_options options;
-	assert_int_equal(parse(&options, LISTEN, "--service", "wayland=unix:/run/w"),
-		OPTIONS_STATUS_RUN);
+	assert_int_equal(
+		parse(&options, LISTEN, "--service", "wayland=unix:/run/w"), OPTIONS_STATUS_RUN);
 	assert_string_equal(options.compositor, "/run/w");
 }
 

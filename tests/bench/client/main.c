@@ -1,0 +1,115 @@
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "tests/bench/client/workloads.h"
+
+static const struct {
+	const char *name;
+	workload *run;
+	struct job job; // unless the command line says otherwise
+	const char *what;
+} workloads[] = {
+	{"rtt", workload_rtt, {5000, 0.5, 0, 0, false}, "wl_display.sync round trips"},
+	{"burst", workload_burst, {4000000, 0.5, 0, 0, false}, "a flood of 24-byte requests"},
+	{"connect", workload_connect, {200, 2, 0, 0, false}, "connections, one after another"},
+	{"startup", workload_startup, {100, 2, 0, 0, false},
+		"connections up to keymap and first frame"},
+	{"damage", workload_damage, {510, 1, 3840, 2160, false},
+		"frames with 64x64 of damage, one at a time"},
+	{"full", workload_full, {1000, 1, 1920, 1080, false}, "frames of fresh noise"},
+	{"sparse", workload_sparse, {1000, 1, 1920, 1080, false},
+		"full damage, 64x64 really changed"},
+	{"static", workload_static, {1000, 1, 1920, 1080, false}, "full damage, nothing changed"},
+	{"clipboard", workload_clipboard, {64, 1, 0, 0, false},
+		"pastes between two clients, of --count MiB"},
+	{"memory", workload_memory, {0, 0, 1920, 1080, false}, "a window until stdin ends"},
+};
+
+#define WORKLOADS (sizeof(workloads) / sizeof(workloads[0]))
+
+static void usage(void)
+{
+	fprintf(stderr, "usage: bench-client [--count N] [--seconds S] [--timeout S] [--announce] "
+			"WORKLOAD [WIDTHxHEIGHT]\n");
+	for (size_t i = 0; i < WORKLOADS; i++) {
+		fprintf(stderr, "  %-10s %s\n", workloads[i].name, workloads[i].what);
+	}
+	exit(2);
+}
+
+static size_t find_workload(const char *name)
+{
+	for (size_t i = 0; i < WORKLOADS; i++) {
+		if (name != NULL && strcmp(workloads[i].name, name) == 0) {
+			return i;
+		}
+	}
+	usage();
+	return 0;
+}
+
+struct settings {
+	struct job job; // zero where not set
+	unsigned timeout;
+};
+
+static void parse_options(int argc, char *argv[], struct settings *settings)
+{
+	static const struct option options[] = {
+		{"count", required_argument, NULL, 'n'},
+		{"seconds", required_argument, NULL, 's'},
+		{"timeout", required_argument, NULL, 't'},
+		{"announce", no_argument, NULL, 'a'},
+		{0},
+	};
+	int option;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		switch (option) {
+		case 'n':
+			settings->job.count = strtoul(optarg, NULL, 10);
+			break;
+		case 's':
+			settings->job.seconds = strtod(optarg, NULL);
+			break;
+		case 't':
+			settings->timeout = (unsigned)strtoul(optarg, NULL, 10);
+			break;
+		case 'a':
+			settings->job.announce = true;
+			break;
+		default:
+			usage();
+		}
+	}
+}
+
+static void parse_size(const char *text, struct job *job)
+{
+	if (text == NULL) {
+		return;
+	}
+	if (sscanf(text, "%dx%d", &job->width, &job->height) != 2 || job->width <= 64 ||
+		job->height <= 64 || job->width > 8192 || job->height > 8192) {
+		usage();
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	struct settings settings = {.timeout = 60};
+	parse_options(argc, argv, &settings);
+	if (optind >= argc) {
+		usage();
+	}
+	size_t chosen = find_workload(argv[optind]);
+	struct job job = workloads[chosen].job;
+	job.announce = settings.job.announce;
+	job.count = settings.job.count > 0 ? settings.job.count : job.count;
+	job.seconds = settings.job.seconds > 0 ? settings.job.seconds : job.seconds;
+	parse_size(argv[optind + 1], &job);
+	alarm(settings.timeout); // whatever hangs ends here
+	workloads[chosen].run(&job);
+	return 0;
+}

@@ -1,0 +1,14 @@
+#ifndef TESTS_BENCH_LISTEN_H
+#define TESTS_BENCH_LISTEN_H
+
+#include <sys/un.h>
+
+// The address of a Wayland display: a path, or a name in $XDG_RUNTIME_DIR. Ends the program where
+// it does not fit.
+struct sockaddr_un listen_address(const char *display);
+
+// A listening socket, non-blocking and CLOEXEC, in place of whatever socket was there. Ends the
+// program on failure.
+int listen_on(const char *display);
+
+#endif

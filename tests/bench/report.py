@@ -1,0 +1,150 @@
+"""What is measured, what was promised, and how both are shown."""
+
+import collections
+import operator
+import statistics
+
+# args: bench-client's; key: the figure of its result that counts, times scale;
+# one_cpu: everything runs on one CPU (see README.md).
+Workload = collections.namedtuple("Workload", "name args key scale unit one_cpu timeout",
+                                  defaults=(False, 20))
+
+WORKLOADS = (
+    Workload("rtt", ("rtt",), "p50_us", 1, "µs", True),
+    Workload("rtt-all-cpus", ("rtt",), "p50_us", 1, "µs"),
+    Workload("burst", ("burst",), "requests_per_s", 1e-6, "M/s"),
+    Workload("connect", ("connect",), "p50_us", 1e-3, "ms"),
+    Workload("startup", ("startup",), "p50_us", 1e-3, "ms"),
+    Workload("damage-4k", ("damage", "3840x2160"), "p50_us", 1, "µs", True),
+    Workload("damage-1080p", ("damage", "1920x1080"), "p50_us", 1, "µs", True),
+    Workload("damage-4k-all-cpus", ("damage", "3840x2160"), "p50_us", 1, "µs"),
+    Workload("full-1080p", ("full", "1920x1080"), "frames_per_s", 1, "frames/s"),
+    Workload("sparse-1080p", ("sparse", "1920x1080"), "frames_per_s", 1, "frames/s"),
+    Workload("static-1080p", ("static", "1920x1080"), "frames_per_s", 1, "frames/s"),
+    Workload("clipboard", ("clipboard",), "mib_per_s", 1, "MiB/s", timeout=10),
+    Workload("clipboard-one-cpu", ("clipboard",), "mib_per_s", 1, "MiB/s", True, timeout=10),
+    Workload("memory", ("memory", "1920x1080"), "mib", 1, "MiB"),
+)
+
+Figure = collections.namedtuple("Figure", "workload contender key", defaults=("value",))
+Target = collections.namedtuple("Target", "what figure divisor relation limit",
+                                defaults=(None, None, None))
+
+RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
+
+TARGETS = (
+    Target("round trip, against relay",
+           Figure("rtt", "fdferry"), Figure("rtt", "relay"), "<=", 1.25),
+    Target("64x64 damage on 4K, times faster than waypipe",
+           Figure("damage-4k", "waypipe"), Figure("damage-4k", "fdferry"), ">=", 50),
+    Target("64x64 damage, 4K against 1080p",
+           Figure("damage-4k", "fdferry"), Figure("damage-1080p", "fdferry"), "<=", 1.3),
+    Target("full 1080p frames, rate against waypipe",
+           Figure("full-1080p", "fdferry"), Figure("full-1080p", "waypipe"), ">=", 2.5),
+    Target("full 1080p frames, CPU against waypipe",
+           Figure("full-1080p", "fdferry", "cpu_us"), Figure("full-1080p", "waypipe", "cpu_us"),
+           "<", 0.5),
+    Target("connect to first round trip, against waypipe",
+           Figure("connect", "fdferry"), Figure("connect", "waypipe"), "<=", 0.125),
+    Target("tiny requests, rate against relay",
+           Figure("burst", "fdferry"), Figure("burst", "relay"), ">=", 0.8),
+    Target("64 MiB clipboard, rate against direct",
+           Figure("clipboard", "fdferry"), Figure("clipboard", "direct"), ">=", 0.3),
+    Target("memory beyond the pools per client, MiB",
+           Figure("memory", "fdferry"), None, "<", 6),
+)
+
+
+class Samples:
+    """One dict per measurement: contender, workload, repetition, value and perhaps cpu_us."""
+
+    def __init__(self):
+        self.all = []
+        self.failures = {}  # (workload, contender): reasons
+
+    def values(self, figure):
+        return {sample["repetition"]: sample[figure.key] for sample in self.all
+                if sample["workload"] == figure.workload
+                and sample["contender"] == figure.contender
+                and sample.get(figure.key) is not None}
+
+    def results(self, target):
+        """The target's ratio in every repetition that has both of its sides."""
+        values = self.values(target.figure)
+        if target.divisor is None:
+            return list(values.values())
+        divisors = self.values(target.divisor)
+        return [values[i] / divisors[i] for i in values if divisors.get(i)]
+
+
+def number(value):
+    digits = 0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def cell(samples, figure):
+    values = list(samples.values(figure).values())
+    if not values:
+        failed = figure.key == "value" and (figure.workload, figure.contender) in samples.failures
+        return "failed" if failed else "-"
+    median = statistics.median(values)
+    spread = (max(values) - min(values)) / 2 / median * 100 if median else 0
+    return f"{number(median)} ±{spread:.0f}%"
+
+
+def print_rows(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join([row[0].ljust(widths[0])] + [text.rjust(width) for text, width
+                                                     in zip(row[1:], widths[1:])]).rstrip())
+
+
+def print_figures(samples, workloads, names):
+    rows = [["workload", "unit", *names]]
+    for workload in workloads:
+        rows.append([workload.name, workload.unit]
+                    + [cell(samples, Figure(workload.name, name)) for name in names])
+    print_rows(rows)
+
+    print("\nCPU of the proxies per round trip, request, connection, frame or MiB")
+    names = [name for name in names if name != "direct"]
+    rows = [["workload", "unit", *names]]
+    for workload in workloads:
+        if workload.name != "memory":
+            rows.append([workload.name, "µs"] + [
+                cell(samples, Figure(workload.name, name, "cpu_us")) for name in names])
+    print_rows(rows)
+
+
+def judge(samples, target):
+    results = samples.results(target)
+    if not results:
+        return None
+    median = statistics.median(results)
+    return {
+        "what": target.what,
+        "median": median,
+        "min": min(results),
+        "max": max(results),
+        "relation": target.relation,
+        "limit": target.limit,
+        "met": RELATIONS[target.relation](median, target.limit),
+    }
+
+
+def targets_of(workloads):
+    names = {workload.name for workload in workloads}
+    return [target for target in TARGETS if target.figure.workload in names]
+
+
+def print_targets(targets, verdicts):
+    rows = [["target", "limit", "median", "min .. max", "verdict"]]
+    for target, verdict in zip(targets, verdicts):
+        limit = f"{target.relation} {target.limit:g}"
+        if verdict is None:
+            rows.append([target.what, limit, "-", "-", "not measured"])
+        else:
+            rows.append([target.what, limit, number(verdict["median"]),
+                         f"{number(verdict['min'])} .. {number(verdict['max'])}",
+                         "met" if verdict["met"] else "MISSED"])
+    print_rows(rows)

@@ -1,0 +1,82 @@
+"""fdferry-host and fdferry-guest between a client and its compositor."""
+
+import os
+import re
+import time
+
+from compositors import ping
+from processes import Failure, Process, pids_of_session, wait_until
+
+SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:|Assertion .* failed)")
+
+
+class Pair:
+    """`display` is the absolute path of the socket that clients use."""
+
+    def __init__(self, build, directory, compositor, environment, allow=()):
+        self.directory = os.path.join(directory, "pair")
+        os.mkdir(self.directory, 0o700)
+        self.environment = {**environment, "XDG_RUNTIME_DIR": self.directory}
+        self.display = os.path.join(self.directory, "fdferry-0")
+        self.programs = []
+        channel = f"unix:{self.directory}/chan"
+        try:
+            self.start("host", os.path.join(build, "host-proxy", "fdferry-host"), [
+                "--listen", channel, "--compositor", compositor,
+                *(word for name in allow for word in ("--allow", name))])
+            self.start("guest", os.path.join(build, "guest-proxy", "fdferry-guest"), [
+                "--connect", channel, "--display", "fdferry-0"])
+            ping(self.display)
+            self.baseline = self.settled_census()
+        except (Failure, OSError) as failure:
+            self.kill()
+            raise Failure(f"the pair does not start: {failure}")
+
+    def start(self, name, program, options):
+        process = Process(name, [program, "--print-ready", *options], self.environment,
+                          self.directory)
+        self.programs.append(process)
+
+        def is_ready():
+            if process.has_ended():
+                raise Failure(f"{name} ended: {process.output().strip()[-300:]}")
+            return "READY" in process.output().split("\n")
+        wait_until(f"{name} prints READY", is_ready, deadline=20)
+
+    def census(self):
+        """Of each program: how many processes it has, and how many fds its parent has open."""
+        return {program.name: (len(pids_of_session(program.pid)),
+                               len(os.listdir(f"/proc/{program.pid}/fd")))
+                for program in self.programs}
+
+    def settled_census(self):
+        def settled():
+            first = self.census()
+            time.sleep(0.3)
+            return first if first == self.census() else None
+        return wait_until("the idle pair comes to rest", settled, deadline=20)
+
+    def check_idle(self):
+        """Nothing of the clients that have gone may remain."""
+        for program in self.programs:
+            if program.has_ended():
+                raise Failure(f"{program.name} died: {program.output().strip()[-300:]}")
+        try:
+            wait_until("idle", lambda: self.census() == self.baseline, deadline=15)
+        except Failure:
+            raise Failure("(processes, fds of the parent) do not return to idle: "
+                          f"{self.baseline} before, {self.census()} after")
+
+    def stop(self):
+        """Both must end cleanly by SIGTERM, without a complaint of a sanitizer."""
+        for program in reversed(self.programs):
+            status = program.stop()
+            if status != 0:
+                raise Failure(f"{program.name} ends with status {status} after SIGTERM")
+            complaint = SANITIZER.search(program.output())
+            if complaint:
+                raise Failure(f"{program.name} says {complaint.group(0)}; see {program.log}")
+
+    def kill(self):
+        for program in self.programs:
+            program.stop(patience=0)
