@@ -66,13 +66,6 @@ void objects_finish(struct objects *objects)
 	finish_range(&objects->server);
 }
 
-struct object *objects_get(const struct objects *objects, uint32_t id)
-{
-	size_t index;
-	struct object_range *range = range_of((struct objects *)objects, id, &index);
-	return index < range->count && range->objects[index].used ? &range->objects[index] : NULL;
-}
-
 const char *objects_insert(struct objects *objects, uint32_t id,
 	const struct wire_interface *interface, uint32_t version)
 {

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "wire/message.h"
+
 struct wire_interface;
 
 /**
@@ -40,7 +42,15 @@ bool objects_init(struct objects *objects, size_t max);
 void objects_finish(struct objects *objects);
 
 // NULL if there is none. Valid until the next insert.
-struct object *objects_get(const struct objects *objects, uint32_t id);
+static inline struct object *objects_get(const struct objects *objects, uint32_t id)
+{
+	const struct object_range *range = &objects->client;
+	if (id >= WIRE_SERVER_ID_MIN) {
+		range = &objects->server;
+		id -= WIRE_SERVER_ID_MIN;
+	}
+	return id < range->count && range->objects[id].used ? &range->objects[id] : NULL;
+}
 // NULL, or in one phrase why id cannot be given to a new object. Ids are given out densely, as
 // libwayland does it (wl_map): a client's must be the next one or a free one.
 const char *objects_insert(struct objects *objects, uint32_t id,

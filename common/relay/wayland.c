@@ -141,7 +141,7 @@ static bool is_plain(const struct wire_op *op, wayland_hook_func hook)
 static const char *make_objects(struct wayland_call *call)
 {
 	const struct wire_op *op = call->message.op;
-	for (size_t i = 0; op->makes_object && i < op->n_args; i++) {
+	for (size_t i = 0; i < op->n_args; i++) {
 		const struct wire_arg *arg = &call->message.args[i];
 		const struct wire_interface *interface;
 		uint32_t version = call->object->version;
@@ -276,17 +276,18 @@ void wayland_flush_exports(struct wayland *wayland)
 static bool add_refs(struct wayland *wayland, struct wayland_run *run, const struct wayland_call *call)
 {
 	size_t size = call->n_refs * sizeof(uint32_t);
+	if (size == 0) {
+		return true;
+	}
 	if (wayland->pending.size + size > CHANNEL_MAX_FDREFS * sizeof(uint32_t)) {
 		flush_run(wayland, run);
 	}
-	uint32_t *refs = size == 0 ? NULL : wl_array_add(&wayland->pending, size);
-	if (size > 0 && refs == NULL) {
+	uint32_t *refs = wl_array_add(&wayland->pending, size);
+	if (refs == NULL) {
 		fail(wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 		return false;
 	}
-	if (size > 0) {
-		memcpy(refs, call->refs, size);
-	}
+	memcpy(refs, call->refs, size);
 	return true;
 }
 
@@ -303,7 +304,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	if (wayland->options.trace != NULL) {
 		trace(call, wire_socket_fds(wayland->options.local));
 	}
-	wrong = make_objects(call);
+	wrong = op->makes_object ? make_objects(call) : NULL;
 	if (wrong != NULL) {
 		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
 		return false;
@@ -494,7 +495,7 @@ static bool import_message(struct wayland *wayland, struct wayland_call *call,
 	if (!import_refs(call)) {
 		return false;
 	}
-	wrong = make_objects(call);
+	wrong = op->makes_object ? make_objects(call) : NULL;
 	if (wrong != NULL) {
 		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
 		return false;

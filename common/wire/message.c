@@ -20,20 +20,6 @@ static uint64_t round_up(uint32_t len)
 	return ((uint64_t)len + 3) & ~(uint64_t)3;
 }
 
-bool wire_header_decode(const uint8_t *data, size_t len, struct wire_header *header)
-{
-	if (len < WIRE_HEADER_SIZE) {
-		return false;
-	}
-	uint32_t word = read_word(data + 4);
-	*header = (struct wire_header){
-		.object = read_word(data),
-		.size = word >> 16,
-		.opcode = word & 0xffff,
-	};
-	return true;
-}
-
 // The arguments that were not decoded yet.
 struct cursor {
 	uint8_t *data;
@@ -154,6 +140,16 @@ static const char *decode_arg(
 	return "argument of no known type";
 }
 
+// The quick way for most messages; what is not of a word's type stays unset.
+static void decode_words(struct wire_message *message, uint8_t *data)
+{
+	for (size_t i = 0; i < message->op->n_args; i++) {
+		struct wire_arg *arg = &message->args[i];
+		arg->word = (uint32_t *)(data + i * sizeof(uint32_t));
+		memcpy(&arg->value, arg->word, sizeof(arg->value));
+	}
+}
+
 const char *wire_message_decode(struct wire_message *message, const struct wire_header *header,
 	uint8_t *data, const struct wire_op *op)
 {
@@ -164,6 +160,10 @@ const char *wire_message_decode(struct wire_message *message, const struct wire_
 	message->header = *header;
 	message->data = data;
 	message->op = op;
+	if (op->only_words && header->size == op->fixed_size) {
+		decode_words(message, data + WIRE_HEADER_SIZE);
+		return NULL;
+	}
 	struct cursor cursor = {
 		.data = data + WIRE_HEADER_SIZE,
 		.len = header->size - WIRE_HEADER_SIZE,

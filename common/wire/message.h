@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "wire/schema.h"
 
@@ -41,7 +42,20 @@ struct wire_message {
 };
 
 // False if fewer than WIRE_HEADER_SIZE bytes are given. Does not judge the values.
-bool wire_header_decode(const uint8_t *data, size_t len, struct wire_header *header);
+static inline bool wire_header_decode(const uint8_t *data, size_t len, struct wire_header *header)
+{
+	uint32_t words[2];
+	if (len < sizeof(words)) {
+		return false;
+	}
+	memcpy(words, data, sizeof(words));
+	*header = (struct wire_header){
+		.object = words[0],
+		.size = words[1] >> 16,
+		.opcode = words[1] & 0xffff,
+	};
+	return true;
+}
 
 // Splits a whole message (header->size bytes at data, 4-byte aligned) by its op. Returns NULL, or
 // in one static phrase what is wrong with it: a size that does not fit the signature, a string

@@ -135,10 +135,14 @@ static size_t compile_args(
 // What follows from the arguments.
 static void summarize_args(struct wire_op *op)
 {
-	bool varies = false;
+	bool varies = false, words = true;
 	uint32_t size = 8;
 	for (size_t i = 0; i < op->n_args; i++) {
 		enum wire_arg_type type = op->args[i].type;
+		bool is_word = type == WIRE_ARG_INT || type == WIRE_ARG_UINT ||
+			type == WIRE_ARG_FIXED ||
+			(type == WIRE_ARG_OBJECT && op->args[i].nullable);
+		words = words && is_word;
 		if (type == WIRE_ARG_FD) {
 			op->n_fds++;
 			continue;
@@ -153,6 +157,7 @@ static void summarize_args(struct wire_op *op)
 		size += 4;
 	}
 	op->fixed_size = varies ? 0 : size;
+	op->only_words = words;
 }
 
 static bool compile_op(struct wire_op *op, const char *interface, const struct wl_message *message)

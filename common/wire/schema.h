@@ -48,6 +48,7 @@ struct wire_op {
 	const struct wire_arg_spec *args;
 	size_t n_fds;
 	uint32_t fixed_size; // in bytes with the header; 0 if a string or array makes it vary
+	bool only_words;     // fixed_size, and any words are valid arguments
 	bool makes_object;   // has a new_id of either form
 	bool is_destructor;
 	enum protocol_fd_kind fd_kind; // of all its fds
