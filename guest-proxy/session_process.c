@@ -63,7 +63,6 @@ static bool prepare(void *data, int client_fd, struct session_options *session)
 		return false;
 	}
 	session->local_fd = client_fd;
-	session->exports = WIRE_REQUEST;
 	session->max_memory = MAX_MEMORY;
 	session->max_objects = MAX_OBJECTS;
 	session->max_fds = MAX_FDS;
@@ -75,6 +74,7 @@ int guest_session_run(struct guest_options *options)
 	const struct worker_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
+		.exports = WIRE_REQUEST,
 		.keeps_contents = true,
 		.prepare = prepare,
 		.data = options,

@@ -59,7 +59,6 @@ static int connect_compositor(int channel_fd, const struct transport *compositor
 static void fill_session(const struct preparation *preparation, struct session_options *session)
 {
 	const struct host_options *options = preparation->options;
-	session->exports = WIRE_EVENT;
 	session->peer_contents = preparation->hello.contents;
 	session->n_peer_contents = preparation->hello.n_contents;
 	session->app_id_prefix = options->app_id_prefix;
@@ -109,6 +108,7 @@ int host_session_run(struct host_options *options, const struct transport *compo
 	const struct worker_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
+		.exports = WIRE_EVENT,
 		.prepare = prepare,
 		.offer_global = offer_global,
 		.data = &preparation,

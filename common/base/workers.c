@@ -18,7 +18,8 @@
 #include "base/log.h"
 #include "base/scm.h"
 
-#define SPARES		  1
+#define SPARES		  2
+#define REFILL_AFTER_MS	  10
 #define EARLY_DEATHS_MAX  3    // spares in a row that did not even live for
 #define EARLY_DEATH_MS	  1000 // this long
 #define RECORDS_PER_WAKE  16
@@ -182,7 +183,10 @@ err_worker:
 static void refill_later(struct workers *workers)
 {
 	if (!workers->stopping && workers->early_deaths < EARLY_DEATHS_MAX) {
-		event_active(workers->refill, EV_TIMEOUT, 0);
+		// Not at once: starting a process would take the time of the session that has just
+		// begun. Connections that come meanwhile find the other spares, or start their own.
+		const struct timeval later = {.tv_usec = REFILL_AFTER_MS * 1000};
+		event_add(workers->refill, &later);
 	}
 }
 
@@ -318,6 +322,7 @@ struct workers *workers_create(struct event_base *base, char *const argv[],
 		errno = saved;
 		return NULL;
 	}
+	refill_later(workers);
 	return workers;
 }
 

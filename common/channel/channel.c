@@ -64,6 +64,7 @@ static void free_channel(struct channel *channel)
 	if (channel->out != NULL) {
 		evbuffer_free(channel->out);
 	}
+	mapping_unref(channel->rows.mapping);
 	close(channel->fd);
 	free(channel->in);
 	free(channel);
@@ -160,13 +161,24 @@ static const char *begin_rows(struct channel *channel, const struct channel_head
 	};
 	const char *wrong =
 		channel->handler->place(channel->data, header->id, write, &channel->rows);
-	if (wrong != NULL) {
+	if (wrong != NULL || total == 0) {
+		channel->rows.mapping = NULL;
 		return wrong;
+	}
+	if (channel->rows.mapping != NULL) {
+		mapping_ref(channel->rows.mapping);
 	}
 	channel->rows_id = header->id;
 	channel->rows_done = 0;
 	channel->rows_total = total;
 	return NULL;
+}
+
+static void finish_rows(struct channel *channel)
+{
+	mapping_unref(channel->rows.mapping);
+	channel->rows.mapping = NULL;
+	channel->handler->written(channel->data, channel->rows_id);
 }
 
 static void take_rows(struct channel *channel)
@@ -178,7 +190,7 @@ static void take_rows(struct channel *channel)
 	rows_copy(channel, channel->in + channel->in_start, n);
 	channel->in_start += n;
 	if (channel->rows_done == channel->rows_total) {
-		channel->handler->written(channel->data, channel->rows_id);
+		finish_rows(channel);
 	}
 }
 
@@ -215,7 +227,12 @@ static bool take_frame(struct channel *channel, const char **wrong)
 	if (have < sizeof(header) + header.length) {
 		return false;
 	}
-	struct channel_frame frame = {.header = header, .payload = data + sizeof(header)};
+	uint8_t *payload = data + sizeof(header);
+	size_t off = (size_t)(payload - channel->in) & 3;
+	if (off > 0) { // after a frame of odd length; over its own header, which is copied
+		memmove(payload - off, payload, header.length);
+	}
+	struct channel_frame frame = {.header = header, .payload = payload - off};
 	channel->in_start += sizeof(header) + header.length;
 	*wrong = channel->handler->frame(channel->data, &frame);
 	return *wrong == NULL;
@@ -285,7 +302,7 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 	channel->rows_done += to_rows;
 	channel->in_end += (size_t)got - to_rows;
 	if (to_rows > 0 && channel->rows_done == channel->rows_total) {
-		channel->handler->written(channel->data, channel->rows_id);
+		finish_rows(channel);
 	}
 	return got;
 }

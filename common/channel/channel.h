@@ -21,20 +21,21 @@ struct channel_frame {
 	uint8_t *payload; // header.length bytes, 4-byte aligned; the handler may change them
 };
 
-// Rows of memory; nothing here owns it.
+// Rows of memory.
 struct channel_rows {
 	uint8_t *base; // of the first row
 	size_t stride;
 	size_t row_bytes;
 	size_t rows;
 	bool lasting; // nobody else can truncate the memory: it may be touched from here
+	struct mapping *mapping; // that they lie in, borrowed: a placed one is kept until written
 };
 
 struct channel_handler {
 	// A whole frame other than MEM_WRITE. NULL, or in one phrase what is wrong with it.
 	const char *(*frame)(void *data, const struct channel_frame *frame);
 	// The rows of a MEM_WRITE are about to come: fill in where they belong. base == NULL takes and
-	// forgets them. The memory must stay mapped until written. The phrase as above.
+	// forgets them. The phrase as above.
 	const char *(*place)(void *data, uint32_t id, const struct channel_mem_write *write,
 		struct channel_rows *rows);
 	// All rows of the last place are in.

@@ -72,19 +72,6 @@ static uint8_t *read_file(int fd, uint64_t size)
 	return data;
 }
 
-/* Two files with other seals or access modes are not the same file. */
-static void hash_file(struct channel_open_memory *open, const uint8_t *data, uint64_t size)
-{
-	struct content_hash parts[2] = {0};
-	content_hash_bytes(&parts[0], data, size);
-	memcpy(parts[1].bytes, &open->seals, sizeof(open->seals));
-	memcpy(parts[1].bytes + 4, &open->access, sizeof(open->access));
-	memcpy(parts[1].bytes + 8, &size, sizeof(size));
-	struct content_hash hash;
-	content_hash_bytes(&hash, parts, sizeof(parts));
-	memcpy(open->hash, hash.bytes, sizeof(open->hash));
-}
-
 static bool peer_has(const struct fdrefs *refs, const uint8_t hash[CONTENT_HASH_SIZE])
 {
 	for (size_t i = 0; i < refs->n_peer_contents; i++) {
@@ -138,7 +125,9 @@ uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong)
 	file->open.seals = fd_seals(fd);
 	channel_put64(file->open.size, size);
 	channel_put64(file->open.offset, offset < 0 ? 0 : (uint64_t)offset);
-	hash_file(&file->open, data, size);
+	struct content_hash hash;
+	content_hash_bytes(&hash, data, size);
+	memcpy(file->open.hash, hash.bytes, sizeof(file->open.hash));
 	file->open.cached = peer_has(refs, file->open.hash);
 	if (!fdrefs_open(refs, &file->ref, &exported, CHANNEL_KIND_FILE, &file->open,
 		    sizeof(file->open))) {
@@ -163,7 +152,12 @@ out:
 
 /* ---- import ---- */
 
-/* The receiver of such a file cannot write to it, so that several may have the same one. */
+#define SHARED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+/*
+ * The receiver of such a file cannot write to it: its copy is sealed, whether the original was or
+ * not, so that several may have the same one.
+ */
 static bool can_be_shared(const struct channel_open_memory *open)
 {
 	return open->access == CHANNEL_ACCESS_READ ||
@@ -184,12 +178,13 @@ static const char *place_rows(struct fdref *ref, const struct channel_mem_write 
 	}
 	rows->base = file->mapping->data + file->received;
 	rows->lasting = true;
+	rows->mapping = file->mapping;
 	file->received += len;
 	ref->refs->counts.memory_received += len;
 	return NULL;
 }
 
-/* Sizes, seals and mode as the original had them. No writable mapping may be left by then. */
+/* The copy is whole. No writable mapping may be left when it is sealed. */
 static bool finish_copy(struct file *file)
 {
 	mapping_unref(file->mapping);
@@ -197,10 +192,29 @@ static bool finish_copy(struct file *file)
 	file->finished = true;
 	const uint32_t known = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 	uint32_t seals = file->open.seals == CHANNEL_NO_SEALS ? 0 : file->open.seals & known;
-	if (file->open.access == CHANNEL_ACCESS_READ && fchmod(file->fd, 0400) < 0) {
-		return false; // so that it cannot be opened again for writing
+	if (can_be_shared(&file->open)) {
+		seals |= SHARED_SEALS;
 	}
 	return seals == 0 || fcntl(file->fd, F_ADD_SEALS, (int)seals) == 0;
+}
+
+/* Keeps a copy that was just made for later sessions. */
+static void store(struct file *file)
+{
+	struct fdrefs *refs = file->ref.refs;
+	struct content_hash hash;
+	if (refs->contents == NULL || file->open.cached || !can_be_shared(&file->open) ||
+		file->size == 0 || file->size > CONTENT_FILE_MAX) {
+		return;
+	}
+	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
+	int fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd >= 0) {
+		content_store_put(refs->contents, &hash, fd);
+	}
+	if (refs->stored != NULL) {
+		refs->stored(refs->data, &hash, file->fd);
+	}
 }
 
 static int open_again(int fd, uint32_t access)
@@ -221,8 +235,11 @@ static int get_fd(struct fdref *ref)
 	if (file->received < file->size && !file->open.cached) {
 		return -EPROTO;
 	}
-	if (!file->finished && !finish_copy(file)) {
-		return -errno;
+	if (!file->finished) {
+		if (!finish_copy(file)) {
+			return -errno;
+		}
+		store(file);
 	}
 	// A description of its own: the offset is not shared with anybody.
 	int fd = open_again(file->fd, file->open.access);
@@ -230,20 +247,6 @@ static int get_fd(struct fdref *ref)
 		return -errno;
 	}
 	lseek(fd, (off_t)channel_get64(file->open.offset), SEEK_SET);
-
-	struct fdrefs *refs = ref->refs;
-	struct content_hash hash;
-	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
-	if (refs->contents != NULL && !file->open.cached && can_be_shared(&file->open) &&
-		file->size <= CONTENT_FILE_MAX) {
-		int keep = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
-		if (keep >= 0) {
-			content_store_put(refs->contents, &hash, keep);
-		}
-		if (refs->stored != NULL) {
-			refs->stored(refs->data, &hash, file->fd);
-		}
-	}
 	return fd;
 }
 
@@ -263,21 +266,8 @@ static const struct fdref_interface imported = {
 	.destroy = destroy_file,
 };
 
-/* A file that we said we have, or an empty one to be filled. */
-static const char *make_copy(struct fdrefs *refs, struct file *file)
+static const char *make_empty(struct file *file)
 {
-	struct content_hash hash;
-	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
-	if (file->open.cached) {
-		int fd = refs->contents == NULL ? -1 : content_store_get(refs->contents, &hash);
-		if (fd < 0) {
-			return "OPEN of a file that we never said we have";
-		}
-		file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		file->finished = true;
-		refs->counts.files_cached++;
-		return file->fd < 0 ? "out of fds" : NULL;
-	}
 	file->fd = memfd_create("fdferry-file", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (file->fd < 0 || ftruncate(file->fd, (off_t)file->size) < 0) {
 		log_errno("cannot make a file of %llu bytes", (unsigned long long)file->size);
@@ -290,6 +280,29 @@ static const char *make_copy(struct fdrefs *refs, struct file *file)
 		}
 	}
 	return NULL;
+}
+
+/* A file that we said we have: the same one, or a copy for who may write to it. */
+static const char *make_from_store(struct fdrefs *refs, struct file *file)
+{
+	struct content_hash hash;
+	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
+	int fd = refs->contents == NULL ? -1 : content_store_get(refs->contents, &hash);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != file->size) {
+		return "OPEN of a file that we never said we have";
+	}
+	refs->counts.files_cached++;
+	if (can_be_shared(&file->open)) {
+		file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		file->finished = true;
+		return file->fd < 0 ? "out of fds" : NULL;
+	}
+	const char *wrong = make_empty(file);
+	if (wrong == NULL && pread(fd, file->mapping->data, file->size, 0) != (ssize_t)file->size) {
+		wrong = "a file that we have cannot be read";
+	}
+	return wrong;
 }
 
 const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
@@ -316,7 +329,7 @@ const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, 
 		wrong = "more memory than the session may have (--max-memory)";
 		goto err;
 	}
-	wrong = make_copy(refs, file);
+	wrong = file->open.cached ? make_from_store(refs, file) : make_empty(file);
 	if (wrong != NULL) {
 		if (file->fd < 0) {
 			fdrefs_discharge(refs, file->size);

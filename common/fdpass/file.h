@@ -5,7 +5,8 @@
 
 /**
  * Files that are written once before they are passed: keymaps, gamma ramps, ICC profiles, format
- * tables. The contents cross once, the copy has the original's size, access mode, seals and offset.
+ * tables. The contents cross once, the copy has the original's size, access mode, seals and offset;
+ * one that its receiver cannot write to is always sealed.
  */
 
 #define FILE_MAX (64u * 1024 * 1024) // bytes; a larger one is refused

@@ -57,6 +57,7 @@ static void place_at(struct memory *memory, const struct channel_mem_write *writ
 {
 	if (memory->mapping != NULL && memory->mapping->writable) {
 		rows->base = memory->mapping->data + channel_get64(write->offset);
+		rows->mapping = memory->mapping;
 	}
 	memory->ref.refs->counts.memory_received += (uint64_t)write->row_bytes * write->rows;
 }
@@ -96,6 +97,9 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 		return NULL;
 	}
 	struct channel_open_memory open = {.access = (uint32_t)access, .seals = fd_seals(fd)};
+	if (there > shared && open.seals != CHANNEL_NO_SEALS) {
+		open.seals &= ~(uint32_t)F_SEAL_GROW; // the rest may still be announced
+	}
 	channel_put64(open.size, shared);
 	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
 		*wrong = "too many fds are open in this session";
@@ -244,6 +248,9 @@ static bool rect_fits(const struct channel_rect *rect, uint32_t stride, uint64_t
 		return false;
 	}
 	uint64_t last = (uint64_t)rect->y + rect->height - 1;
+	if (last > UINT32_MAX) {
+		return false; // the next line would overflow
+	}
 	uint64_t end = last * stride + rect->x + rect->width;
 	return offset <= memory->size && end <= memory->size - offset;
 }

@@ -134,6 +134,7 @@ static void source_ready(struct stream *stream)
 	size_t len = stream->credit < sizeof(data) ? stream->credit : sizeof(data);
 	ssize_t n = read_some(stream, data, len);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		set_waiting(stream, true); // somebody else has read what was there
 		return;
 	}
 	if (n <= 0) {

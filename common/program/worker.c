@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,6 +121,7 @@ static int receive_session(struct worker *worker, int *status)
 	struct fdlist fds;
 	fdlist_init(&fds);
 	int fd = -1;
+	session_prepare(worker->config->exports);
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -144,6 +146,7 @@ static bool create_session(struct worker *worker, int fd)
 	const struct worker_config *config = worker->config;
 	struct session_options options = {
 		.base = worker->base,
+		.exports = config->exports,
 		.local_fd = -1,
 		.channel_fd = -1,
 		.contents = &worker->contents,
@@ -192,6 +195,7 @@ int worker_run(const struct worker_config *config)
 {
 	struct worker worker;
 	int status = EXIT_FAILURE;
+	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
 	if (!worker_init(&worker, config)) {

@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "wire/schema.h"
+
 struct program_options;
 struct session_options;
 
@@ -14,8 +16,9 @@ struct session_options;
 struct worker_config {
 	const char *program;		       // name, for what it prints
 	const struct program_options *options; // borrowed; session_fd is the parent's
+	enum wire_direction exports;	       // of the sessions
 	bool keeps_contents;		       // what the session stores is reported
-	// Makes of a connection what the session needs: local_fd, channel_fd, exports and what else
+	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.
 	bool (*prepare)(void *data, int fd, struct session_options *session);

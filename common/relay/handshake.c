@@ -9,11 +9,10 @@
 
 #include "channel/channel.h"
 
-void handshake_boot_id(uint8_t boot_id[16])
+static void read_boot_id(uint8_t boot_id[16])
 {
 	// "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 	char text[64] = "";
-	memset(boot_id, 0, 16);
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	if (fd < 0) {
 		return;
@@ -29,6 +28,17 @@ void handshake_boot_id(uint8_t boot_id[16])
 			digits++;
 		}
 	}
+}
+
+void handshake_boot_id(uint8_t boot_id[16])
+{
+	static uint8_t ours[16];
+	static bool known;
+	if (!known) {
+		read_boot_id(ours);
+		known = true;
+	}
+	memcpy(boot_id, ours, sizeof(ours));
 }
 
 /* The other side reads at once, so a blocking write of a few hundred bytes is no risk. */

@@ -45,6 +45,10 @@ struct session_options {
 	void *data;
 };
 
+// Makes ready what every session needs, so that none has to wait for it: for a process that does not
+// have its session yet. Calling it is up to the caller.
+void session_prepare(enum wire_direction exports);
+
 // NULL with errno on failure; the fds are taken also then.
 struct session *session_create(const struct session_options *options);
 void session_destroy(struct session *session); // NULL is fine

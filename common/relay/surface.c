@@ -259,12 +259,10 @@ static bool send_parts(struct surface *surface, struct buffer *buffer, pixman_re
 	pixman_region32_t rest;
 	pixman_region32_init(&rest);
 	pixman_region32_subtract(&rest, &buffer->stale, fresh);
-	bool ok = buffer_push_region(buffer, fresh);
-	if (ok && is_twin(surface, buffer)) {
-		ok = buffer_push_twin(buffer, surface->buffer, &rest);
-	} else if (ok) {
-		ok = buffer_push_region(buffer, &rest);
-	}
+	// The twin comes first: where there are many rectangles, it also gives what lies between.
+	bool ok = is_twin(surface, buffer) ? buffer_push_twin(buffer, surface->buffer, &rest)
+					   : buffer_push_region(buffer, &rest);
+	ok = ok && buffer_push_region(buffer, fresh);
 	pixman_region32_fini(&rest);
 	return ok;
 }

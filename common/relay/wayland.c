@@ -141,10 +141,11 @@ static bool is_plain(const struct wire_op *op, wayland_hook_func hook)
 static const char *make_objects(struct wayland_call *call)
 {
 	const struct wire_op *op = call->message.op;
+	const uint32_t inherited = call->object->version; // an insertion may move the object
 	for (size_t i = 0; i < op->n_args; i++) {
 		const struct wire_arg *arg = &call->message.args[i];
 		const struct wire_interface *interface;
-		uint32_t version = call->object->version;
+		uint32_t version = inherited;
 		if (op->args[i].type == WIRE_ARG_NEW_ID) {
 			const struct wl_interface *source = op->args[i].interface;
 			interface = source != NULL ? wire_schema_get(source) : NULL;
@@ -195,6 +196,10 @@ static void end_object(struct wayland_call *call)
 	if (call->direction == WIRE_REQUEST && call->message.op->is_destructor) {
 		struct object *object =
 			objects_get(&call->wayland->objects, call->message.header.object);
+		if (object != NULL && object->state != NULL && call->wayland->run != NULL) {
+			// A CLOSE of what the state held comes after the message that made use of it.
+			wayland_flush_exports(call->wayland);
+		}
 		if (object != NULL) {
 			objects_mark_destroyed(object);
 		}

@@ -212,6 +212,7 @@ def presentation(take):
     commit_to_presented = re.compile(r"^ *\d+: .* c2p +(-?\d+) ms,", re.M)
 
     def feedback():
+        client.check_runs()
         delays = [int(delay) for delay in commit_to_presented.findall(client.output())]
         return delays if len(delays) >= 30 else None
     delays = wait_until("30 times of presentation", feedback)

@@ -17,9 +17,7 @@ def frames(take):
     seen = []
 
     def enough():
-        for process in take.processes:
-            if process.has_ended():
-                raise Failure(f"{process.name} ended: {process.output().strip()[-300:]}")
+        take.check_clients_run()
         picture = take.shot()
         if picture != take.compositor.empty and (not seen or picture.encoded != seen[-1].encoded):
             seen.append(picture)

@@ -7,7 +7,7 @@ import time
 from compositors import ping
 from processes import Failure, Process, pids_of_session, wait_until
 
-SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:|Assertion .* failed)")
+SANITIZER = re.compile(r"ERROR: \w+Sanitizer.*|\S+: runtime error:.*|.*Assertion .* failed.*")
 
 
 class Pair:
@@ -38,8 +38,7 @@ class Pair:
         self.programs.append(process)
 
         def is_ready():
-            if process.has_ended():
-                raise Failure(f"{name} ended: {process.output().strip()[-300:]}")
+            process.check_runs()
             return "READY" in process.output().split("\n")
         wait_until(f"{name} prints READY", is_ready, deadline=20)
 
@@ -59,8 +58,7 @@ class Pair:
     def check_idle(self):
         """Nothing of the clients that have gone may remain."""
         for program in self.programs:
-            if program.has_ended():
-                raise Failure(f"{program.name} died: {program.output().strip()[-300:]}")
+            program.check_runs()
         try:
             wait_until("idle", lambda: self.census() == self.baseline, deadline=15)
         except Failure:
@@ -73,9 +71,13 @@ class Pair:
             status = program.stop()
             if status != 0:
                 raise Failure(f"{program.name} ends with status {status} after SIGTERM")
-            complaint = SANITIZER.search(program.output())
-            if complaint:
-                raise Failure(f"{program.name} says {complaint.group(0)}; see {program.log}")
+        if self.complaints():
+            raise Failure(self.complaints())
+
+    def complaints(self):
+        """What sanitizers and assertions have said."""
+        return "; ".join(f"{program.name}: {match.group(0)}" for program in self.programs
+                         for match in SANITIZER.finditer(program.output()))
 
     def kill(self):
         for program in self.programs:

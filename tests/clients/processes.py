@@ -55,6 +55,10 @@ class Process:
     def has_ended(self):
         return self.popen.poll() is not None
 
+    def check_runs(self):
+        if self.has_ended():
+            raise Failure(f"{self.name} ended: {self.output().strip()[-300:]}")
+
     def stop(self, patience=5):
         """SIGTERM, then SIGKILL to the whole group. Returns the exit status."""
         if not self.has_ended():

@@ -122,9 +122,7 @@ class Take:
 
         def settled():
             nonlocal history, still_since
-            for process in self.processes:
-                if process.has_ended():
-                    raise Failure(f"{process.name} ended: {process.output().strip()[-300:]}")
+            self.check_clients_run()
             picture = self.shot()
             if history and picture.encoded != history[-1].encoded:
                 history = []
@@ -137,6 +135,10 @@ class Take:
                 return picture
             return None
         return wait_until("a window that stands still", settled, pause=PAUSE)
+
+    def check_clients_run(self):
+        for process in self.processes:
+            process.check_runs()
 
     def stop_clients(self):
         for process in self.processes:

@@ -13,7 +13,9 @@ static const struct {
 } workloads[] = {
 	{"rtt", workload_rtt, {5000, 0.5, 0, 0, false}, "wl_display.sync round trips"},
 	{"burst", workload_burst, {4000000, 0.5, 0, 0, false}, "a flood of 24-byte requests"},
-	{"connect", workload_connect, {200, 2, 0, 0, false}, "connections, one after another"},
+	{"connect", workload_connect, {80, 3, 0, 0, false}, "connections, a pause before each"},
+	{"connect-storm", workload_connect_storm, {200, 2, 0, 0, false},
+		"connections, one right after another"},
 	{"startup", workload_startup, {100, 2, 0, 0, false},
 		"connections up to keymap and first frame"},
 	{"damage", workload_damage, {510, 1, 3840, 2160, false},

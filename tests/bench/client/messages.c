@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <time.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -72,9 +73,22 @@ static double connect_once(struct connection *unused)
 	return took;
 }
 
+// As people start programs: whoever serves has been idle for a moment.
+static double connect_after_pause(struct connection *unused)
+{
+	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+	nanosleep(&pause, NULL);
+	return connect_once(unused);
+}
+
 void workload_connect(const struct job *job)
 {
-	repeat(job, "connect", connect_once, NULL);
+	repeat(job, "connect", connect_after_pause, NULL);
+}
+
+void workload_connect_storm(const struct job *job)
+{
+	repeat(job, "connect-storm", connect_once, NULL);
 }
 
 static double start_once(struct connection *unused)

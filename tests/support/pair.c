@@ -1,0 +1,185 @@
+#include "tests/support/pair.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "channel/channel.h"
+#include "relay/session.h"
+
+#define HELLO_MS    10000
+#define PLENTY	    (1ull << 30) // of memory
+#define MAX_OBJECTS 65536
+#define MAX_FDS	    4096
+
+static void check(bool ok, const char *what)
+{
+	if (!ok) {
+		perror(what);
+		abort();
+	}
+}
+
+static void make_socketpair(int fds[2], int buffer)
+{
+	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0, "socketpair");
+	for (int i = 0; buffer != 0 && i < 2; i++) {
+		check(setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer)) == 0,
+			"SO_SNDBUF");
+	}
+}
+
+static void handle_ended(void *data, const char *reason)
+{
+	struct pair_side *side = data;
+	check(!side->over, "a session that ended twice");
+	side->over = true;
+	snprintf(side->reason, sizeof(side->reason), "%s", reason != NULL ? reason : "");
+}
+
+/* WELCOME of another kernel, whose clock is ahead. */
+static void send_welcome(int fd, const struct handshake_hello *hello, int64_t ahead)
+{
+	if (ahead == 0) {
+		check(handshake_welcome(fd, hello, 0) == 0, "WELCOME");
+		return;
+	}
+	struct {
+		struct channel_header header;
+		struct channel_welcome welcome;
+	} frame = {
+		.header = {.length = sizeof(frame.welcome), .type = CHANNEL_WELCOME},
+		.welcome = {.magic = CHANNEL_MAGIC, .version = CHANNEL_VERSION, .boot_id = "other"},
+	};
+	uint64_t now = channel_clock() + (uint64_t)ahead;
+	channel_put64(frame.welcome.hello_clock, hello->clock);
+	channel_put64(frame.welcome.received_clock, now);
+	channel_put64(frame.welcome.sent_clock, now);
+	check(send(fd, &frame, sizeof(frame), MSG_NOSIGNAL) == sizeof(frame), "WELCOME");
+}
+
+static struct session_options session_options(const struct pair_options *options)
+{
+	return (struct session_options){
+		.max_memory = options->max_memory != 0 ? options->max_memory : PLENTY,
+		.max_objects = options->max_objects != 0 ? options->max_objects : MAX_OBJECTS,
+		.max_fds = options->max_fds != 0 ? options->max_fds : MAX_FDS,
+		.ended = handle_ended,
+	};
+}
+
+static void create_guest(struct pair *pair, struct event_base *base, const struct pair_options *options,
+	int local_fd, int channel_fd)
+{
+	struct session_options guest = session_options(options);
+	guest.base = base;
+	guest.exports = WIRE_REQUEST;
+	guest.local_fd = local_fd;
+	guest.channel_fd = channel_fd;
+	guest.contents = options->contents;
+	guest.data = &pair->guest;
+	pair->guest.session = session_create(&guest);
+	check(pair->guest.session != NULL, "the guest's session");
+}
+
+static void create_host(struct pair *pair, struct event_base *base, const struct pair_options *options,
+	int local_fd, int channel_fd, const struct handshake_hello *hello)
+{
+	struct session_options host = session_options(options);
+	host.base = base;
+	host.exports = WIRE_EVENT;
+	host.local_fd = local_fd;
+	host.channel_fd = channel_fd;
+	host.peer_contents = hello->contents;
+	host.n_peer_contents = hello->n_contents;
+	host.offer_global = options->offer_global;
+	host.app_id_prefix = options->app_id_prefix;
+	host.title_prefix = options->title_prefix;
+	host.data = &pair->host;
+	pair->host.session = session_create(&host);
+	check(pair->host.session != NULL, "the host's session");
+}
+
+void pair_init(struct pair *pair, struct event_base *base, const struct pair_options *options)
+{
+	static const struct pair_options plain;
+	options = options != NULL ? options : &plain;
+	*pair = (struct pair){
+		.client_fd = -1,
+		.compositor_fd = -1,
+		.guest_channel = -1,
+		.host_channel = -1,
+		.channel_fd = -1,
+	};
+	int channel[2], client[2], compositor[2];
+	make_socketpair(channel, 0);
+	if (options->no_guest) {
+		pair->channel_fd = channel[0];
+	} else {
+		struct handshake_hello hello = {.service = "wayland"};
+		for (size_t i = 0; options->contents != NULL && i < options->contents->count; i++) {
+			hello.contents[hello.n_contents++] = options->contents->entries[i].hash;
+		}
+		check(handshake_open(channel[0], &hello) == 0, "HELLO");
+	}
+	struct handshake_hello *hello = &pair->hello;
+	if (options->no_host) {
+		pair->channel_fd = channel[1];
+	} else if (!options->no_guest) {
+		check(handshake_read(channel[1], HELLO_MS, hello) == NULL, "HELLO");
+		send_welcome(channel[1], hello, options->clock);
+	}
+	for (int i = 0; options->channel_buffer != 0 && i < 2; i++) {
+		check(setsockopt(channel[i], SOL_SOCKET, SO_SNDBUF, &options->channel_buffer,
+			      sizeof(options->channel_buffer)) == 0,
+			"SO_SNDBUF");
+	}
+	if (!options->no_guest) {
+		make_socketpair(client, options->local_buffer);
+		pair->client_fd = client[0];
+		pair->guest_channel = channel[0];
+		create_guest(pair, base, options, client[1], channel[0]);
+	}
+	if (!options->no_host) {
+		make_socketpair(compositor, options->local_buffer);
+		pair->compositor_fd = compositor[0];
+		pair->host_channel = channel[1];
+		create_host(pair, base, options, compositor[1], channel[1], hello);
+	}
+}
+
+static void close_left(int *fd)
+{
+	if (*fd >= 0) {
+		close(*fd);
+		*fd = -1;
+	}
+}
+
+void pair_finish(struct pair *pair)
+{
+	session_destroy(pair->guest.session);
+	session_destroy(pair->host.session);
+	close_left(&pair->client_fd);
+	close_left(&pair->compositor_fd);
+	close_left(&pair->channel_fd);
+}
+
+static int take(int *fd)
+{
+	int taken = *fd;
+	*fd = -1;
+	return taken;
+}
+
+int pair_take_client(struct pair *pair)
+{
+	return take(&pair->client_fd);
+}
+
+int pair_take_compositor(struct pair *pair)
+{
+	return take(&pair->compositor_fd);
+}

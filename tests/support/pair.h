@@ -1,0 +1,53 @@
+#ifndef TESTS_SUPPORT_PAIR_H
+#define TESTS_SUPPORT_PAIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fdpass/content.h"
+#include "relay/handshake.h"
+
+struct event_base;
+struct session;
+
+/**
+ * The two relay sessions of one client, joined by a socketpair in one process.
+ */
+
+struct pair_options {
+	int channel_buffer; // SO_SNDBUF of the channel; 0: the system's
+	int local_buffer;   // of the two local sockets
+	int64_t clock;	    // nanoseconds that the host's clock seems to be ahead; 0: one kernel
+	bool no_host;	    // the test plays the host: pair.channel_fd
+	bool no_guest;	    // the test plays the guest
+	struct content_store *contents; // the guest's; told to the host
+	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
+	const char *app_id_prefix, *title_prefix;
+	uint64_t max_memory;  // 0: plenty, as below
+	uint32_t max_objects;
+	uint32_t max_fds;
+};
+
+struct pair_side {
+	struct session *session; // NULL: the test plays it
+	bool over;
+	char reason[512]; // empty: orderly
+};
+
+struct pair {
+	struct pair_side guest, host;
+	int client_fd;	   // for the client; -1: taken
+	int compositor_fd; // for the compositor; -1: taken
+	int guest_channel, host_channel; // the sessions' ends, borrowed; -1: none
+	int channel_fd;	   // the test's end, if it plays a side; else -1
+	struct handshake_hello hello; // the host borrows its hashes
+};
+
+void pair_init(struct pair *pair, struct event_base *base, const struct pair_options *options);
+void pair_finish(struct pair *pair);
+
+// The fd is the caller's from now on.
+int pair_take_client(struct pair *pair);
+int pair_take_compositor(struct pair *pair);
+
+#endif
