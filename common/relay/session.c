@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <event2/event.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -609,6 +610,8 @@ void session_prepare(enum wire_direction exports)
 	};
 	uint8_t boot_id[16];
 	struct content_hash hash;
+	// What the rehearsal took from the kernel is kept for the session.
+	mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
 	rehearse_with_sockets(exports);
 	handshake_boot_id(boot_id);
 	content_hash_bytes(&hash, boot_id, sizeof(boot_id));

@@ -398,6 +398,8 @@ void wayland_export(struct wayland *wayland)
 	wire_socket_consume(wayland->options.local, done);
 	wire_socket_set_reading(wayland->options.local, can_export(wayland));
 	channel_flush(wayland->options.channel);
+	// If all went out at once, nothing else will tell that there is room again.
+	wire_socket_set_reading(wayland->options.local, can_export(wayland));
 }
 
 const char *wayland_credit(struct wayland *wayland, uint32_t bytes)

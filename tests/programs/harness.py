@@ -296,8 +296,9 @@ class Suite:
         """Ours without anything that concerns Wayland. None removes a variable."""
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C",
                        "XDG_RUNTIME_DIR": self.directory,
-                       # an allocation that is too large fails as it does without the sanitizer
-                       "ASAN_OPTIONS": "allocator_may_return_null=1"}
+                       # what is too large fails as it does without the sanitizer, and what is
+                       # freed does not count for long as memory that is used
+                       "ASAN_OPTIONS": "allocator_may_return_null=1:quarantine_size_mb=8"}
         environment.update(changes)
         return {name: value for name, value in environment.items() if value is not None}
 
