@@ -176,6 +176,9 @@ static const char *place_rows(struct fdref *ref, const struct channel_mem_write 
 		len > file->size - file->received) {
 		return "MEM_WRITE to a file out of order or past its end";
 	}
+	if (len == 0) {
+		return NULL; // a file of no bytes has no mapping
+	}
 	rows->base = file->mapping->data + file->received;
 	rows->lasting = true;
 	rows->mapping = file->mapping;

@@ -44,6 +44,7 @@ enum wayland_verdict capture_attach(struct wayland_call *call)
 	frame->buffer = buffer;
 	if (buffer != NULL) {
 		buffer_forget(buffer); // shown somewhere, it is not what was sent any more
+		unchanged_forget(&buffer->unchanged);
 	}
 	return WAYLAND_FORWARD;
 }

@@ -90,3 +90,9 @@ void hooks_init(void)
 {
 	wire_schema_set_hooks(find_hook);
 }
+
+const struct wayland_hook *hooks_table(size_t *len)
+{
+	*len = N_HOOKS;
+	return hooks;
+}

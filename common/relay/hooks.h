@@ -11,6 +11,8 @@
 
 // Ties the table to the schema. Call it once, before the first look-up.
 void hooks_init(void);
+// All of it; grouped by interface.
+const struct wayland_hook *hooks_table(size_t *len);
 
 enum wayland_verdict registry_global(struct wayland_call *call);
 enum wayland_verdict registry_global_remove(struct wayland_call *call);

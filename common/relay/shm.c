@@ -168,6 +168,7 @@ void buffer_unref(struct buffer *buffer)
 	wl_list_remove(&buffer->pool_link);
 	wl_list_remove(&buffer->surface_link);
 	pixman_region32_fini(&buffer->stale);
+	unchanged_finish(&buffer->unchanged);
 	pool_unref(buffer->pool);
 	free(buffer);
 }
@@ -220,6 +221,7 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 
 bool buffer_push_all(struct buffer *buffer)
 {
+	unchanged_forget(&buffer->unchanged);
 	if (buffer->bytes_per_pixel > 0) {
 		return memory_push(buffer->pool->memory, buffer->offset, (size_t)buffer->stride,
 			(size_t)buffer->width * buffer->bytes_per_pixel, (size_t)buffer->height);
@@ -244,7 +246,7 @@ bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region)
 	return ok;
 }
 
-static bool is_whole(const struct buffer *buffer)
+bool buffer_is_whole(const struct buffer *buffer)
 {
 	uint64_t size = buffer->pool->memory->size;
 	return buffer->offset <= size && buffer->length <= size - buffer->offset;
@@ -252,7 +254,8 @@ static bool is_whole(const struct buffer *buffer)
 
 bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region32_t *region)
 {
-	if (!is_whole(buffer) || !is_whole(twin)) {
+	unchanged_forget_region(buffer, region);
+	if (!buffer_is_whole(buffer) || !buffer_is_whole(twin)) {
 		return buffer_push_region(buffer, region); // truncated by its owner
 	}
 	struct channel_rect rects[CHANNEL_MAX_RECTS];
@@ -261,6 +264,7 @@ bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region3
 	if (n > (int)CHANNEL_MAX_RECTS) {
 		boxes = pixman_region32_extents(region);
 		n = 1;
+		unchanged_forget(&buffer->unchanged);
 	}
 	for (int i = 0; i < n; i++) {
 		rects[i] = (struct channel_rect){
@@ -301,6 +305,7 @@ void buffer_spoil_overlapping(struct buffer *buffer)
 	wl_list_for_each (other, &buffer->pool->buffers, pool_link) {
 		if (other != buffer && buffer_overlaps(buffer, other)) {
 			other->stale_all = true;
+			unchanged_forget(&other->unchanged);
 		}
 	}
 }

@@ -7,6 +7,7 @@
 #include <wayland-util.h>
 
 #include "relay/objects.h"
+#include "relay/unchanged.h"
 
 struct fdrefs;
 struct memory;
@@ -40,6 +41,7 @@ struct buffer {
 	struct wl_list surface_link;
 	bool stale_all;
 	pixman_region32_t stale; // else: at most there
+	struct unchanged unchanged;
 };
 
 struct buffer *buffer_ref(struct buffer *buffer); // NULL is fine
@@ -50,6 +52,8 @@ bool buffer_push_all(struct buffer *buffer);
 bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region);
 // Has the other side copy region from a buffer of the same layout whose copy there is up to date.
 bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region32_t *region);
+// Whether the file is long enough for all of it.
+bool buffer_is_whole(const struct buffer *buffer);
 bool buffer_same_layout(const struct buffer *a, const struct buffer *b);
 bool buffer_overlaps(const struct buffer *a, const struct buffer *b);
 // The buffer's bytes were just sent: buffers that lie over them are not what they were.

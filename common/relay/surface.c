@@ -261,8 +261,8 @@ static bool send_parts(struct surface *surface, struct buffer *buffer, pixman_re
 	pixman_region32_subtract(&rest, &buffer->stale, fresh);
 	// The twin comes first: where there are many rectangles, it also gives what lies between.
 	bool ok = is_twin(surface, buffer) ? buffer_push_twin(buffer, surface->buffer, &rest)
-					   : buffer_push_region(buffer, &rest);
-	ok = ok && buffer_push_region(buffer, fresh);
+					   : unchanged_push(buffer, &rest);
+	ok = ok && unchanged_push(buffer, fresh);
 	pixman_region32_fini(&rest);
 	return ok;
 }
