@@ -12,7 +12,6 @@
 #include "relay/session.h"
 
 #define HELLO_TIMEOUT_MS 10000
-#define FEATURES	 CHANNEL_FEATURE_TWIN
 
 struct preparation {
 	const struct host_options *options;
@@ -30,7 +29,7 @@ static bool read_hello(int channel_fd, struct handshake_hello *hello)
 {
 	const char *wrong = handshake_read(channel_fd, HELLO_TIMEOUT_MS, hello);
 	if (wrong != NULL) {
-		refuse(channel_fd, CHANNEL_REFUSE_PROTOCOL, wrong);
+		refuse(channel_fd, hello->refuse, wrong);
 		return false;
 	}
 	if (strcmp(hello->service, "wayland") != 0) {

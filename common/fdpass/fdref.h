@@ -28,6 +28,8 @@ struct fdref_interface {
 		struct channel_rows *rows);
 	// An fd for the local peer: the caller's, CLOEXEC; -errno. NULL: not imported.
 	int (*get_fd)(struct fdref *ref);
+	// Opened here, and the message that it goes with was pushed. NULL: of no interest.
+	void (*named)(struct fdref *ref);
 	// The channel can take more. NULL: of no interest.
 	void (*drained)(struct fdref *ref);
 	void (*destroy)(struct fdref *ref);
@@ -62,7 +64,7 @@ struct fdrefs {
 	size_t max_refs;     // of ours and theirs together
 	uint64_t max_memory; // bytes that the peer may make us keep
 	uint64_t memory;
-	size_t streams; // that still carry data
+	size_t streams; // that are open: data may still be under way on the other side
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL
 	const struct content_hash *peer_contents;

@@ -45,8 +45,15 @@ static const char *handle_exported(struct fdref *ref, const struct channel_frame
 	return "frame of the wrong type for a file";
 }
 
+/* The other side has all it needs. */
+static void handle_named(struct fdref *ref)
+{
+	fdrefs_close(ref);
+}
+
 static const struct fdref_interface exported = {
 	.frame = handle_exported,
+	.named = handle_named,
 	.destroy = destroy_file,
 };
 
@@ -212,8 +219,11 @@ static void store(struct file *file)
 	}
 	memcpy(hash.bytes, file->open.hash, sizeof(hash.bytes));
 	int fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
-	if (fd >= 0) {
+	// What HELLO has announced stays: the other side counts on it.
+	if (fd >= 0 && refs->contents->count < CONTENT_STORE_MAX) {
 		content_store_put(refs->contents, &hash, fd);
+	} else if (fd >= 0) {
+		close(fd);
 	}
 	if (refs->stored != NULL) {
 		refs->stored(refs->data, &hash, file->fd);

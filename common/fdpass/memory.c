@@ -97,6 +97,9 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 		return NULL;
 	}
 	struct channel_open_memory open = {.access = (uint32_t)access, .seals = fd_seals(fd)};
+	if (shared < there && open.seals != CHANNEL_NO_SEALS) {
+		open.seals &= ~(uint32_t)F_SEAL_GROW; // the pool may still grow within its file
+	}
 	if (there > shared && open.seals != CHANNEL_NO_SEALS) {
 		open.seals &= ~(uint32_t)F_SEAL_GROW; // the rest may still be announced
 	}

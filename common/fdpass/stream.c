@@ -25,6 +25,7 @@ struct stream {
 	const struct stream_role *role;
 	bool ours; // opened here
 	bool over; // the data has ended, one way or the other
+	bool counted;
 	int fd;    // our end; -1 when over
 	int given; // of an import: the end for the local peer, until it is asked for
 	enum fd_kind kind;
@@ -63,21 +64,14 @@ static void end(struct stream *stream)
 	}
 	close(stream->fd);
 	stream->fd = -1;
-	struct fdrefs *refs = stream->ref.refs;
 	if (stream->ours) {
 		fdrefs_close(&stream->ref);
-	}
-	if (--refs->streams == 0 && refs->streams_over != NULL) {
-		refs->streams_over(refs->data);
 	}
 }
 
 static void destroy_stream(struct fdref *ref)
 {
 	struct stream *stream = (struct stream *)ref;
-	if (!stream->over && stream->event != NULL) {
-		ref->refs->streams--;
-	}
 	if (stream->event != NULL) {
 		event_free(stream->event);
 	}
@@ -90,7 +84,12 @@ static void destroy_stream(struct fdref *ref)
 	if (stream->given >= 0) {
 		close(stream->given);
 	}
+	struct fdrefs *refs = ref->refs;
+	bool last = stream->counted && --refs->streams == 0;
 	free(stream);
+	if (last && refs->streams_over != NULL) {
+		refs->streams_over(refs->data);
+	}
 }
 
 static void set_waiting(struct stream *stream, bool waiting)
@@ -383,6 +382,7 @@ static struct stream *create(struct fdrefs *refs, int fd, const struct stream_ro
 		destroy_stream(&stream->ref);
 		return NULL;
 	}
+	stream->counted = true;
 	refs->streams++;
 	return stream;
 }

@@ -130,6 +130,7 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 		return "the first frame is not fdferry's HELLO";
 	}
 	if (head.version_min > CHANNEL_VERSION || head.version_max < CHANNEL_VERSION) {
+		hello->refuse = CHANNEL_REFUSE_VERSION;
 		return "no channel version in common";
 	}
 	if (head.service_length == 0 || head.service_length > HANDSHAKE_SERVICE_MAX ||
@@ -144,6 +145,7 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 	*hello = (struct handshake_hello){
 		.features = head.features,
 		.clock = channel_get64(head.clock),
+		.received = channel_clock(),
 		.n_contents = head.n_contents,
 	};
 	memcpy(hello->service, at, head.service_length);
@@ -155,6 +157,7 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello)
 {
 	struct packet packet;
+	hello->refuse = CHANNEL_REFUSE_PROTOCOL;
 	uint64_t deadline = channel_clock() + (uint64_t)timeout_ms * 1000000;
 	const char *wrong = receive_all(fd, &packet.header, sizeof(packet.header), deadline);
 	if (wrong != NULL) {
@@ -182,7 +185,7 @@ int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t feat
 	uint64_t now = channel_clock();
 	handshake_boot_id(welcome.boot_id);
 	channel_put64(welcome.hello_clock, hello->clock);
-	channel_put64(welcome.received_clock, now);
+	channel_put64(welcome.received_clock, hello->received);
 	channel_put64(welcome.sent_clock, now);
 	memcpy(packet.payload, &welcome, sizeof(welcome));
 	return send_packet(fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), 0);

@@ -50,6 +50,7 @@ struct session {
 	struct event *over_event;
 	uint64_t heard; // channel_bytes_received when the timer last ran
 	unsigned int silent_turns;
+	bool welcomed;
 	bool ending;       // END was sent or came: no more messages
 	bool local_closes; // once its queue is empty
 	bool over;
@@ -273,6 +274,10 @@ static const char *handle_end(struct session *session, const struct channel_fram
 {
 	char text[CHANNEL_MAX_TEXT + 1];
 	const char *wrong = take_text(frame, text, sizeof(text));
+	if (frame->header.type == CHANNEL_REFUSE &&
+		(!local_is_client(session) || session->welcomed)) {
+		return "REFUSE out of place";
+	}
 	if (wrong != NULL || session->ending) {
 		return wrong;
 	}
@@ -291,9 +296,11 @@ static const char *handle_welcome(struct session *session, const struct channel_
 {
 	struct channel_welcome welcome;
 	uint8_t boot_id[16], none[16] = {0};
-	if (!local_is_client(session) || frame->header.length != sizeof(welcome)) {
+	if (!local_is_client(session) || session->welcomed ||
+		frame->header.length != sizeof(welcome)) {
 		return "WELCOME out of place or with a wrong length";
 	}
+	session->welcomed = true;
 	memcpy(&welcome, frame->payload, sizeof(welcome));
 	if (welcome.magic != CHANNEL_MAGIC || welcome.version != CHANNEL_VERSION) {
 		return "WELCOME of another version";
@@ -346,9 +353,39 @@ static const char *handle_credit(struct session *session, const struct channel_f
 	return wrong;
 }
 
+/* What the type alone says of a frame: its payload's length. */
+static bool has_shape(const struct channel_header *header)
+{
+	switch (header->type) {
+	case CHANNEL_CREDIT:
+	case CHANNEL_CLOSE:
+	case CHANNEL_CLOSED:
+	case CHANNEL_STREAM_EOF:
+	case CHANNEL_STREAM_STOP:
+		return header->length == 0;
+	case CHANNEL_STREAM_DATA:
+		return header->length <= CHANNEL_MAX_STREAM;
+	default:
+		return true;
+	}
+}
+
+static bool is_known(const struct channel_header *header)
+{
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_STREAM_STOP &&
+		header->type != CHANNEL_MEM_READ && header->type != CHANNEL_MEM_READ_REPLY;
+}
+
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct session *session = data;
+	if (!is_known(&frame->header)) {
+		return frame->header.flags & CHANNEL_FLAG_SKIPPABLE ? NULL
+								    : "a frame of an unknown type";
+	}
+	if (!has_shape(&frame->header)) {
+		return "a frame with a wrong length";
+	}
 	if (frame->header.id != 0) {
 		// Of a session that has failed, nothing is open any more.
 		return has_failed(session) ? NULL : fdrefs_frame(&session->refs, frame);
@@ -368,8 +405,7 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	case CHANNEL_END:
 		return handle_end(session, frame);
 	default:
-		return frame->header.flags & CHANNEL_FLAG_SKIPPABLE ? NULL
-								    : "a frame of an unknown type";
+		return "a frame that is out of place";
 	}
 }
 
@@ -419,6 +455,9 @@ static void handle_settled(void *data)
 		}
 	}
 	channel_flush(session->channel);
+	if (session->ending) {
+		advance(session);
+	}
 }
 
 static void handle_channel_drained(void *data)

@@ -254,12 +254,26 @@ static bool export_fds(struct wayland_call *call)
 	return true;
 }
 
+/* The fdrefs of the run were pushed with it. */
+static void name_refs(struct wayland *wayland)
+{
+	const uint32_t *ids = wayland->pending.data;
+	size_t n = wayland->pending.size / sizeof(*ids);
+	for (size_t i = 0; i < n; i++) {
+		struct fdref *ref = fdrefs_get(wayland->options.refs, ids[i]);
+		if (ref != NULL && ref->interface->named != NULL) {
+			ref->interface->named(ref);
+		}
+	}
+	wayland->pending.size = 0;
+}
+
 static void push_messages(struct wayland *wayland, const uint8_t *data, size_t len)
 {
 	struct wl_array *pending = &wayland->pending;
 	channel_push(wayland->options.channel, CHANNEL_MESSAGES, 0,
 		(uint32_t)(pending->size / sizeof(uint32_t)), pending->data, pending->size, data, len);
-	pending->size = 0;
+	name_refs(wayland);
 	wayland->message_bytes[wayland->options.exports] += len;
 	wayland->export_credit -= (uint32_t)len;
 }
@@ -561,7 +575,7 @@ const char *wayland_import(struct wayland *wayland, const struct channel_frame *
 	size_t head = frame->header.arg * sizeof(uint32_t);
 	uint8_t *data = frame->payload + head;
 	size_t len = frame->header.length - head;
-	if (len > wayland->import_credit) {
+	if (len > CHANNEL_MAX_MESSAGES || len > wayland->import_credit) {
 		return "MESSAGES beyond their credit";
 	}
 	wayland->import_credit -= (uint32_t)len;

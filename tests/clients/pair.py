@@ -44,9 +44,25 @@ class Pair:
 
     def census(self):
         """Of each program: how many processes it has, and how many fds its parent has open."""
-        return {program.name: (len(pids_of_session(program.pid)),
-                               len(os.listdir(f"/proc/{program.pid}/fd")))
+        return {program.name: (len(pids_of_session(program.pid)), self.open_fds(program.pid))
                 for program in self.programs}
+
+    @staticmethod
+    def open_fds(pid):
+        """Without the files kept for later clients, of which there is one of each content."""
+        directory = f"/proc/{pid}/fd"
+        count = 0
+        kept = set()
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            content = None
+            if "memfd:fdferry-file" in os.readlink(path):
+                with open(path, "rb") as file:
+                    content = file.read()
+            if content is None or content in kept:
+                count += 1
+            kept.add(content)
+        return count
 
     def settled_census(self):
         def settled():

@@ -15,7 +15,7 @@ from channel import (BOTH, FILE, HOST_ID, MAX_PAYLOAD, MAX_ROWS, MESSAGE_WINDOW,
                      open_memory, open_pipe, ping, welcome)
 from harness import Failure, case_list, check, children_of, resident_mib
 from kills import N_STEPS, PASTED, Recorded
-from wayland import SERVER_ID, Ended, message, split
+from wayland import SERVER_ID, Ended, memfd, message, split
 
 CASES, case = case_list("hostile channel")
 
@@ -453,6 +453,42 @@ for prefix, table in TABLES:
             peer.end.send(make(peer))
             judge(peer, expected, name)
         add(name, run)
+
+
+# ---- what the receiver has opened itself ----
+
+OPENED_BY_RECEIVER = [
+    ("CLOSE", ENDS, lambda id: frame(Type.CLOSE, id=id)),
+    ("CLOSED, which nobody waits for,", ENDS, lambda id: frame(Type.CLOSED, id=id)),
+    ("OPEN", ENDS, lambda id: open_memory(id, POOL, 16)),
+    ("MEM_RESIZE", ENDS, lambda id: mem_resize(id, 1 << 20)),
+    ("MEM_COPY", ENDS, lambda id: mem_copy(id, id, [(0, 0, 4, 1)])),
+    ("MEM_COPY out of it", ENDS, lambda id: open_memory(id ^ HOST_ID, POOL, 4096) +
+     mem_copy(id ^ HOST_ID, id, [(0, 0, 4, 1)])),
+    ("STREAM_DATA", ENDS, lambda id: frame(Type.STREAM_DATA, bytes(4), id=id)),
+    ("CREDIT", ENDS, lambda id: frame(Type.CREDIT, id=id, arg=1)),
+    ("MEM_WRITE past the end", EITHER, lambda id: mem_write(id, 1 << 40, bytes(8))),
+    ("MEM_WRITE at 2^64-4", EITHER, lambda id: mem_write(id, (1 << 64) - 4, bytes(8))),
+]
+
+
+def opened_by_receiver(peer):
+    """The guest opens a pool of its client's, the host a keymap of its compositor's."""
+    fd = memfd(4096)
+    if peer.bit == 0:
+        peer.connection().event(KEYBOARD, 0, 1, 4096, fds=[fd])
+    else:
+        peer.client.request(SHM, 0, peer.client.new_id(), 4096, fds=[fd])
+    peer.end.wait_for(lambda: peer.end.got(Type.OPEN))
+    os.close(fd)
+    return peer.end.got(Type.OPEN)[-1][1]
+
+
+for name, expected, make in OPENED_BY_RECEIVER:
+    def run(peer, name=name, expected=expected, make=make):
+        peer.end.send(make(opened_by_receiver(peer)))
+        judge(peer, expected, name)
+    add(f"{name} for what the other side has opened", run)
 
 
 # ---- beginnings ----

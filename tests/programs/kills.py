@@ -257,6 +257,23 @@ def _(suite):
         stage.check()
 
 
+@case("a session process that is stopped for a while goes on, and others do not wait for it")
+def _(suite):
+    stage = suite.stage()
+    for name in ("fdferry-host", "fdferry-guest"):
+        session, servants = recorded(stage, 2)
+        os.kill(servants[name], signal.SIGSTOP)
+        try:
+            session.client.request(1, 0, session.client.new_id())
+            for _ in range(20):
+                stage.witness.sync()
+        finally:
+            os.kill(servants[name], signal.SIGCONT)
+        session.client.sync()
+        session.close()
+        stage.check()
+
+
 @case("everybody dies at once and nothing is left")
 def _(suite):
     with Stage(suite) as stage:

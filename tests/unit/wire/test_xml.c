@@ -220,7 +220,7 @@ static void check_limit(const char *head, const char *part, const char *tail, si
 	char *text = malloc(200 + (limit + 1) * (strlen(part) + 10));
 	assert_non_null(text);
 	for (size_t n = limit; n <= limit + 1; n++) {
-		char *end = text + sprintf(text, "%s", head);
+		char *end = stpcpy(text, head);
 		strcpy(repeat(end, part, n), tail);
 		struct wire_xml *xml = load(text);
 		if ((xml != NULL) != (n == limit)) {
