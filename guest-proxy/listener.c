@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BACKLOG	    128
+#define BACKLOG     128
 #define MAX_DISPLAY 32
 #define LOCK_MODE   0660
 

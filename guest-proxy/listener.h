@@ -13,7 +13,7 @@
 #define LISTENER_PATH_MAX sizeof(((struct sockaddr_un *)0)->sun_path)
 
 struct listener {
-	int fd;	     // non-blocking
+	int fd;      // non-blocking
 	int lock_fd; // -1: nothing of the file system is ours
 	char path[LISTENER_PATH_MAX];
 	char lock_path[LISTENER_PATH_MAX + 5];

@@ -8,8 +8,8 @@ struct guest_options {
 	struct program_options program; // first
 	struct transport connect;
 	const char *connect_text; // as it was given; NULL until then
-	const char *display;	  // NULL: the first free one
-	char **command;		  // NULL: none
+	const char *display;      // NULL: the first free one
+	char **command;           // NULL: none
 };
 
 // OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.

@@ -7,7 +7,7 @@
 
 #include "wire/message.h"
 
-#define DISPLAY_ID	     1 // wl_display
+#define DISPLAY_ID           1 // wl_display
 #define ERROR_IMPLEMENTATION 3 // wl_display.error
 
 void refusal_send(int fd, const char *text)

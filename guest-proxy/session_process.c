@@ -17,7 +17,7 @@
 // The host is trusted; these are for accidents.
 #define MAX_MEMORY  (UINT64_C(2) << 30)
 #define MAX_OBJECTS (4 * 65536)
-#define MAX_FDS	    4096
+#define MAX_FDS     4096
 
 static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file that we have");
 

@@ -7,8 +7,8 @@
 
 #define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
 #define DEFAULT_MAX_OBJECTS (4 * 65536)
-#define DEFAULT_MAX_FDS	    4096
-#define SERVICE_WAYLAND	    "wayland=unix:"
+#define DEFAULT_MAX_FDS     4096
+#define SERVICE_WAYLAND     "wayland=unix:"
 
 static const char *set_listen(void *data, const char *value)
 {

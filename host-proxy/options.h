@@ -11,11 +11,11 @@ struct host_options {
 	struct program_options program; // first
 	struct transport listen;
 	const char *listen_text; // as it was given; NULL: the service manager has to pass a socket
-	const char *compositor;	 // NULL: $WAYLAND_DISPLAY
+	const char *compositor;  // NULL: $WAYLAND_DISPLAY
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL
 	const char *title_prefix;  // may be NULL
-	uint64_t max_memory;	   // bytes, per session as all of these
+	uint64_t max_memory;       // bytes, per session as all of these
 	uint32_t max_objects;
 	uint32_t max_fds;
 };

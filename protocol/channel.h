@@ -14,14 +14,14 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are little-endian");
 
-#define CHANNEL_MAX_PAYLOAD  (68u * 1024)         // of any frame but MEM_WRITE
-#define CHANNEL_MAX_MESSAGES (64u * 1024)         // bytes of messages in one MESSAGES frame
-#define CHANNEL_MAX_FDREFS   253u                 // named by one MESSAGES frame
-#define CHANNEL_MAX_ROWS     (256u * 1024)        // bytes of rows in one MEM_WRITE frame
-#define CHANNEL_MAX_STREAM   (64u * 1024)         // bytes in one STREAM_DATA frame
-#define CHANNEL_MAX_TEXT     1024u                // of REFUSE and END
-#define CHANNEL_MAX_CONTENTS 8u                   // hashes in HELLO
-#define CHANNEL_MAX_RECTS    64u                  // in one MEM_COPY frame
+#define CHANNEL_MAX_PAYLOAD  (68u * 1024)  // of any frame but MEM_WRITE
+#define CHANNEL_MAX_MESSAGES (64u * 1024)  // bytes of messages in one MESSAGES frame
+#define CHANNEL_MAX_FDREFS   253u          // named by one MESSAGES frame
+#define CHANNEL_MAX_ROWS     (256u * 1024) // bytes of rows in one MEM_WRITE frame
+#define CHANNEL_MAX_STREAM   (64u * 1024)  // bytes in one STREAM_DATA frame
+#define CHANNEL_MAX_TEXT     1024u         // of REFUSE and END
+#define CHANNEL_MAX_CONTENTS 8u            // hashes in HELLO
+#define CHANNEL_MAX_RECTS    64u           // in one MEM_COPY frame
 
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
@@ -93,7 +93,7 @@ struct channel_hello {
 	uint32_t magic;
 	uint16_t version_min;
 	uint16_t version_max;
-	uint32_t features; // none are defined yet: bits that the sender knows
+	uint32_t features;       // none are defined yet: bits that the sender knows
 	uint16_t service_length; // bytes of the name that follows this struct, without a NUL
 	uint16_t n_contents;     // 16-byte hashes that follow the name
 	uint8_t boot_id[16];

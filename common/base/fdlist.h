@@ -8,7 +8,7 @@
  * A queue of owned file descriptors. What nobody took is closed by fdlist_finish.
  */
 struct fdlist {
-	int *fds;        // the queue is fds[first .. first + count)
+	int *fds; // the queue is fds[first .. first + count)
 	size_t first;
 	size_t count;
 	size_t capacity;

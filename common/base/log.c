@@ -78,7 +78,8 @@ void log_limited(enum log_level level, const char *fmt, ...)
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	if (now.tv_sec != second) {
 		if (withheld > 0) {
-			log_write(level, "%u more lines like the last ones were left out", withheld);
+			log_write(
+				level, "%u more lines like the last ones were left out", withheld);
 		}
 		second = now.tv_sec;
 		written = withheld = 0;

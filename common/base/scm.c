@@ -53,8 +53,8 @@ ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds)
 	return ok ? n : -ENOMEM;
 }
 
-ssize_t scm_send(int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds,
-	size_t n_fds)
+ssize_t scm_send(
+	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
 {
 	assert(n_fds <= SCM_SEND_MAX);
 	union {

@@ -22,7 +22,7 @@ ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds);
 // Sends at most n_iov pieces and, with their first byte, the n_fds oldest fds of fds
 // (n_fds <= SCM_SEND_MAX). The fds stay the caller's: drop them once the call has returned > 0.
 // Returns the number of bytes, which may be short, or -errno.
-ssize_t scm_send(int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds,
-	size_t n_fds);
+ssize_t scm_send(
+	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds);
 
 #endif

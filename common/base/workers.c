@@ -18,10 +18,10 @@
 #include "base/log.h"
 #include "base/scm.h"
 
-#define SPARES		  2
-#define REFILL_AFTER_MS	  10
+#define SPARES            2
+#define REFILL_AFTER_MS   10
 #define EARLY_DEATHS_MAX  3    // spares in a row that did not even live for
-#define EARLY_DEATH_MS	  1000 // this long
+#define EARLY_DEATH_MS    1000 // this long
 #define RECORDS_PER_WAKE  16
 #define WORKER_SESSION_FD 3
 
@@ -39,7 +39,7 @@ struct workers {
 	struct event_base *base;
 	const struct workers_handler *handler;
 	void *data;
-	char **argv;	      // of a worker; the strings are borrowed
+	char **argv;          // of a worker; the strings are borrowed
 	struct wl_list list;  // worker.link
 	struct event *child;  // SIGCHLD
 	struct event *refill; // starts spares, once the caller has returned to the loop

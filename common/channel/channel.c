@@ -360,8 +360,8 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 	}
 }
 
-struct channel *channel_create(struct event_base *base, int fd,
-	const struct channel_handler *handler, void *data)
+struct channel *channel_create(
+	struct event_base *base, int fd, const struct channel_handler *handler, void *data)
 {
 	struct channel *channel = calloc(1, sizeof(*channel));
 	if (channel == NULL) {
@@ -420,8 +420,8 @@ static void handle_sent(const void *bytes, size_t len, void *data)
 	mapping_unref(data);
 }
 
-static bool push_reference(struct channel *channel, struct mapping *mapping, const uint8_t *data,
-	size_t len)
+static bool push_reference(
+	struct channel *channel, struct mapping *mapping, const uint8_t *data, size_t len)
 {
 	mapping_ref(mapping);
 	if (evbuffer_add_reference(channel->out, data, len, handle_sent, mapping) < 0) {
@@ -453,8 +453,8 @@ static bool push_chunk(struct channel *channel, uint32_t id, uint64_t offset,
 			push_reference(channel, mapping, rows->base, rows->row_bytes * rows->rows);
 	}
 	for (size_t i = 0; ok && i < rows->rows; i++) {
-		ok = push_reference(channel, mapping, rows->base + i * rows->stride,
-			rows->row_bytes);
+		ok = push_reference(
+			channel, mapping, rows->base + i * rows->stride, rows->row_bytes);
 	}
 	return ok;
 }
@@ -465,8 +465,7 @@ static bool push_long_row(struct channel *channel, uint32_t id, uint64_t offset,
 {
 	while (len > 0) {
 		size_t n = len < CHANNEL_MAX_ROWS ? len : CHANNEL_MAX_ROWS;
-		struct channel_rows piece = {
-			.base = base, .stride = n, .row_bytes = n, .rows = 1};
+		struct channel_rows piece = {.base = base, .stride = n, .row_bytes = n, .rows = 1};
 		if (!push_chunk(channel, id, offset, mapping, &piece)) {
 			return false;
 		}

@@ -27,7 +27,7 @@ struct channel_rows {
 	size_t stride;
 	size_t row_bytes;
 	size_t rows;
-	bool lasting; // nobody else can truncate the memory: it may be touched from here
+	bool lasting;            // nobody else can truncate the memory: it may be touched from here
 	struct mapping *mapping; // that they lie in, borrowed: a placed one is kept until written
 };
 
@@ -50,8 +50,8 @@ struct channel_handler {
 };
 
 // Takes fd, also on failure. handler and data are borrowed.
-struct channel *channel_create(struct event_base *base, int fd,
-	const struct channel_handler *handler, void *data);
+struct channel *channel_create(
+	struct event_base *base, int fd, const struct channel_handler *handler, void *data);
 // Closes; what is queued is lost. NULL is fine. May be called from a handler.
 void channel_destroy(struct channel *channel);
 

@@ -17,8 +17,8 @@ struct content_hash {
 	uint8_t bytes[CONTENT_HASH_SIZE];
 };
 
-#define CONTENT_STORE_MAX  8           // files
-#define CONTENT_FILE_MAX   (1u << 20)  // bytes of one file worth keeping
+#define CONTENT_STORE_MAX 8          // files
+#define CONTENT_FILE_MAX  (1u << 20) // bytes of one file worth keeping
 
 // Sealed memfds by hash; the oldest makes room for the newest. A plain value, embedded.
 struct content_store {

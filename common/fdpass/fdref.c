@@ -138,8 +138,8 @@ void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes)
 static const char *handle_open(struct fdrefs *refs, const struct channel_frame *frame)
 {
 	static const struct {
-		const char *(*import)(struct fdrefs *refs, const struct channel_frame *frame,
-			struct fdref **ref);
+		const char *(*import)(
+			struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 	} kinds[] = {
 		[CHANNEL_KIND_POOL] = {memory_import},
 		[CHANNEL_KIND_FILE] = {file_import},

@@ -171,8 +171,8 @@ static bool can_be_shared(const struct channel_open_memory *open)
 		(open->seals != CHANNEL_NO_SEALS && (open->seals & F_SEAL_WRITE));
 }
 
-static const char *place_rows(struct fdref *ref, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *place_rows(
+	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct file *file = (struct file *)ref;
 	uint64_t len = (uint64_t)write->row_bytes * write->rows;

@@ -52,8 +52,8 @@ static bool rows_fit(const struct memory *memory, const struct channel_mem_write
 	return offset <= memory->size && span <= memory->size - offset;
 }
 
-static void place_at(struct memory *memory, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static void place_at(
+	struct memory *memory, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	if (memory->mapping != NULL && memory->mapping->writable) {
 		rows->base = memory->mapping->data + channel_get64(write->offset);
@@ -100,9 +100,6 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	if (shared < there && open.seals != CHANNEL_NO_SEALS) {
 		open.seals &= ~(uint32_t)F_SEAL_GROW; // the pool may still grow within its file
 	}
-	if (there > shared && open.seals != CHANNEL_NO_SEALS) {
-		open.seals &= ~(uint32_t)F_SEAL_GROW; // the rest may still be announced
-	}
 	channel_put64(open.size, shared);
 	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
 		*wrong = "too many fds are open in this session";
@@ -116,8 +113,8 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 }
 
 /* Rows that come back for a file which is closed or truncated by now are forgotten. */
-static const char *place_in_original(struct fdref *ref, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *place_in_original(
+	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
 	if (rows_fit(memory, write)) {
@@ -166,8 +163,8 @@ static bool add_seals(int fd, uint32_t seals)
 	return (seals & carried) == 0 || fcntl(fd, F_ADD_SEALS, (int)(seals & carried)) == 0;
 }
 
-const char *memory_import(struct fdrefs *refs, const struct channel_frame *frame,
-	struct fdref **ref)
+const char *memory_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
 	struct channel_open_memory open;
 	if (frame->header.length != sizeof(open)) {
@@ -201,8 +198,8 @@ const char *memory_import(struct fdrefs *refs, const struct channel_frame *frame
 	return NULL;
 }
 
-static const char *place_in_replica(struct fdref *ref, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *place_in_replica(
+	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
 	if (!rows_fit(memory, write)) {
@@ -328,7 +325,8 @@ static const struct fdref_interface imported = {
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id)
 {
 	struct fdref *ref = fdrefs_get(refs, id);
-	bool is_memory = ref != NULL && (ref->interface == &exported || ref->interface == &imported);
+	bool is_memory =
+		ref != NULL && (ref->interface == &exported || ref->interface == &imported);
 	return is_memory ? (struct memory *)ref : NULL;
 }
 
@@ -357,8 +355,8 @@ void memory_release(struct memory *memory)
 	}
 }
 
-bool memory_push(struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes,
-	size_t rows)
+bool memory_push(
+	struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes, size_t rows)
 {
 	if (memory->mapping == NULL || row_bytes == 0 || offset >= memory->size) {
 		return true;
@@ -378,6 +376,6 @@ bool memory_push(struct memory *memory, uint64_t offset, size_t stride, size_t r
 		.rows = rows,
 	};
 	memory->ref.refs->counts.memory_sent += row_bytes * rows;
-	return channel_push_rows(memory->ref.refs->channel, memory->ref.id, offset,
-		memory->mapping, &layout);
+	return channel_push_rows(
+		memory->ref.refs->channel, memory->ref.id, offset, memory->mapping, &layout);
 }

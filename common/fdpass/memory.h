@@ -25,8 +25,8 @@ struct memory {
 // One use is the caller's. NULL with *wrong set on failure.
 struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong);
 // For fdrefs_frame: OPEN of a pool.
-const char *memory_import(struct fdrefs *refs, const struct channel_frame *frame,
-	struct fdref **ref);
+const char *memory_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
 // NULL if id is not the fdref of a memory.
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id);
@@ -43,7 +43,7 @@ bool memory_check(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
 // is left out.
-bool memory_push(struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes,
-	size_t rows);
+bool memory_push(
+	struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes, size_t rows);
 
 #endif

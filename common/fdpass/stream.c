@@ -242,8 +242,9 @@ static void sink_ready(struct stream *stream)
 			break;
 		}
 		if (n < 0) {
-			stop(stream, errno == EPIPE || errno == ECONNRESET ? CHANNEL_STOP_READER_GONE
-									 : CHANNEL_STOP_ERROR);
+			stop(stream,
+				errno == EPIPE || errno == ECONNRESET ? CHANNEL_STOP_READER_GONE
+								      : CHANNEL_STOP_ERROR);
 			channel_flush(stream->ref.refs->channel);
 			return;
 		}
@@ -450,8 +451,8 @@ uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wr
 	return stream->ref.id;
 }
 
-const char *stream_import(struct fdrefs *refs, const struct channel_frame *frame,
-	struct fdref **ref)
+const char *stream_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
 	struct channel_open_pipe open;
 	if (frame->header.length != sizeof(open)) {

@@ -15,7 +15,7 @@
 // set.
 uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wrong);
 // For fdrefs_frame: OPEN of a pipe.
-const char *stream_import(struct fdrefs *refs, const struct channel_frame *frame,
-	struct fdref **ref);
+const char *stream_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
 #endif

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define DEFAULT_MAX_SESSIONS 256
-#define HELP_COLUMN	     26
+#define HELP_COLUMN          26
 
 void program_options_init(struct program_options *options)
 {

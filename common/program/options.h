@@ -13,7 +13,7 @@
 
 #define OPTIONS_STATUS_RUN   (-1) // no exit status: go on
 #define OPTIONS_STATUS_USAGE 2
-#define OPTIONS_MAX	     40 // in one table, with its end
+#define OPTIONS_MAX          40 // in one table, with its end
 
 struct option_spec {
 	const char *name;  // without its "--"; NULL ends the table

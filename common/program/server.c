@@ -20,7 +20,7 @@
 #include "program/records.h"
 
 #define GRACE_MS 2000
-#define SIGNALS	 3
+#define SIGNALS  3
 
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");

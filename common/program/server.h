@@ -13,13 +13,13 @@ struct server;
  */
 
 struct server_config {
-	const char *program;		       // name, for what it prints
+	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed
-	char *const *argv;		       // borrowed
-	struct event_base *base;	       // borrowed
-	int listen_fd;			       // taken
-	bool keeps_contents;		       // sessions get the files that earlier ones stored
-	bool waits_for_finish;		       // --oneshot is over with server_finish, not before
+	char *const *argv;                     // borrowed
+	struct event_base *base;               // borrowed
+	int listen_fd;                         // taken
+	bool keeps_contents;                   // sessions get the files that earlier ones stored
+	bool waits_for_finish;                 // --oneshot is over with server_finish, not before
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, const char *text);
 };

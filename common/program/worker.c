@@ -20,7 +20,7 @@ struct worker {
 	const struct worker_config *config;
 	struct event_base *base;
 	struct event *terminate; // SIGTERM
-	struct event *print;	 // SIGUSR1
+	struct event *print;     // SIGUSR1
 	struct session *session;
 	struct content_store contents;
 	unsigned int number;

@@ -14,10 +14,10 @@ struct session_options;
  */
 
 struct worker_config {
-	const char *program;		       // name, for what it prints
+	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed; session_fd is the parent's
-	enum wire_direction exports;	       // of the sessions
-	bool keeps_contents;		       // what the session stores is reported
+	enum wire_direction exports;           // of the sessions
+	bool keeps_contents;                   // what the session stores is reported
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.

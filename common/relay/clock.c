@@ -8,7 +8,8 @@
 void relay_clock_sample(struct relay_clock *clock, uint64_t asked, uint64_t received, uint64_t sent,
 	uint64_t answered)
 {
-	if (clock->same || answered < asked || sent < received || sent - received > answered - asked) {
+	if (clock->same || answered < asked || sent < received ||
+		sent - received > answered - asked) {
 		return;
 	}
 	uint64_t round_trip = (answered - asked) - (sent - received);
@@ -31,7 +32,8 @@ void relay_clock_shift(uint32_t *sec_hi, uint32_t *sec_lo, uint32_t *nsec, int64
 		return;
 	}
 	int64_t time;
-	if (__builtin_add_overflow((int64_t)(seconds * SECOND + *nsec), offset, &time) || time < 0) {
+	if (__builtin_add_overflow((int64_t)(seconds * SECOND + *nsec), offset, &time) ||
+		time < 0) {
 		return;
 	}
 	seconds = (uint64_t)time / SECOND;

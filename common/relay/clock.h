@@ -10,8 +10,8 @@
  * same kernel (equal boot ids) the difference is zero and no sample is believed.
  */
 struct relay_clock {
-	bool same; // both sides read one clock
-	int64_t offset;     // nanoseconds to add to the other side's time to get ours
+	bool same;           // both sides read one clock
+	int64_t offset;      // nanoseconds to add to the other side's time to get ours
 	uint64_t round_trip; // of the sample that offset is from
 	uint64_t taken;      // when, in our time; 0: no sample yet
 };

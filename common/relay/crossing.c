@@ -49,10 +49,12 @@ static bool ops_cross(struct walk *walk, const struct wire_ops *ops)
 			return false;
 		}
 		for (size_t arg = 0; arg < op->n_args; arg++) {
-			if (op->args[arg].type != WIRE_ARG_NEW_ID || op->args[arg].interface == NULL) {
+			if (op->args[arg].type != WIRE_ARG_NEW_ID ||
+				op->args[arg].interface == NULL) {
 				continue;
 			}
-			const struct wire_interface *made = wire_schema_get(op->args[arg].interface);
+			const struct wire_interface *made =
+				wire_schema_get(op->args[arg].interface);
 			if (made == NULL || !add(walk, made)) {
 				return false;
 			}

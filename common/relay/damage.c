@@ -51,15 +51,15 @@ struct rect {
 	double x1, y1, x2, y2;
 };
 
-static void add_clipped(const struct rect *rect, const struct damage_geometry *geometry,
-	pixman_region32_t *region)
+static void add_clipped(
+	const struct rect *rect, const struct damage_geometry *geometry, pixman_region32_t *region)
 {
 	double x1 = fmax(floor(rect->x1), 0), y1 = fmax(floor(rect->y1), 0);
 	double x2 = fmin(ceil(rect->x2), geometry->width);
 	double y2 = fmin(ceil(rect->y2), geometry->height);
 	if (x1 < x2 && y1 < y2) {
-		pixman_region32_union_rect(region, region, (int)x1, (int)y1, (unsigned int)(x2 - x1),
-			(unsigned int)(y2 - y1));
+		pixman_region32_union_rect(region, region, (int)x1, (int)y1,
+			(unsigned int)(x2 - x1), (unsigned int)(y2 - y1));
 	}
 }
 

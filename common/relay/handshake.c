@@ -65,8 +65,8 @@ struct packet {
 		CHANNEL_MAX_CONTENTS * CONTENT_HASH_SIZE + CHANNEL_MAX_TEXT];
 };
 
-static int send_packet(int fd, struct packet *packet, uint16_t type, uint32_t arg, size_t len,
-	int flags)
+static int send_packet(
+	int fd, struct packet *packet, uint16_t type, uint32_t arg, size_t len, int flags)
 {
 	packet->header = (struct channel_header){.length = (uint32_t)len, .type = type, .arg = arg};
 	return send_all(fd, packet, sizeof(packet->header) + len, flags);

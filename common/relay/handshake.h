@@ -17,12 +17,12 @@
 
 struct handshake_hello {
 	char service[HANDSHAKE_SERVICE_MAX + 1];
-	uint32_t features;               // of the sender; none are defined yet
-	uint8_t boot_id[16];             // of the sender's kernel; zeros if it has none
-	uint64_t clock;                  // CLOCK_MONOTONIC of the sender, nanoseconds
-	uint64_t received;               // and of the receiver, when it came
-	uint32_t refuse;                 // CHANNEL_REFUSE_* that fits if it could not be read
-	size_t n_contents;               // files that the sender has and need not be sent
+	uint32_t features;   // of the sender; none are defined yet
+	uint8_t boot_id[16]; // of the sender's kernel; zeros if it has none
+	uint64_t clock;      // CLOCK_MONOTONIC of the sender, nanoseconds
+	uint64_t received;   // and of the receiver, when it came
+	uint32_t refuse;     // CHANNEL_REFUSE_* that fits if it could not be read
+	size_t n_contents;   // files that the sender has and need not be sent
 	struct content_hash contents[CHANNEL_MAX_CONTENTS];
 };
 

@@ -26,7 +26,8 @@ static const struct wayland_hook hooks[] = {
 	{"wp_viewport", "set_source", viewport_set_source, NULL},
 	{"wp_viewport", "set_destination", viewport_set_destination, NULL},
 
-	{"zwlr_screencopy_manager_v1", "capture_output", capture_create_frame, capture_create_frame},
+	{"zwlr_screencopy_manager_v1", "capture_output", capture_create_frame,
+		capture_create_frame},
 	{"zwlr_screencopy_manager_v1", "capture_output_region", capture_create_frame,
 		capture_create_frame},
 	{"zwlr_screencopy_frame_v1", "copy", capture_attach, capture_attach},
@@ -78,7 +79,8 @@ static const void *find_hook(const struct wire_interface *interface, enum wire_d
 			first++;
 		}
 	}
-	for (size_t i = first; i < N_HOOKS && strcmp(hooks[i].interface, interface->name) == 0; i++) {
+	for (size_t i = first; i < N_HOOKS && strcmp(hooks[i].interface, interface->name) == 0;
+		i++) {
 		if (strcmp(hooks[i].message, op->name) == 0) {
 			return &hooks[i];
 		}

@@ -409,8 +409,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	}
 }
 
-static const char *handle_place(void *data, uint32_t id, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *handle_place(
+	void *data, uint32_t id, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct session *session = data;
 	if (has_failed(session)) {
@@ -593,8 +593,8 @@ static void feed(enum wire_direction exports, enum wire_direction direction, con
  * touches are there for the real one. A process is slowest when it does everything for the first
  * time.
  */
-static void rehearse(enum wire_direction exports, struct event_base *base, int local[2],
-	int channel[2])
+static void rehearse(
+	enum wire_direction exports, struct event_base *base, int local[2], int channel[2])
 {
 	// wl_display.get_registry(2), sync(3); wl_registry.global(1, "wl_shm", 1), wl_callback.done
 	static const uint32_t requests[] = {1, 12 << 16 | 1, 2, 1, 12 << 16, 3};
@@ -643,14 +643,31 @@ void session_prepare(enum wire_direction exports)
 {
 	// What most compositors offer and most clients use.
 	static const char *const usual[] = {
-		"wl_display", "wl_registry", "wl_callback", "wl_compositor", "wl_subcompositor",
-		"wl_shm", "wl_seat", "wl_output", "wl_data_device_manager", "xdg_wm_base",
-		"wp_viewporter", "wp_presentation", "zxdg_output_manager_v1",
-		"zxdg_decoration_manager_v1", "wp_fractional_scale_manager_v1",
-		"zwp_linux_dmabuf_v1", "zwp_primary_selection_device_manager_v1",
-		"zwp_text_input_manager_v3", "xdg_activation_v1", "zwp_pointer_gestures_v1",
-		"zwp_relative_pointer_manager_v1", "zwp_pointer_constraints_v1",
-		"zwp_idle_inhibit_manager_v1", "zwp_tablet_manager_v2", "wp_cursor_shape_manager_v1",
+		"wl_display",
+		"wl_registry",
+		"wl_callback",
+		"wl_compositor",
+		"wl_subcompositor",
+		"wl_shm",
+		"wl_seat",
+		"wl_output",
+		"wl_data_device_manager",
+		"xdg_wm_base",
+		"wp_viewporter",
+		"wp_presentation",
+		"zxdg_output_manager_v1",
+		"zxdg_decoration_manager_v1",
+		"wp_fractional_scale_manager_v1",
+		"zwp_linux_dmabuf_v1",
+		"zwp_primary_selection_device_manager_v1",
+		"zwp_text_input_manager_v3",
+		"xdg_activation_v1",
+		"zwp_pointer_gestures_v1",
+		"zwp_relative_pointer_manager_v1",
+		"zwp_pointer_constraints_v1",
+		"zwp_idle_inhibit_manager_v1",
+		"zwp_tablet_manager_v2",
+		"wp_cursor_shape_manager_v1",
 	};
 	uint8_t boot_id[16];
 	struct content_hash hash;

@@ -19,10 +19,10 @@ struct session;
  */
 
 struct session_options {
-	struct event_base *base;      // borrowed
-	enum wire_direction exports;  // what the local peer sends: WIRE_REQUEST in the guest
-	int local_fd;                 // taken
-	int channel_fd;               // taken; HELLO has been written or read already
+	struct event_base *base;     // borrowed
+	enum wire_direction exports; // what the local peer sends: WIRE_REQUEST in the guest
+	int local_fd;                // taken
+	int channel_fd;              // taken; HELLO has been written or read already
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;
@@ -31,13 +31,13 @@ struct session_options {
 
 	// The version to offer a global at, at most version; 0 hides it. NULL offers all that can cross.
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
-	const char *app_id_prefix;    // for xdg_toplevel.set_app_id; NULL or borrowed
+	const char *app_id_prefix; // for xdg_toplevel.set_app_id; NULL or borrowed
 	const char *title_prefix;
 
-	uint64_t max_memory;          // bytes of replicas that the peer may make us keep
+	uint64_t max_memory; // bytes of replicas that the peer may make us keep
 	uint32_t max_objects;
-	uint32_t max_fds;             // fdrefs open at a time, either way
-	FILE *trace;                  // NULL, or where messages are printed; borrowed
+	uint32_t max_fds; // fdrefs open at a time, either way
+	FILE *trace;      // NULL, or where messages are printed; borrowed
 
 	// The session is over: reason is NULL for an orderly end. Destroy it later, not from here.
 	void (*ended)(void *data, const char *reason);

@@ -22,24 +22,41 @@ static const struct {
 } packed_formats[] = {
 	{0, 4}, // argb8888
 	{1, 4}, // xrgb8888
-	{FOURCC('A', 'R', '2', '4'), 4}, {FOURCC('X', 'R', '2', '4'), 4},
-	{FOURCC('A', 'B', '2', '4'), 4}, {FOURCC('X', 'B', '2', '4'), 4},
-	{FOURCC('R', 'A', '2', '4'), 4}, {FOURCC('R', 'X', '2', '4'), 4},
-	{FOURCC('B', 'A', '2', '4'), 4}, {FOURCC('B', 'X', '2', '4'), 4},
-	{FOURCC('A', 'R', '3', '0'), 4}, {FOURCC('X', 'R', '3', '0'), 4},
-	{FOURCC('A', 'B', '3', '0'), 4}, {FOURCC('X', 'B', '3', '0'), 4},
-	{FOURCC('R', 'A', '3', '0'), 4}, {FOURCC('R', 'X', '3', '0'), 4},
-	{FOURCC('B', 'A', '3', '0'), 4}, {FOURCC('B', 'X', '3', '0'), 4},
-	{FOURCC('R', 'G', '2', '4'), 3}, {FOURCC('B', 'G', '2', '4'), 3},
-	{FOURCC('R', 'G', '1', '6'), 2}, {FOURCC('B', 'G', '1', '6'), 2},
-	{FOURCC('A', 'R', '1', '5'), 2}, {FOURCC('X', 'R', '1', '5'), 2},
-	{FOURCC('A', 'B', '1', '5'), 2}, {FOURCC('X', 'B', '1', '5'), 2},
-	{FOURCC('R', '8', ' ', ' '), 1}, {FOURCC('C', '8', ' ', ' '), 1},
+	{FOURCC('A', 'R', '2', '4'), 4},
+	{FOURCC('X', 'R', '2', '4'), 4},
+	{FOURCC('A', 'B', '2', '4'), 4},
+	{FOURCC('X', 'B', '2', '4'), 4},
+	{FOURCC('R', 'A', '2', '4'), 4},
+	{FOURCC('R', 'X', '2', '4'), 4},
+	{FOURCC('B', 'A', '2', '4'), 4},
+	{FOURCC('B', 'X', '2', '4'), 4},
+	{FOURCC('A', 'R', '3', '0'), 4},
+	{FOURCC('X', 'R', '3', '0'), 4},
+	{FOURCC('A', 'B', '3', '0'), 4},
+	{FOURCC('X', 'B', '3', '0'), 4},
+	{FOURCC('R', 'A', '3', '0'), 4},
+	{FOURCC('R', 'X', '3', '0'), 4},
+	{FOURCC('B', 'A', '3', '0'), 4},
+	{FOURCC('B', 'X', '3', '0'), 4},
+	{FOURCC('R', 'G', '2', '4'), 3},
+	{FOURCC('B', 'G', '2', '4'), 3},
+	{FOURCC('R', 'G', '1', '6'), 2},
+	{FOURCC('B', 'G', '1', '6'), 2},
+	{FOURCC('A', 'R', '1', '5'), 2},
+	{FOURCC('X', 'R', '1', '5'), 2},
+	{FOURCC('A', 'B', '1', '5'), 2},
+	{FOURCC('X', 'B', '1', '5'), 2},
+	{FOURCC('R', '8', ' ', ' '), 1},
+	{FOURCC('C', '8', ' ', ' '), 1},
 	{FOURCC('R', '1', '6', ' '), 2},
-	{FOURCC('A', 'R', '4', 'H'), 8}, {FOURCC('X', 'R', '4', 'H'), 8},
-	{FOURCC('A', 'B', '4', 'H'), 8}, {FOURCC('X', 'B', '4', 'H'), 8},
-	{FOURCC('A', 'R', '4', '8'), 8}, {FOURCC('X', 'R', '4', '8'), 8},
-	{FOURCC('A', 'B', '4', '8'), 8}, {FOURCC('X', 'B', '4', '8'), 8},
+	{FOURCC('A', 'R', '4', 'H'), 8},
+	{FOURCC('X', 'R', '4', 'H'), 8},
+	{FOURCC('A', 'B', '4', 'H'), 8},
+	{FOURCC('X', 'B', '4', 'H'), 8},
+	{FOURCC('A', 'R', '4', '8'), 8},
+	{FOURCC('X', 'R', '4', '8'), 8},
+	{FOURCC('A', 'B', '4', '8'), 8},
+	{FOURCC('X', 'B', '4', '8'), 8},
 };
 
 /* 0: several planes, or not known. */
@@ -226,8 +243,7 @@ bool buffer_push_all(struct buffer *buffer)
 		return memory_push(buffer->pool->memory, buffer->offset, (size_t)buffer->stride,
 			(size_t)buffer->width * buffer->bytes_per_pixel, (size_t)buffer->height);
 	}
-	return memory_push(
-		buffer->pool->memory, buffer->offset, buffer->length, buffer->length, 1);
+	return memory_push(buffer->pool->memory, buffer->offset, buffer->length, buffer->length, 1);
 }
 
 bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region)

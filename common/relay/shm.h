@@ -37,7 +37,8 @@ struct buffer {
 	uint64_t length;          // of all its planes, bytes
 
 	// How the copy on the other side differs from this one, since its last commit:
-	struct surface *surface; // that it was last committed to; NULL: none, or something is unclear
+	struct surface
+		*surface; // that it was last committed to; NULL: none, or something is unclear
 	struct wl_list surface_link;
 	bool stale_all;
 	pixman_region32_t stale; // else: at most there

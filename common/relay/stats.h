@@ -17,11 +17,11 @@ enum stats_fd {
 // A plain value: counters of one session, or the sum of several.
 struct stats {
 	uint64_t sessions;
-	uint64_t messages[2];          // by enum wire_direction
+	uint64_t messages[2]; // by enum wire_direction
 	uint64_t message_bytes[2];
 	uint64_t fds[STATS_FD_COUNT];
-	uint64_t fds_cached;           // files that did not cross because the other side had them
-	uint64_t memory_bytes_sent;    // pool contents and files
+	uint64_t fds_cached;        // files that did not cross because the other side had them
+	uint64_t memory_bytes_sent; // pool contents and files
 	uint64_t memory_bytes_received;
 	uint64_t memory_bytes_twinned; // copied on the far side instead of sent
 	uint64_t stream_bytes_sent;

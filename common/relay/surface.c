@@ -268,8 +268,8 @@ static bool send_parts(struct surface *surface, struct buffer *buffer, pixman_re
 }
 
 /* The other buffers of the surface lack what this commit has changed. */
-static void make_others_stale(struct surface *surface, struct buffer *buffer, bool all,
-	pixman_region32_t *fresh)
+static void make_others_stale(
+	struct surface *surface, struct buffer *buffer, bool all, pixman_region32_t *fresh)
 {
 	struct buffer *other;
 	wl_list_for_each (other, &surface->buffers, surface_link) {
@@ -348,6 +348,5 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 	}
 	surface->pending.attached = surface->pending.moved = false;
 	surface->pending.surface_damage.count = surface->pending.buffer_damage.count = 0;
-	return ok ? WAYLAND_FORWARD
-		  : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? WAYLAND_FORWARD : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 }

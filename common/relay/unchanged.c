@@ -100,12 +100,14 @@ static void search_box(void *data)
 		uint32_t *span = search->changed[y - search->pieces.y1];
 		span[0] = span[1] = 0;
 		const uint8_t *row = start + (size_t)y * (size_t)buffer->stride;
-		for (uint32_t column = search->pieces.first; column < search->pieces.end; column++) {
+		for (uint32_t column = search->pieces.first; column < search->pieces.end;
+			column++) {
 			uint32_t at = column * PIECE;
 			XXH128_hash_t hash = XXH3_128bits_withSecret(row + at,
 				len - at < PIECE ? len - at : PIECE, search->secret,
 				XXH3_SECRET_SIZE_MIN);
-			uint64_t *known = unchanged->hashes[(size_t)y * unchanged->columns + column];
+			uint64_t *known =
+				unchanged->hashes[(size_t)y * unchanged->columns + column];
 			if (known[0] == hash.low64 && known[1] == hash.high64) {
 				continue;
 			}
@@ -128,7 +130,8 @@ static bool push_spans(const struct search *search)
 	for (uint32_t row = 0, next; ok && row < n_rows; row = next) {
 		const uint32_t *span = search->changed[row];
 		next = row + 1;
-		while (next < n_rows && memcmp(search->changed[next], span, 2 * sizeof(*span)) == 0) {
+		while (next < n_rows &&
+			memcmp(search->changed[next], span, 2 * sizeof(*span)) == 0) {
 			next++;
 		}
 		if (span[0] == span[1]) {
@@ -138,8 +141,8 @@ static bool push_spans(const struct search *search)
 		uint64_t to = (uint64_t)span[1] * PIECE < len ? (uint64_t)span[1] * PIECE : len;
 		uint64_t y = search->pieces.y1 + row;
 		ok = memory_push(buffer->pool->memory,
-			buffer->offset + y * (uint64_t)buffer->stride + from, (size_t)buffer->stride,
-			to - from, next - row);
+			buffer->offset + y * (uint64_t)buffer->stride + from,
+			(size_t)buffer->stride, to - from, next - row);
 	}
 	return ok;
 }
@@ -161,8 +164,8 @@ static bool make_ready(struct buffer *buffer)
 	struct unchanged *unchanged = &buffer->unchanged;
 	if (unchanged->hashes == NULL) {
 		unchanged->columns = (row_bytes(buffer) + PIECE - 1) / PIECE;
-		unchanged->hashes = calloc((size_t)buffer->height * unchanged->columns,
-			sizeof(*unchanged->hashes));
+		unchanged->hashes = calloc(
+			(size_t)buffer->height * unchanged->columns, sizeof(*unchanged->hashes));
 	} else if (!unchanged->known) {
 		memset(unchanged->hashes, 0,
 			(size_t)buffer->height * unchanged->columns * sizeof(*unchanged->hashes));

@@ -15,9 +15,10 @@ struct buffer;
  * A buffer in which most changes is not hashed for a while: that would be for nothing.
  */
 struct unchanged {
-	uint64_t (*hashes)[2]; // rows * columns of what the copy on the other side has; 0: not known
-	uint32_t columns;      // pieces in a row
-	uint32_t pause;        // pushes without hashing that are left
+	uint64_t (
+		*hashes)[2]; // rows * columns of what the copy on the other side has; 0: not known
+	uint32_t columns;    // pieces in a row
+	uint32_t pause;      // pushes without hashing that are left
 	uint32_t last_pause;
 	bool known; // hashes are those of an earlier push
 };

@@ -23,7 +23,7 @@
 #define CREDIT_MIN  (2 * CHANNEL_MAX_MESSAGES)
 #define CREDIT_STEP (CHANNEL_MESSAGE_WINDOW / 4)
 // Bytes and fdrefs of one run of messages.
-#define RUN_BYTES (CHANNEL_MAX_MESSAGES - 1)
+#define RUN_BYTES    (CHANNEL_MAX_MESSAGES - 1)
 #define MAX_IMPORTED 1024
 
 bool wayland_init(struct wayland *wayland, const struct wayland_options *options)
@@ -90,8 +90,7 @@ struct object *wayland_new_object(struct wayland_call *call, size_t arg)
 
 struct object_state *wayland_arg_state(struct wayland_call *call, size_t arg, const char *interface)
 {
-	struct object *object =
-		objects_get(&call->wayland->objects, call->message.args[arg].value);
+	struct object *object = objects_get(&call->wayland->objects, call->message.args[arg].value);
 	bool match = object != NULL && object->interface != NULL &&
 		strcmp(object->interface->name, interface) == 0;
 	return match ? object->state : NULL;
@@ -174,8 +173,9 @@ static void trace(struct wayland_call *call, const struct fdlist *fds)
 {
 	const char *names[WIRE_MAX_ARGS];
 	for (size_t i = 0; i < call->message.op->n_fds; i++) {
-		names[i] = fds != NULL && i < fds->count ? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
-							 : "from the channel";
+		names[i] = fds != NULL && i < fds->count
+			? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
+			: "from the channel";
 	}
 	wire_trace(call->wayland->options.trace, call->direction, call->object->interface->name,
 		&call->message, names);
@@ -272,7 +272,8 @@ static void push_messages(struct wayland *wayland, const uint8_t *data, size_t l
 {
 	struct wl_array *pending = &wayland->pending;
 	channel_push(wayland->options.channel, CHANNEL_MESSAGES, 0,
-		(uint32_t)(pending->size / sizeof(uint32_t)), pending->data, pending->size, data, len);
+		(uint32_t)(pending->size / sizeof(uint32_t)), pending->data, pending->size, data,
+		len);
 	name_refs(wayland);
 	wayland->message_bytes[wayland->options.exports] += len;
 	wayland->export_credit -= (uint32_t)len;
@@ -292,7 +293,8 @@ void wayland_flush_exports(struct wayland *wayland)
 }
 
 /* fdrefs go with the run that their message is in. */
-static bool add_refs(struct wayland *wayland, struct wayland_run *run, const struct wayland_call *call)
+static bool add_refs(
+	struct wayland *wayland, struct wayland_run *run, const struct wayland_call *call)
 {
 	size_t size = call->n_refs * sizeof(uint32_t);
 	if (size == 0) {
@@ -432,7 +434,8 @@ static bool import_refs(struct wayland_call *call)
 	struct wayland *wayland = call->wayland;
 	size_t n = call->message.op->n_fds;
 	if (n > wayland->n_imported) {
-		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "its fd did not come by the channel");
+		wayland_fail(
+			call, WAYLAND_ERROR_IMPLEMENTATION, "its fd did not come by the channel");
 		return false;
 	}
 	memcpy(call->refs, wayland->imported, n * sizeof(*call->refs));
@@ -456,7 +459,8 @@ static bool import_fds(struct wayland_call *call, struct fdlist *fds)
 		if (fd < 0 || !fdlist_push(fds, fd)) {
 			log_error("cannot make the fd of %s: %s", call->message.op->name,
 				fd < 0 ? strerror(-fd) : "out of memory");
-			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "its fd cannot be made here");
+			wayland_fail(
+				call, WAYLAND_ERROR_IMPLEMENTATION, "its fd cannot be made here");
 			return false;
 		}
 	}

@@ -43,8 +43,8 @@ struct wayland_options {
 	// See struct session_options; may be NULL.
 	uint32_t (*offer_global)(void *policy_data, const char *interface, uint32_t version);
 	void *policy_data;
-	const char *app_id_prefix, *title_prefix;                                     // or NULL
-	FILE *trace;                                                                  // or NULL
+	const char *app_id_prefix, *title_prefix; // or NULL
+	FILE *trace;                              // or NULL
 	// The session cannot go on. code is a wl_display.error one.
 	void (*failed)(void *data, uint32_t code, const char *text);
 	void *data;
@@ -59,15 +59,15 @@ struct wayland {
 	struct wayland_options options;
 	struct wayland_run *run; // of the export under way; else NULL
 	struct objects objects;
-	struct wl_array globals;  // struct registry_global
-	struct wl_array pending;  // uint32_t: fdrefs of the run that is being collected
-	uint32_t *imported;       // fdrefs that came and that no message has taken yet
+	struct wl_array globals; // struct registry_global
+	struct wl_array pending; // uint32_t: fdrefs of the run that is being collected
+	uint32_t *imported;      // fdrefs that came and that no message has taken yet
 	size_t n_imported;
-	uint32_t export_credit;   // bytes of messages that the other side takes now
-	uint32_t unreported;      // bytes of messages written to the local peer since the last CREDIT
-	uint32_t import_credit;   // bytes of messages that may still come
-	int host_clock;           // clockid_t of presentation times as the compositor gives them
-	bool error_seen;          // the compositor has sent wl_display.error
+	uint32_t export_credit; // bytes of messages that the other side takes now
+	uint32_t unreported;    // bytes of messages written to the local peer since the last CREDIT
+	uint32_t import_credit; // bytes of messages that may still come
+	int host_clock;         // clockid_t of presentation times as the compositor gives them
+	bool error_seen;        // the compositor has sent wl_display.error
 	bool failed;
 	uint64_t messages[2], message_bytes[2]; // by enum wire_direction
 };
@@ -87,8 +87,8 @@ struct wayland_call {
 enum wayland_verdict {
 	WAYLAND_FORWARD, // perhaps changed in place
 	WAYLAND_REPLACE, // call->replacement instead
-	WAYLAND_DROP, // never one with fds
-	WAYLAND_FAIL, // wayland_fail has been called
+	WAYLAND_DROP,    // never one with fds
+	WAYLAND_FAIL,    // wayland_fail has been called
 };
 
 typedef enum wayland_verdict (*wayland_hook_func)(struct wayland_call *call);
@@ -123,6 +123,7 @@ void wayland_flush_exports(struct wayland *wayland);
 // The object that was made by the message's new_id argument.
 struct object *wayland_new_object(struct wayland_call *call, size_t arg);
 // The state of the object named by an argument if it is of that interface, else NULL.
-struct object_state *wayland_arg_state(struct wayland_call *call, size_t arg, const char *interface);
+struct object_state *wayland_arg_state(
+	struct wayland_call *call, size_t arg, const char *interface);
 
 #endif

@@ -5,7 +5,7 @@
 // libwayland before 1.23 receives into 4096 bytes, and a client must be able to read its error.
 #define ERROR_MESSAGE_MAX 4096
 
-#define DISPLAY_OBJECT	    1
+#define DISPLAY_OBJECT      1
 #define DISPLAY_ERROR_EVENT 0
 
 static uint32_t read_word(const uint8_t *data)

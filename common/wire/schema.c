@@ -140,8 +140,7 @@ static void summarize_args(struct wire_op *op)
 	for (size_t i = 0; i < op->n_args; i++) {
 		enum wire_arg_type type = op->args[i].type;
 		bool is_word = type == WIRE_ARG_INT || type == WIRE_ARG_UINT ||
-			type == WIRE_ARG_FIXED ||
-			(type == WIRE_ARG_OBJECT && op->args[i].nullable);
+			type == WIRE_ARG_FIXED || (type == WIRE_ARG_OBJECT && op->args[i].nullable);
 		words = words && is_word;
 		if (type == WIRE_ARG_FD) {
 			op->n_fds++;

@@ -31,7 +31,7 @@ enum wire_arg_type {
 	WIRE_ARG_NEW_ID,     // of the interface that the table names
 	WIRE_ARG_ANY_NEW_ID, // "interface, version, id" on the wire: wl_registry.bind
 	WIRE_ARG_ARRAY,
-	WIRE_ARG_FD,         // nothing on the wire
+	WIRE_ARG_FD, // nothing on the wire
 };
 
 struct wire_arg_spec {
@@ -63,8 +63,8 @@ struct wire_ops {
 
 struct wire_interface {
 	const char *name;
-	uint32_t version;              // the highest that is known
-	struct wire_ops ops[2];        // by enum wire_direction
+	uint32_t version;       // the highest that is known
+	struct wire_ops ops[2]; // by enum wire_direction
 	const struct wl_interface *source;
 };
 
@@ -75,8 +75,8 @@ const struct wire_interface *wire_schema_find(const char *name);
 const struct wire_interface *wire_schema_get(const struct wl_interface *interface);
 
 // Called once for each op of every interface when it is first looked up, and returns the op's hook.
-typedef const void *(*wire_schema_hook_func)(
-	const struct wire_interface *interface, enum wire_direction direction, const struct wire_op *op);
+typedef const void *(*wire_schema_hook_func)(const struct wire_interface *interface,
+	enum wire_direction direction, const struct wire_op *op);
 // Must be set before the first wire_schema_find.
 void wire_schema_set_hooks(wire_schema_hook_func hooks);
 

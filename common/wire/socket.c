@@ -39,7 +39,7 @@ struct wire_socket {
 	void *data;
 
 	struct event *read_event;
-	bool reading;	// what the owner wants
+	bool reading;   // what the owner wants
 	bool left_over; // there may be whole messages in input that readable did not take
 	uint8_t *input; // INPUT_SIZE bytes, of which [input_first .. input_first + input_len) are
 			// used

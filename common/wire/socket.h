@@ -28,8 +28,8 @@ struct wire_socket_handler {
 };
 
 // Takes fd, also on failure. handler and data are borrowed.
-struct wire_socket *wire_socket_create(struct event_base *base, int fd,
-	const struct wire_socket_handler *handler, void *data);
+struct wire_socket *wire_socket_create(
+	struct event_base *base, int fd, const struct wire_socket_handler *handler, void *data);
 // Closes; NULL is fine. Also from inside a handler: then it is freed when the handler returns.
 void wire_socket_destroy(struct wire_socket *sock);
 

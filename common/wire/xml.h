@@ -11,9 +11,9 @@
  * resolve by name.
  */
 
-#define WIRE_XML_SIZE_MAX	(4u << 20) // bytes of a file
-#define WIRE_XML_INTERFACES_MAX 256	   // in a file
-#define WIRE_XML_MESSAGES_MAX	64	   // of an interface in one direction: bits of a mask
+#define WIRE_XML_SIZE_MAX       (4u << 20) // bytes of a file
+#define WIRE_XML_INTERFACES_MAX 256        // in a file
+#define WIRE_XML_MESSAGES_MAX   64         // of an interface in one direction: bits of a mask
 
 struct wire_xml_chunk;
 

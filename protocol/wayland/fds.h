@@ -18,7 +18,7 @@ enum protocol_fd_kind {
 
 struct protocol_fd {
 	const char *interface;
-	const char *message;	    // request or event; no interface has both by one name
+	const char *message;        // request or event; no interface has both by one name
 	enum protocol_fd_kind kind; // of every fd in the message
 };
 

@@ -14,9 +14,8 @@ struct sockaddr_un listen_address(const char *display)
 		errx(2, "XDG_RUNTIME_DIR is not set");
 	}
 	int length = display[0] == '/'
-			     ? snprintf(address.sun_path, sizeof(address.sun_path), "%s", display)
-			     : snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", dir,
-				       display);
+		? snprintf(address.sun_path, sizeof(address.sun_path), "%s", display)
+		: snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", dir, display);
 	if (length < 0 || (size_t)length >= sizeof(address.sun_path)) {
 		errx(2, "%s: name of a socket is too long", display);
 	}

@@ -15,7 +15,7 @@
 #include "tests/bench/listen.h"
 
 #define CHUNK_SIZE 65536
-#define FDS_MAX	   253 // SCM_MAX_FD in the kernel
+#define FDS_MAX    253 // SCM_MAX_FD in the kernel
 #define EVENTS_MAX 64
 
 // One socket of a pair, with what it received and its peer could not take yet.
@@ -119,7 +119,7 @@ static bool forward(struct end *from, struct end *to)
 static void update_interest(struct end *end)
 {
 	uint32_t interest = (end->length == 0 && !end->eof ? EPOLLIN : 0u) |
-			    (end->peer->length > 0 ? EPOLLOUT : 0u);
+		(end->peer->length > 0 ? EPOLLOUT : 0u);
 	if (interest == end->interest) {
 		return;
 	}

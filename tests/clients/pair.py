@@ -56,9 +56,12 @@ class Pair:
         for name in os.listdir(directory):
             path = f"{directory}/{name}"
             content = None
-            if "memfd:fdferry-file" in os.readlink(path):
-                with open(path, "rb") as file:
-                    content = file.read()
+            try:
+                if "memfd:fdferry-file" in os.readlink(path):
+                    with open(path, "rb") as file:
+                        content = file.read()
+            except FileNotFoundError:
+                continue  # closed meanwhile
             if content is None or content in kept:
                 count += 1
             kept.add(content)

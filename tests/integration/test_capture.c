@@ -29,7 +29,7 @@ struct stage {
 	struct paint_pool pool;
 	struct wl_buffer *buffer;
 	struct paint_rng rng;
-	uint8_t screen[SIZE];	   // what the compositor writes
+	uint8_t screen[SIZE];         // what the compositor writes
 	struct wl_resource *attached; // of a frame of ext-image-copy-capture
 	bool ready;
 };
@@ -72,8 +72,7 @@ static void begin(struct stage *stage)
 	struct compositor *compositor = stage->world->compositor;
 	compositor_add_global(compositor, &wl_output_interface, 3);
 	compositor_add_global(compositor, &zwlr_screencopy_manager_v1_interface, 3);
-	compositor_add_global(
-		compositor, &ext_output_image_capture_source_manager_v1_interface, 1);
+	compositor_add_global(compositor, &ext_output_image_capture_source_manager_v1_interface, 1);
 	compositor_add_global(compositor, &ext_image_copy_capture_manager_v1_interface, 1);
 	compositor_hook(compositor, "zwlr_screencopy_frame_v1", "copy", copy, stage);
 	compositor_hook(compositor, "zwlr_screencopy_frame_v1", "copy_with_damage", copy, stage);
@@ -120,8 +119,8 @@ static void ignore_flags(void *data, struct zwlr_screencopy_frame_v1 *frame, uin
 	(void)data, (void)frame, (void)flags;
 }
 
-static void handle_ready(void *data, struct zwlr_screencopy_frame_v1 *frame, uint32_t hi,
-	uint32_t lo, uint32_t nsec)
+static void handle_ready(
+	void *data, struct zwlr_screencopy_frame_v1 *frame, uint32_t hi, uint32_t lo, uint32_t nsec)
 {
 	(void)frame;
 	assert_int_equal(hi, 0);
@@ -253,8 +252,8 @@ static void the_client_has_the_screens_pixels_when_an_image_copy_is_ready(void *
 	(void)state;
 	struct stage stage;
 	begin(&stage);
-	struct ext_output_image_capture_source_manager_v1 *sources = client_bind(
-		stage.client, &ext_output_image_capture_source_manager_v1_interface, 1);
+	struct ext_output_image_capture_source_manager_v1 *sources =
+		client_bind(stage.client, &ext_output_image_capture_source_manager_v1_interface, 1);
 	struct ext_image_copy_capture_manager_v1 *manager =
 		client_bind(stage.client, &ext_image_copy_capture_manager_v1_interface, 1);
 	struct ext_image_capture_source_v1 *source =

@@ -19,10 +19,10 @@
 
 struct times {
 	clockid_t clock; // of the compositor
-	uint32_t told;	 // clock_id
-	int64_t shown;	 // what the compositor said
-	int64_t seen;	 // what the client was told
-	int64_t wished;	 // what reached the compositor
+	uint32_t told;   // clock_id
+	int64_t shown;   // what the compositor said
+	int64_t seen;    // what the client was told
+	int64_t wished;  // what reached the compositor
 	bool presented;
 };
 
@@ -70,8 +70,8 @@ static const struct wp_presentation_listener presentation_listener = {
 	.clock_id = handle_clock_id,
 };
 
-static void handle_sync_output(void *data, struct wp_presentation_feedback *feedback,
-	struct wl_output *output)
+static void handle_sync_output(
+	void *data, struct wp_presentation_feedback *feedback, struct wl_output *output)
 {
 	(void)data;
 	(void)feedback;
@@ -122,13 +122,12 @@ static void watch_frame(struct times *times, int64_t ahead, int64_t wish)
 	struct wl_surface *surface = wl_compositor_create_surface(compositor);
 	client_roundtrip(client);
 
-	struct wp_presentation_feedback *feedback =
-		wp_presentation_feedback(presentation, surface);
+	struct wp_presentation_feedback *feedback = wp_presentation_feedback(presentation, surface);
 	wp_presentation_feedback_add_listener(feedback, &feedback_listener, times);
 	struct wp_commit_timer_v1 *timer = wp_commit_timing_manager_v1_get_timer(timing, surface);
 	uint64_t seconds = (uint64_t)(wish / SECOND);
-	wp_commit_timer_v1_set_timestamp(timer, (uint32_t)(seconds >> 32), (uint32_t)seconds,
-		(uint32_t)(wish % SECOND));
+	wp_commit_timer_v1_set_timestamp(
+		timer, (uint32_t)(seconds >> 32), (uint32_t)seconds, (uint32_t)(wish % SECOND));
 	client_roundtrip(client);
 	assert_true(times->presented);
 

@@ -20,8 +20,8 @@
  * choice up to date, tells damage that covers at least the change, and commits.
  */
 
-#define SEEDS	     24
-#define STEPS	     250
+#define SEEDS        24
+#define STEPS        250
 #define MAX_SURFACES 4
 #define MAX_CHAIN    4
 #define MAX_BOXES    120
@@ -52,8 +52,8 @@ struct actor {
 	uint32_t format;
 	struct slot chain[MAX_CHAIN];
 	int n_chain;
-	int shown;     // in the chain; -1: none
-	bool known;    // picture was shown with this geometry
+	int shown;        // in the chain; -1: none
+	bool known;       // picture was shown with this geometry
 	uint8_t *picture; // height * width * bytes, without padding
 };
 
@@ -77,12 +77,8 @@ static const struct {
 	uint32_t format;
 	int32_t bytes;
 } formats[] = {
-	{WL_SHM_FORMAT_ARGB8888, 4},
-	{WL_SHM_FORMAT_XRGB8888, 4},
-	{WL_SHM_FORMAT_RGB565, 2},
-	{WL_SHM_FORMAT_BGR888, 3},
-	{WL_SHM_FORMAT_R8, 1},
-	{WL_SHM_FORMAT_ABGR16161616F, 8},
+	{WL_SHM_FORMAT_ARGB8888, 4}, {WL_SHM_FORMAT_XRGB8888, 4}, {WL_SHM_FORMAT_RGB565, 2},
+	{WL_SHM_FORMAT_BGR888, 3}, {WL_SHM_FORMAT_R8, 1}, {WL_SHM_FORMAT_ABGR16161616F, 8},
 	{0x3f3f3f3f, 4}, // nobody knows it
 };
 
@@ -139,7 +135,8 @@ static void place_slot(struct stage *stage, struct slot *slot, uint32_t size)
 		}
 	}
 	if (*used > 0 && once_in(stage, 6)) {
-		*used -= (uint32_t)pick(stage, 0, (int32_t)*used / 2) & ~3u; // overlaps the last ones
+		*used -= (uint32_t)pick(stage, 0, (int32_t)*used / 2) &
+			~3u; // overlaps the last ones
 	}
 	slot->offset = *used;
 	*used += size;
@@ -177,8 +174,8 @@ static void new_chain(struct stage *stage, struct actor *actor)
 	paint_noise(&stage->rng, actor->picture, picture);
 }
 
-static uint8_t *slot_row(struct stage *stage, const struct actor *actor, const struct slot *slot,
-	int32_t y)
+static uint8_t *slot_row(
+	struct stage *stage, const struct actor *actor, const struct slot *slot, int32_t y)
 {
 	return stage->pools[slot->pool].data + slot->offset + (size_t)(y * actor->stride);
 }
@@ -201,8 +198,8 @@ static void draw(struct stage *stage, struct actor *actor, const struct slot *sl
 
 static struct box random_box(struct stage *stage, const struct actor *actor, int32_t most)
 {
-	struct box box = {.x1 = pick(stage, 0, actor->width - 1),
-		.y1 = pick(stage, 0, actor->height - 1)};
+	struct box box = {
+		.x1 = pick(stage, 0, actor->width - 1), .y1 = pick(stage, 0, actor->height - 1)};
 	box.x2 = box.x1 + pick(stage, 1, most);
 	box.y2 = box.y1 + pick(stage, 1, most);
 	box.x2 = box.x2 < actor->width ? box.x2 : actor->width;
@@ -262,12 +259,14 @@ static struct point to_upright(struct point p, int32_t transform, double width, 
 static struct point to_surface(const struct actor *actor, double x, double y)
 {
 	const struct geometry *geometry = &actor->geometry;
-	struct point p = to_upright(
-		(struct point){x, y}, geometry->transform, actor->width, actor->height);
+	struct point p =
+		to_upright((struct point){x, y}, geometry->transform, actor->width, actor->height);
 	p.x /= geometry->scale;
 	p.y /= geometry->scale;
-	double width = (geometry->transform & 1 ? actor->height : actor->width) / (double)geometry->scale;
-	double height = (geometry->transform & 1 ? actor->width : actor->height) / (double)geometry->scale;
+	double width =
+		(geometry->transform & 1 ? actor->height : actor->width) / (double)geometry->scale;
+	double height =
+		(geometry->transform & 1 ? actor->width : actor->height) / (double)geometry->scale;
 	if (geometry->has_source) {
 		p.x -= wl_fixed_to_double(geometry->x);
 		p.y -= wl_fixed_to_double(geometry->y);
@@ -295,7 +294,8 @@ static int32_t up(double v)
 /* The pixels of the surface that a box of the buffer lies in. */
 static struct box box_on_surface(const struct actor *actor, const struct box *box)
 {
-	struct point a = to_surface(actor, box->x1, box->y1), b = to_surface(actor, box->x2, box->y2);
+	struct point a = to_surface(actor, box->x1, box->y1),
+		     b = to_surface(actor, box->x2, box->y2);
 	const double slack = 1e-9; // of the sums above
 	return (struct box){
 		.x1 = down((a.x < b.x ? a.x : b.x) + slack),
@@ -359,8 +359,10 @@ static void unset_viewport(struct geometry *geometry)
 static void set_viewport(struct stage *stage, struct actor *actor)
 {
 	struct geometry *geometry = &actor->geometry;
-	int32_t width = (geometry->transform & 1 ? actor->height : actor->width) * 256 / geometry->scale;
-	int32_t height = (geometry->transform & 1 ? actor->width : actor->height) * 256 / geometry->scale;
+	int32_t width =
+		(geometry->transform & 1 ? actor->height : actor->width) * 256 / geometry->scale;
+	int32_t height =
+		(geometry->transform & 1 ? actor->width : actor->height) * 256 / geometry->scale;
 	unset_viewport(geometry);
 	geometry->has_source = once_in(stage, 2);
 	geometry->has_destination = geometry->has_source || once_in(stage, 2);
@@ -396,7 +398,8 @@ static void drop_viewport(struct actor *actor)
 static void new_geometry(struct stage *stage, struct actor *actor)
 {
 	struct geometry *geometry = &actor->geometry;
-	const struct geometry before = *geometry; // the whole struct: there is no padding that varies
+	const struct geometry before =
+		*geometry; // the whole struct: there is no padding that varies
 	if (once_in(stage, 2)) {
 		geometry->scale = pick(stage, 1, 3);
 		wl_surface_set_buffer_scale(actor->surface, geometry->scale);
@@ -429,8 +432,8 @@ static bool is_visible(const struct actor *actor, int32_t x, int32_t y)
 	if (!geometry->has_source) {
 		return true;
 	}
-	struct point a = to_upright(
-		(struct point){x, y}, geometry->transform, actor->width, actor->height);
+	struct point a =
+		to_upright((struct point){x, y}, geometry->transform, actor->width, actor->height);
 	struct point b = to_upright(
 		(struct point){x + 1, y + 1}, geometry->transform, actor->width, actor->height);
 	double x1 = wl_fixed_to_double(geometry->x) * geometry->scale;
@@ -453,8 +456,8 @@ static void complain(const struct stage *stage, const struct actor *actor, int32
 
 static void compare(struct stage *stage, struct actor *actor)
 {
-	const struct screen_surface *surface = screen_surface(&stage->world->screen,
-		wl_proxy_get_id((struct wl_proxy *)actor->surface));
+	const struct screen_surface *surface = screen_surface(
+		&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)actor->surface));
 	assert_non_null(surface);
 	assert_non_null(surface->picture);
 	assert_int_equal(surface->shown.width, actor->width);
@@ -468,7 +471,8 @@ static void compare(struct stage *stage, struct actor *actor)
 		}
 		for (int32_t x = 0; x < actor->width; x++) {
 			if (is_visible(actor, x, y) &&
-				memcmp(there + (size_t)x * bytes, here + (size_t)x * bytes, bytes) != 0) {
+				memcmp(there + (size_t)x * bytes, here + (size_t)x * bytes,
+					bytes) != 0) {
 				complain(stage, actor, x, y);
 			}
 		}

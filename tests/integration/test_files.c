@@ -20,7 +20,7 @@
 #include "tests/support/world.h"
 
 #define KEYMAP_SIZE 70001
-#define SEALS	    (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+#define SEALS       (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct stage {
 	struct world *world;
@@ -74,8 +74,8 @@ static void reopen_read_only(struct stage *stage)
 	stage->fd = fd;
 }
 
-static void handle_keymap(void *data, struct wl_keyboard *keyboard, uint32_t format, int32_t fd,
-	uint32_t size)
+static void handle_keymap(
+	void *data, struct wl_keyboard *keyboard, uint32_t format, int32_t fd, uint32_t size)
 {
 	(void)keyboard;
 	struct keyboard *k = data;
@@ -267,7 +267,8 @@ static void end_night(struct stage *stage, const struct night_light *light)
 	end(stage);
 }
 
-static void set_ramps(const struct night_light *light, const uint16_t *values, size_t size, off_t offset)
+static void set_ramps(
+	const struct night_light *light, const uint16_t *values, size_t size, off_t offset)
 {
 	int fd = memfd_create("ramps", MFD_CLOEXEC);
 	assert_int_equal(write(fd, values, size), size);

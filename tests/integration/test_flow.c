@@ -19,7 +19,7 @@
 #include "tests/support/paint.h"
 #include "tests/support/world.h"
 
-#define MESSAGE_MAX 65532
+#define MESSAGE_MAX          65532
 #define HEADER(opcode, size) ((uint32_t)(size) << 16 | (opcode))
 
 /* Bytes that go one way between two sockets of the test. */
@@ -79,8 +79,8 @@ static void move(struct way *way)
 		way->sent += (size_t)n;
 	}
 	while (way->reads && way->received < way->size) {
-		ssize_t n = recv(way->to, way->got + way->received, way->size - way->received,
-			MSG_DONTWAIT);
+		ssize_t n = recv(
+			way->to, way->got + way->received, way->size - way->received, MSG_DONTWAIT);
 		if (n < 0) {
 			assert_int_equal(errno, EAGAIN);
 			break;
@@ -120,7 +120,8 @@ static void begin(struct stage *stage, const struct pair_options *options)
 	stage->client = client_create_bare(stage->world, options);
 	const struct pair *pair = &stage->client->pair;
 	stage->up = (struct way){.from = pair->client_fd, .to = pair->compositor_fd, .reads = true};
-	stage->down = (struct way){.from = pair->compositor_fd, .to = pair->client_fd, .reads = true};
+	stage->down =
+		(struct way){.from = pair->compositor_fd, .to = pair->client_fd, .reads = true};
 	PUT(&stage->up, 1, HEADER(1, 12), 2);
 	move_all(stage);
 	static const char name[24] = "wl_data_device_manager";

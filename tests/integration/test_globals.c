@@ -54,8 +54,7 @@ static void a_version_is_capped_at_what_is_known(void **state)
 	add_globals(world);
 	struct client *client = client_create(world, NULL);
 	assert_int_equal(client_find(client, "wl_seat")->version, 5);
-	assert_int_equal(
-		client_find(client, "wl_output")->version, wl_output_interface.version);
+	assert_int_equal(client_find(client, "wl_output")->version, wl_output_interface.version);
 	assert_int_equal(client_find(client, "wl_data_device_manager")->version, 2);
 	world_destroy(world);
 }
@@ -88,8 +87,7 @@ static void a_global_that_comes_and_goes_is_told(void **state)
 	(void)state;
 	struct world *world = world_create();
 	struct client *client = client_create(world, NULL);
-	struct wl_global *hidden =
-		compositor_add_global(world->compositor, &unknown_interface, 1);
+	struct wl_global *hidden = compositor_add_global(world->compositor, &unknown_interface, 1);
 	struct wl_global *output =
 		compositor_add_global(world->compositor, &wl_output_interface, 2);
 	client_roundtrip(client);

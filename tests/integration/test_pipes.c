@@ -16,7 +16,7 @@
 #include "tests/support/paint.h"
 #include "tests/support/world.h"
 
-#define MIB	  (1024u * 1024)
+#define MIB       (1024u * 1024)
 #define TRANSFERS 8
 
 /* One transfer: somebody writes into in, somebody reads from out. */
@@ -109,8 +109,8 @@ static void begin_with(struct stage *stage, const struct pair_options *options)
 	struct compositor *compositor = stage->world->compositor;
 	compositor_add_global(compositor, &wl_seat_interface, 5);
 	compositor_add_global(compositor, &wl_data_device_manager_interface, 3);
-	compositor_hook(compositor, "wl_data_device_manager", "get_data_device", offer_selection,
-		stage);
+	compositor_hook(
+		compositor, "wl_data_device_manager", "get_data_device", offer_selection, stage);
 	compositor_hook(compositor, "wl_data_offer", "receive", take_receive, stage);
 	compositor_hook(compositor, "wl_data_device", "set_selection", take_source, stage);
 	stage->client = client_create(stage->world, options);

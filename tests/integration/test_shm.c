@@ -69,8 +69,8 @@ static struct wl_buffer *make_buffer(struct stage *stage, size_t offset)
 
 static struct screen_surface *far_surface(struct stage *stage, struct wl_surface *surface)
 {
-	struct screen_surface *far = screen_surface(
-		&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)surface));
+	struct screen_surface *far =
+		screen_surface(&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)surface));
 	assert_non_null(far);
 	return far;
 }
@@ -84,7 +84,8 @@ static void commit(struct stage *stage, struct wl_surface *surface, struct wl_bu
 }
 
 /* What the compositor has of a buffer of size bytes at offset is what the client has. */
-static void expect_shown(struct stage *stage, struct wl_surface *surface, size_t offset, size_t size)
+static void expect_shown(
+	struct stage *stage, struct wl_surface *surface, size_t offset, size_t size)
 {
 	const struct screen_surface *far = far_surface(stage, surface);
 	assert_true(far->picture_size >= size);
@@ -318,8 +319,8 @@ static void a_format_that_nobody_knows_crosses(void **state)
 	(void)state;
 	struct stage stage;
 	begin(&stage, SIZE);
-	struct wl_buffer *buffer = wl_shm_pool_create_buffer(
-		stage.pool.pool, 0, WIDTH, HEIGHT, STRIDE, 0x21212121);
+	struct wl_buffer *buffer =
+		wl_shm_pool_create_buffer(stage.pool.pool, 0, WIDTH, HEIGHT, STRIDE, 0x21212121);
 	commit(&stage, stage.surface, buffer);
 	stage.pool.data[SIZE - 1]++;
 	wl_surface_damage_buffer(stage.surface, WIDTH - 1, HEIGHT - 1, 1, 1);
@@ -515,8 +516,7 @@ static void a_pool_file_that_is_longer_is_cut_to_what_was_announced(void **state
 	struct stage stage;
 	begin(&stage, 3 * SIZE);
 	struct wl_shm_pool *pool = wl_shm_create_pool(stage.shm, stage.pool.fd, SIZE);
-	struct wl_buffer *buffer =
-		wl_shm_pool_create_buffer(pool, 0, WIDTH, HEIGHT, STRIDE, ARGB);
+	struct wl_buffer *buffer = wl_shm_pool_create_buffer(pool, 0, WIDTH, HEIGHT, STRIDE, ARGB);
 	commit(&stage, stage.surface, buffer);
 	expect_shown(&stage, stage.surface, 0, SIZE);
 	wl_shm_pool_resize(pool, 3 * SIZE);

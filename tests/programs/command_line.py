@@ -8,7 +8,7 @@ import sys
 import time
 
 from compositor import Compositor
-from harness import (DEADLINE, Program, Stage, case_list, check, fds_of, processes_of, wait_until)
+from harness import (DEADLINE, Program, Stage, case_list, check, processes_of, wait_until)
 from wayland import Client, Ended
 
 CASES, case = case_list("command line")
@@ -318,7 +318,7 @@ def _(suite):
 
 @case("SIGTERM ends a guest whose clients are told why, also when they read nothing")
 def _(suite):
-    with Stage(suite) as stage, stage.client() as silent:
+    with Stage(suite) as stage, stage.connected_client() as silent:
         silent.get_registry()
         start = time.monotonic()
         check(stage.guest.stop() == 0, stage.guest.errors())
@@ -447,8 +447,16 @@ def _(suite):
                     check(text and "too many sessions (2)" in text, f"it is told {text!r}")
                 client.sync()
             stage.check()
-            with stage.client() as client:
-                client.sync()
+            wait_until("there is room again", lambda: is_served(stage))
+
+
+def is_served(stage):
+    with stage.client() as client:
+        try:
+            client.sync()
+        except Ended:
+            return False
+        return True
 
 
 @case("--trace prints messages like WAYLAND_DEBUG")
@@ -497,7 +505,9 @@ def _(suite):
 def _(suite):
     with Stage(suite) as stage:
         for program in stage.programs():
-            spare = program.spare()
-            # the standard ones, --session-fd, and what the event loop has (two or three)
-            wait_until("the spare is ready", lambda: fds_of(spare) >= 5)
-            check(fds_of(spare) <= 9, f"{program.name}'s spare has {fds_of(spare)} fds open")
+            serving = max(program.settled_files().values(), key=len)
+            # the standard ones, --session-fd, both peers, and what an event loop needs
+            check(len(serving) <= 14, f"a session process of {program.name} has open: {serving}")
+            sockets = [link for links in program.open_files().values() for link in links
+                       if link.startswith("socket:")]
+            check(len(sockets) == len(set(sockets)), f"processes of {program.name} share a socket")

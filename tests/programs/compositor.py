@@ -32,6 +32,14 @@ MAKES = {
 PASTED = b"what was copied"
 
 
+def paste(pipe):
+    try:
+        os.write(pipe, PASTED)
+    except BrokenPipeError:
+        pass  # the session has ended
+    os.close(pipe)
+
+
 class Connection:
     """The compositor's end of one session."""
 
@@ -108,9 +116,7 @@ class Connection:
         elif (interface, opcode) == ("wl_shm", 0) and self.fds:
             self.pools.append(self.fds.pop(0))
         elif (interface, opcode) == ("wl_data_offer", 1) and self.fds:
-            pipe = self.fds.pop(0)
-            os.write(pipe, PASTED)
-            os.close(pipe)
+            paste(self.fds.pop(0))
 
     def bind(self, body):
         interface, at = take_string(body, 4)

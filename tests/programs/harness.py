@@ -49,7 +49,7 @@ def check(condition, text):
 
 
 def wait_until(what, condition, deadline=DEADLINE):
-    """The first true value of condition(); also how long it took is of interest to some."""
+    """The first true value of condition()."""
     end = time.monotonic() + deadline
     pause = 0.001
     while True:
@@ -75,6 +75,16 @@ def fds_of(pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
+
+
+def links_of(pid):
+    links = set()
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            links.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    except OSError:
+        pass
+    return links
 
 
 def resident_mib(pid):
@@ -135,9 +145,24 @@ class Program:
     def census(self):
         return len(children_of(self.pid)), fds_of(self.pid)
 
-    def spare(self):
-        """The process that is going to serve the next client."""
-        return max(children_of(self.pid), key=start_of)
+    def open_files(self):
+        """Of each session process and spare."""
+        return {pid: links_of(pid) for pid in children_of(self.pid)}
+
+    def settled_files(self):
+        """open_files once no spare is getting ready any more."""
+        def twice_the_same():
+            first = self.open_files()
+            time.sleep(0.03)
+            return first if first == self.open_files() else None
+        return wait_until(f"the spares of {self.name} come to rest", twice_the_same)
+
+    def servant(self, before):
+        """The one that has got something to do since settled_files."""
+        now = self.open_files()
+        busy = [pid for pid, links in before.items() if now.get(pid) != links]
+        check(len(busy) == 1, f"{self.name}: who serves the session, of {busy}?")
+        return busy[0]
 
     def wait(self, deadline=SLOW):
         """stdout and the exit status of a program that ends by itself."""
@@ -172,14 +197,6 @@ class Program:
         if complaint:
             text = errors[complaint.start():].splitlines()
             raise Failure(f"{self.name} complains: " + "\n".join(text[:12]))
-
-
-def start_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return int(stat.read().rpartition(")")[2].split()[19]), pid
-    except OSError:
-        return 0, pid
 
 
 class Stage:

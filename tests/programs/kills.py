@@ -91,8 +91,9 @@ N_STEPS = 16
 
 def recorded(stage, n):
     """A session after n steps, and the processes that serve it."""
-    servants = {program.name: program.spare() for program in stage.programs()}
+    before = {program: program.settled_files() for program in stage.programs()}
     session = Recorded(stage.connected_client())
+    servants = {program.name: program.servant(before[program]) for program in stage.programs()}
     session.run(n)
     return session, servants
 
@@ -196,12 +197,10 @@ class KilledStage:
 
 
 def kill_parent(program):
-    """Its session processes live on; the spare, which nobody can give a client any more, does not."""
-    spare = program.spare()
+    """Its session processes live on; spares, which nobody can give a client any more, do not."""
     os.kill(program.pid, signal.SIGKILL)
     program.popen.wait()
-    wait_until("the spare of a parent that is gone ends",
-               lambda: spare not in processes_of(program.pid))
+    wait_until("the spares of a parent that is gone end", lambda: len(processes_of(program.pid)) == 2)
 
 
 def kill_parent_at_every_step(suite, name):

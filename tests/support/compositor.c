@@ -62,7 +62,8 @@ static struct hook *find_hook(
 {
 	for (size_t i = 0; i < compositor->n_hooks; i++) {
 		struct hook *hook = &compositor->hooks[i];
-		if (strcmp(hook->request, request) == 0 && strcmp(hook->interface, interface) == 0) {
+		if (strcmp(hook->request, request) == 0 &&
+			strcmp(hook->interface, interface) == 0) {
 			return hook;
 		}
 	}

@@ -14,8 +14,8 @@ struct compositor;
 
 // Called when the objects that the request makes are there, and before the one that it destroys
 // goes. The hook takes the request's fds.
-typedef void (*compositor_hook_func)(void *data, struct wl_resource *resource,
-	const union wl_argument *args);
+typedef void (*compositor_hook_func)(
+	void *data, struct wl_resource *resource, const union wl_argument *args);
 
 struct compositor *compositor_create(void);
 void compositor_destroy(struct compositor *compositor);

@@ -10,9 +10,9 @@
 #include "relay/session.h"
 
 #define HELLO_MS    10000
-#define PLENTY	    (1ull << 30) // of memory
+#define PLENTY      (1ull << 30) // of memory
 #define MAX_OBJECTS 65536
-#define MAX_FDS	    4096
+#define MAX_FDS     4096
 
 static void check(bool ok, const char *what)
 {
@@ -70,8 +70,8 @@ static struct session_options session_options(const struct pair_options *options
 	};
 }
 
-static void create_guest(struct pair *pair, struct event_base *base, const struct pair_options *options,
-	int local_fd, int channel_fd)
+static void create_guest(struct pair *pair, struct event_base *base,
+	const struct pair_options *options, int local_fd, int channel_fd)
 {
 	struct session_options guest = session_options(options);
 	guest.base = base;
@@ -84,8 +84,9 @@ static void create_guest(struct pair *pair, struct event_base *base, const struc
 	check(pair->guest.session != NULL, "the guest's session");
 }
 
-static void create_host(struct pair *pair, struct event_base *base, const struct pair_options *options,
-	int local_fd, int channel_fd, const struct handshake_hello *hello)
+static void create_host(struct pair *pair, struct event_base *base,
+	const struct pair_options *options, int local_fd, int channel_fd,
+	const struct handshake_hello *hello)
 {
 	struct session_options host = session_options(options);
 	host.base = base;

@@ -17,13 +17,13 @@ struct session;
 struct pair_options {
 	int channel_buffer; // SO_SNDBUF of the channel; 0: the system's
 	int local_buffer;   // of the two local sockets
-	int64_t clock;	    // nanoseconds that the host's clock seems to be ahead; 0: one kernel
-	bool no_host;	    // the test plays the host: pair.channel_fd
-	bool no_guest;	    // the test plays the guest
+	int64_t clock;      // nanoseconds that the host's clock seems to be ahead; 0: one kernel
+	bool no_host;       // the test plays the host: pair.channel_fd
+	bool no_guest;      // the test plays the guest
 	struct content_store *contents; // the guest's; told to the host
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
 	const char *app_id_prefix, *title_prefix;
-	uint64_t max_memory;  // 0: plenty, as below
+	uint64_t max_memory; // 0: plenty, as below
 	uint32_t max_objects;
 	uint32_t max_fds;
 };
@@ -36,11 +36,11 @@ struct pair_side {
 
 struct pair {
 	struct pair_side guest, host;
-	int client_fd;	   // for the client; -1: taken
-	int compositor_fd; // for the compositor; -1: taken
+	int client_fd;                   // for the client; -1: taken
+	int compositor_fd;               // for the compositor; -1: taken
 	int guest_channel, host_channel; // the sessions' ends, borrowed; -1: none
-	int channel_fd;	   // the test's end, if it plays a side; else -1
-	struct handshake_hello hello; // the host borrows its hashes
+	int channel_fd;                  // the test's end, if it plays a side; else -1
+	struct handshake_hello hello;    // the host borrows its hashes
 };
 
 void pair_init(struct pair *pair, struct event_base *base, const struct pair_options *options);

@@ -52,8 +52,7 @@ static void resize_pool(void *data, struct wl_resource *resource, const union wl
 	(void)data;
 	struct screen_pool *pool = wl_resource_get_user_data(resource);
 	if ((size_t)args[0].i < pool->size) {
-		wl_resource_post_error(
-			resource, WL_SHM_ERROR_INVALID_FD, "shrinking pool invalid");
+		wl_resource_post_error(resource, WL_SHM_ERROR_INVALID_FD, "shrinking pool invalid");
 		return;
 	}
 	pool->size = (size_t)args[0].i;
@@ -131,7 +130,8 @@ static void handle_current_gone(struct wl_listener *listener, void *data)
 	forget(listener, &surface->current);
 }
 
-static void remember(struct wl_listener *listener, struct wl_resource **at, struct wl_resource *buffer)
+static void remember(
+	struct wl_listener *listener, struct wl_resource **at, struct wl_resource *buffer)
 {
 	forget(listener, at);
 	*at = buffer;
@@ -146,7 +146,8 @@ static void handle_surface_gone(struct wl_resource *resource)
 	forget(&surface->pending_gone, &surface->pending);
 	forget(&surface->current_gone, &surface->current);
 	struct wl_resource *callback, *next;
-	wl_resource_for_each_safe (callback, next, &surface->frames) {
+	wl_resource_for_each_safe(callback, next, &surface->frames)
+	{
 		wl_list_init(wl_resource_get_link(callback));
 	}
 	wl_list_remove(&surface->link);
@@ -183,15 +184,16 @@ static void take_picture(struct screen_surface *surface)
 	surface->picture = malloc(most);
 	surface->picture_size = screen_read(&surface->shown, surface->picture, most);
 	if (surface->picture_size < most / MAX_PLANES) {
-		wl_resource_post_error(surface->current, WL_SHM_ERROR_INVALID_FD,
-			"error accessing SHM buffer");
+		wl_resource_post_error(
+			surface->current, WL_SHM_ERROR_INVALID_FD, "error accessing SHM buffer");
 	}
 }
 
 static void send_frames(struct screen_surface *surface)
 {
 	struct wl_resource *callback, *next;
-	wl_resource_for_each_safe (callback, next, &surface->frames) {
+	wl_resource_for_each_safe(callback, next, &surface->frames)
+	{
 		wl_callback_send_done(callback, 0);
 		wl_resource_destroy(callback);
 	}

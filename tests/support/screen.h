@@ -15,9 +15,9 @@ struct compositor;
 
 struct screen {
 	struct compositor *compositor;
-	struct wl_list pools;	 // screen_pool.link, newest first
+	struct wl_list pools;    // screen_pool.link, newest first
 	struct wl_list surfaces; // screen_surface.link, newest first
-	bool keeps_buffers;	 // no wl_buffer.release
+	bool keeps_buffers;      // no wl_buffer.release
 };
 
 struct screen_pool {

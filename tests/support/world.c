@@ -183,8 +183,8 @@ struct client *client_create(struct world *world, const struct pair_options *opt
 {
 	struct client *client = client_create_bare(world, options);
 	if (client->pair.compositor_fd >= 0) {
-		client->far = wl_client_create(compositor_display(world->compositor),
-			pair_take_compositor(&client->pair));
+		client->far = wl_client_create(
+			compositor_display(world->compositor), pair_take_compositor(&client->pair));
 		client->far_gone.notify = handle_far_gone;
 		wl_client_add_destroy_listener(client->far, &client->far_gone);
 	}

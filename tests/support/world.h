@@ -42,8 +42,8 @@ struct client {
 	struct wl_registry *registry;
 	struct client_global globals[CLIENT_MAX_GLOBALS];
 	size_t n_globals;
-	bool paused;	 // neither reads nor writes
-	bool failed;	 // the display has an error
+	bool paused;     // neither reads nor writes
+	bool failed;     // the display has an error
 	char error[512]; // its text, if it is a protocol error
 };
 
@@ -66,8 +66,7 @@ void client_disconnect(struct client *client);
 
 const struct client_global *client_find(const struct client *client, const char *interface);
 // Of the version given or what is offered, whichever is lower.
-void *client_bind(
-	struct client *client, const struct wl_interface *interface, uint32_t version);
+void *client_bind(struct client *client, const struct wl_interface *interface, uint32_t version);
 void client_roundtrip(struct client *client);
 // Until the display has failed or was disconnected by the other side.
 void client_wait_failed(struct client *client);

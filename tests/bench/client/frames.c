@@ -19,7 +19,7 @@ struct animation {
 	const char *name;
 	painter *paint;
 	bool full_damage; // else the square alone
-	bool lockstep;	  // waits for each frame callback; else only for a free buffer
+	bool lockstep;    // waits for each frame callback; else only for a free buffer
 };
 
 static void square_at(const struct window *window, uint64_t frame, struct rectangle *square)

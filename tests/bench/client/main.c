@@ -33,8 +33,9 @@ static const struct {
 
 static void usage(void)
 {
-	fprintf(stderr, "usage: bench-client [--count N] [--seconds S] [--timeout S] [--announce] "
-			"WORKLOAD [WIDTHxHEIGHT]\n");
+	fprintf(stderr,
+		"usage: bench-client [--count N] [--seconds S] [--timeout S] [--announce] "
+		"WORKLOAD [WIDTHxHEIGHT]\n");
 	for (size_t i = 0; i < WORKLOADS; i++) {
 		fprintf(stderr, "  %-10s %s\n", workloads[i].name, workloads[i].what);
 	}

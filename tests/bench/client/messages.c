@@ -114,7 +114,7 @@ void workload_startup(const struct job *job)
 }
 
 // As much as libwayland sends at a time: 4096 bytes of requests, 24 bytes each.
-#define BURST_REQUESTS	170
+#define BURST_REQUESTS  170
 #define BURSTS_PER_SYNC 24
 
 struct damage_request {

@@ -15,7 +15,7 @@ struct rectangle {
 struct window_buffer {
 	struct wl_buffer *buffer;
 	uint32_t *pixels; // in the window's pool
-	bool busy;	  // until wl_buffer.release
+	bool busy;        // until wl_buffer.release
 };
 
 // A toplevel with two XRGB8888 buffers that take turns, in one wl_shm pool.

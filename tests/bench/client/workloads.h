@@ -9,14 +9,14 @@ struct job {
 	size_t count;
 	double seconds;
 	int width, height; // of windows
-	bool announce;	   // see struct stopwatch
+	bool announce;     // see struct stopwatch
 };
 
 // Each prints one line, a JSON object, and ends the program where something goes wrong.
 typedef void workload(const struct job *job);
 
 workload workload_rtt, workload_burst, workload_connect, workload_connect_storm,
-	workload_startup; // messages.c
+	workload_startup;                                                  // messages.c
 workload workload_damage, workload_full, workload_sparse, workload_static; // frames.c
 workload workload_memory;
 workload workload_clipboard; // clipboard.c; count is the MiB of one paste

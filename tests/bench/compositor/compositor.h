@@ -13,7 +13,7 @@
 typedef void request_handler(struct wl_resource *resource, const union wl_argument *args);
 
 #define REQUESTS_MAX 20
-#define OPCODE(interface, request)                                                                 \
+#define OPCODE(interface, request) \
 	(offsetof(struct interface##_interface, request) / sizeof(void (*)(void)))
 
 struct requests {
@@ -44,7 +44,7 @@ struct surface {
 	struct wl_list callbacks; // wl_resource_get_link() of frame callbacks
 
 	struct wl_resource *xdg_surface; // may be NULL
-	struct wl_resource *toplevel;	 // may be NULL
+	struct wl_resource *toplevel;    // may be NULL
 
 	// The client announces the checksum of the next buffer as the title "sum <16 hex digits>",
 	// and is told the verdict by a configure event: width counts checks, height failures.

@@ -16,7 +16,7 @@ struct source {
 
 static struct wl_resource *selection; // a source, may be NULL
 static uint64_t selection_serial;     // offers of older selections give nothing
-static struct wl_list devices;	      // wl_resource_get_link()
+static struct wl_list devices;        // wl_resource_get_link()
 
 struct offer {
 	uint64_t serial;

@@ -75,8 +75,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	return fixture->wrong;
 }
 
-static const char *handle_place(void *data, uint32_t id, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *handle_place(
+	void *data, uint32_t id, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct fixture *fixture = data;
 	(void)id;
@@ -199,8 +199,8 @@ static size_t put_write(uint8_t *at, size_t length, const struct channel_mem_wri
 }
 
 // A MEM_WRITE whose bytes count up from first.
-static size_t put_rows(uint8_t *at, uint32_t stride, uint32_t row_bytes, uint32_t rows,
-	uint8_t first)
+static size_t put_rows(
+	uint8_t *at, uint32_t stride, uint32_t row_bytes, uint32_t rows, uint8_t first)
 {
 	struct channel_mem_write write = {.stride = stride, .row_bytes = row_bytes, .rows = rows};
 	size_t len = (size_t)row_bytes * rows;
@@ -332,7 +332,8 @@ static void expect_wrong(const void *bytes, size_t len, const char *reason)
 static void a_frame_that_is_too_long_ends_the_channel(void **state)
 {
 	(void)state;
-	static const uint32_t lengths[] = {CHANNEL_MAX_PAYLOAD + 1, 0x7fffffff, 0xfffffff0, 0xffffffff};
+	static const uint32_t lengths[] = {
+		CHANNEL_MAX_PAYLOAD + 1, 0x7fffffff, 0xfffffff0, 0xffffffff};
 	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
 		uint8_t bytes[16];
 		size_t len = put_header(bytes, CHANNEL_MESSAGES, 0, lengths[i]);
@@ -359,7 +360,9 @@ static void a_mem_write_with_hostile_lengths_ends_the_channel(void **state)
 		{24, {.stride = 0x10000, .row_bytes = 0x10000, .rows = 0x10000}, fill},
 		{24 + 4, {.stride = 0x80000001, .row_bytes = 0x80000001, .rows = 4}, fill},
 		{24 + CHANNEL_MAX_ROWS + 1,
-			{.stride = CHANNEL_MAX_ROWS + 1, .row_bytes = CHANNEL_MAX_ROWS + 1, .rows = 1},
+			{.stride = CHANNEL_MAX_ROWS + 1,
+				.row_bytes = CHANNEL_MAX_ROWS + 1,
+				.rows = 1},
 			fill},
 		{24 + 8, {.stride = 3, .row_bytes = 4, .rows = 2}, "MEM_WRITE whose rows overlap"},
 		{24 + 8, {.stride = 0, .row_bytes = 4, .rows = 2}, "MEM_WRITE whose rows overlap"},
@@ -401,12 +404,13 @@ static void what_a_handler_finds_wrong_ends_the_channel(void **state)
 
 /* ---- rows that come ---- */
 
-static void check_rows(const uint8_t *place, size_t stride, size_t row_bytes, size_t rows,
-	uint8_t first)
+static void check_rows(
+	const uint8_t *place, size_t stride, size_t row_bytes, size_t rows, uint8_t first)
 {
 	for (size_t row = 0; row < rows; row++) {
 		for (size_t i = 0; i < row_bytes; i++) {
-			assert_int_equal(place[row * stride + i], (uint8_t)(first + row * row_bytes + i));
+			assert_int_equal(
+				place[row * stride + i], (uint8_t)(first + row * row_bytes + i));
 		}
 		for (size_t i = row_bytes; i < stride && row + 1 < rows; i++) {
 			assert_int_equal(place[row * stride + i], 0xaa);
@@ -714,7 +718,8 @@ static void rows_are_cut_into_frames_of_bounded_length(void **state)
 			memcpy(&header, data + at, sizeof(header));
 			memcpy(&write, data + at + sizeof(header), sizeof(write));
 			assert_int_equal(header.type, CHANNEL_MEM_WRITE);
-			assert_int_equal(header.length, sizeof(write) + write.row_bytes * write.rows);
+			assert_int_equal(
+				header.length, sizeof(write) + write.row_bytes * write.rows);
 			assert_true(write.row_bytes * write.rows <= CHANNEL_MAX_ROWS);
 			assert_true(write.stride >= write.row_bytes);
 			at += sizeof(header) + sizeof(write);
@@ -729,7 +734,8 @@ static void rows_are_cut_into_frames_of_bounded_length(void **state)
 		assert_int_equal(frames, shapes[i].frames);
 		for (size_t row = 0; row < shapes[i].rows; row++) {
 			size_t start = row * shapes[i].stride;
-			assert_memory_equal(copy + start, mapping->data + start, shapes[i].row_bytes);
+			assert_memory_equal(
+				copy + start, mapping->data + start, shapes[i].row_bytes);
 		}
 		free(copy);
 		free(data);

@@ -32,8 +32,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	return wrong;
 }
 
-static const char *handle_place(void *data, uint32_t id, const struct channel_mem_write *write,
-	struct channel_rows *rows)
+static const char *handle_place(
+	void *data, uint32_t id, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct end *end = data;
 	end->frames[CHANNEL_MEM_WRITE]++;
@@ -157,8 +157,8 @@ void end_reconnect(struct end *end, struct event_base *base, int fd)
 	end->refs.channel = end->channel;
 }
 
-const char *end_frame(struct end *end, uint16_t type, uint32_t id, uint32_t arg,
-	const void *payload, size_t len)
+const char *end_frame(
+	struct end *end, uint16_t type, uint32_t id, uint32_t arg, const void *payload, size_t len)
 {
 	// of exactly this length, so that reading past it is seen
 	uint8_t *copy = malloc(len > 0 ? len : 1);

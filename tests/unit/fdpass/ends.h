@@ -16,7 +16,7 @@ struct end {
 	uint32_t opened;                              // the id of the last OPEN that came
 	bool takes;                                   // its fd at once, as a message does
 	int taken;
-	uint32_t stop_reason;                         // of the last STREAM_STOP that came
+	uint32_t stop_reason; // of the last STREAM_STOP that came
 	unsigned int stored, streams_over;
 };
 
@@ -35,8 +35,8 @@ void ends_run(struct ends *ends);
 void end_reconnect(struct end *end, struct event_base *base, int fd);
 
 // A frame as from a peer that may write anything. What is wrong with it.
-const char *end_frame(struct end *end, uint16_t type, uint32_t id, uint32_t arg,
-	const void *payload, size_t len);
+const char *end_frame(
+	struct end *end, uint16_t type, uint32_t id, uint32_t arg, const void *payload, size_t len);
 const char *end_write(struct end *end, uint32_t id, const struct channel_mem_write *write,
 	struct channel_rows *rows);
 // The fd of what the peer has opened last: the caller's.

@@ -240,8 +240,8 @@ static void every_kind_beyond_the_limit_leaves_nothing_behind(void **state)
 	ends_init(&ends);
 	ends.host.refs.max_refs = 0;
 	assert_non_null(open_pool(&ends.host, 1));
-	assert_non_null(end_frame(
-		&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &pool, sizeof(pool)));
+	assert_non_null(
+		end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &pool, sizeof(pool)));
 	assert_non_null(end_frame(
 		&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_PIPE, &pipe_open, sizeof(pipe_open)));
 	assert_int_equal(ends.host.refs.memory, 0);
@@ -262,8 +262,8 @@ static void ids_run_out_before_they_collide(void **state)
 			&ends.guest.refs, &refs[i], &interface, CHANNEL_KIND_PIPE, NULL, 0));
 		assert_int_equal(refs[i].id, i + 1);
 	}
-	assert_false(fdrefs_open(&ends.guest.refs, &refs[CHANNEL_MAX_ID], &interface,
-		CHANNEL_KIND_PIPE, NULL, 0));
+	assert_false(fdrefs_open(
+		&ends.guest.refs, &refs[CHANNEL_MAX_ID], &interface, CHANNEL_KIND_PIPE, NULL, 0));
 	memset(ends.guest.refs.ours.refs, 0, ends.guest.refs.ours.size * sizeof(struct fdref *));
 	ends_finish(&ends);
 	free(refs);
@@ -311,8 +311,7 @@ static void what_is_left_in_the_table_ends_with_it(void **state)
 		export_pool(&ends.host);
 	}
 	assert_null(open_pool(&ends.host, 1));
-	assert_null(end_frame(
-		&ends.host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &pool, sizeof(pool)));
+	assert_null(end_frame(&ends.host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &pool, sizeof(pool)));
 	assert_null(end_frame(
 		&ends.host, CHANNEL_OPEN, 3, CHANNEL_KIND_PIPE, &pipe_open, sizeof(pipe_open)));
 	ends_run(&ends);

@@ -344,8 +344,8 @@ static void a_file_we_never_said_we_have_is_wrong(void **state)
 	(void)state;
 	struct ends ends;
 	ends_init(&ends);
-	assert_string_equal(open_file(&ends.host, 1, 100, 1),
-		"OPEN of a file that we never said we have");
+	assert_string_equal(
+		open_file(&ends.host, 1, 100, 1), "OPEN of a file that we never said we have");
 	ends.host.refs.contents = NULL;
 	assert_non_null(open_file(&ends.host, 1, 100, 1));
 	assert_int_equal(ends.host.refs.memory, 0);
@@ -370,10 +370,9 @@ static void hostile_sizes_and_access_modes_are_wrong(void **state)
 	assert_non_null(
 		end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
 	// seals and offsets that cannot be had give an error or another file, but no harm
-	open = (struct channel_open_memory){.seals = 0x7fffffff,
-		.offset = {UINT32_MAX, UINT32_MAX}};
-	assert_null(
-		end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
+	open = (struct channel_open_memory){
+		.seals = 0x7fffffff, .offset = {UINT32_MAX, UINT32_MAX}};
+	assert_null(end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
 	struct fdref *ref = fdrefs_get(&ends.host.refs, 1);
 	int fd = ref->interface->get_fd(ref);
 	if (fd >= 0) {

@@ -87,8 +87,8 @@ static size_t nonzero(size_t from, size_t to)
 	return n;
 }
 
-static void push(struct fixture *fixture, uint64_t offset, size_t stride, size_t row_bytes,
-	size_t rows)
+static void push(
+	struct fixture *fixture, uint64_t offset, size_t stride, size_t row_bytes, size_t rows)
 {
 	assert_true(memory_push(fixture->pool, offset, stride, row_bytes, rows));
 	ends_run(&fixture->ends);
@@ -178,6 +178,20 @@ static void the_seals_of_size_are_the_originals(void **state)
 	}
 }
 
+static void a_pool_may_grow_within_a_file_that_is_sealed_against_growing(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int fd = new_memfd(2 * PAGE);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
+	open_pool(&fixture, fd, PAGE);
+	assert_int_equal(fcntl(fixture.replica->fd, F_GET_SEALS), F_SEAL_SHRINK);
+	assert_true(memory_resize(fixture.pool, 2 * PAGE));
+	push(&fixture, 0, 2 * PAGE, 2 * PAGE, 1);
+	assert_int_equal(count_equal(&fixture, 2 * PAGE), nonzero(0, 2 * PAGE));
+	close_all(&fixture);
+}
+
 static void a_pool_that_cannot_be_written_is_still_shown(void **state)
 {
 	(void)state;
@@ -241,8 +255,7 @@ static void rows_past_the_end_are_left_out(void **state)
 		struct fixture fixture;
 		open_pool(&fixture, new_memfd(1000), 1000);
 		push(&fixture, table[i].offset, table[i].stride, table[i].row_bytes, table[i].rows);
-		assert_int_equal(
-			fixture.ends.host.refs.counts.memory_received, table[i].pushed);
+		assert_int_equal(fixture.ends.host.refs.counts.memory_received, table[i].pushed);
 		count_equal(&fixture, 1000);
 		close_all(&fixture);
 	}
@@ -285,13 +298,11 @@ static void rows_past_the_end_of_a_replica_are_wrong(void **state)
 	open_pool(&fixture, new_memfd(1000), 1000);
 	uint32_t id = fixture.replica->ref.id;
 	for (size_t i = 0; i < sizeof(hostile_writes) / sizeof(hostile_writes[0]); i++) {
-		assert_string_equal(
-			end_write(&fixture.ends.host, id, &hostile_writes[i], &rows),
+		assert_string_equal(end_write(&fixture.ends.host, id, &hostile_writes[i], &rows),
 			"MEM_WRITE past the end of its memory");
 		assert_null(rows.base);
 	}
-	struct channel_mem_write last = {
-		.offset = {900}, .stride = 90, .row_bytes = 10, .rows = 2};
+	struct channel_mem_write last = {.offset = {900}, .stride = 90, .row_bytes = 10, .rows = 2};
 	assert_null(end_write(&fixture.ends.host, id, &last, &rows));
 	assert_ptr_equal(rows.base, fixture.replica->mapping->data + 900);
 	close_all(&fixture);
@@ -447,8 +458,8 @@ static const char *resize(struct fixture *fixture, uint64_t size, size_t len)
 {
 	uint32_t halves[3] = {0};
 	channel_put64(halves, size);
-	return end_frame(&fixture->ends.host, CHANNEL_MEM_RESIZE, fixture->replica->ref.id, 0,
-		halves, len);
+	return end_frame(
+		&fixture->ends.host, CHANNEL_MEM_RESIZE, fixture->replica->ref.id, 0, halves, len);
 }
 
 static void a_hostile_resize_is_wrong(void **state)
@@ -541,8 +552,8 @@ static void rectangles_are_copied_from_a_twin(void **state)
 	uint8_t *data = contents(fixture.replica->fd, 1000);
 	for (size_t i = 0; i < 1000; i++) {
 		size_t x = i % 100, y = (i - 500) / 100;
-		bool copied = i >= 500 &&
-			((x >= 3 && x < 13 && y >= 1 && y < 3) || (x == 99 && y == 4));
+		bool copied =
+			i >= 500 && ((x >= 3 && x < 13 && y >= 1 && y < 3) || (x == 99 && y == 4));
 		assert_int_equal(data[i], copied ? pattern(i - 500) : 0);
 	}
 	free(data);
@@ -746,6 +757,7 @@ int main(void)
 		fd_count_test(the_local_peer_gets_an_fd_of_the_replica),
 		fd_count_test(what_is_no_memory_is_refused),
 		fd_count_test(the_seals_of_size_are_the_originals),
+		fd_count_test(a_pool_may_grow_within_a_file_that_is_sealed_against_growing),
 		fd_count_test(a_pool_that_cannot_be_written_is_still_shown),
 		fd_count_test(only_the_rows_that_are_pushed_cross),
 		fd_count_test(rows_past_the_end_are_left_out),

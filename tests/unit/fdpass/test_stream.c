@@ -373,8 +373,7 @@ static void a_fifo_open_for_both_is_what_it_is_for(void **state)
 		int other = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 		export(&ends, fifo, writer);
 		int copy = take(&ends);
-		assert_int_equal(
-			fcntl(copy, F_GETFL) & O_ACCMODE, writer ? O_WRONLY : O_RDONLY);
+		assert_int_equal(fcntl(copy, F_GETFL) & O_ACCMODE, writer ? O_WRONLY : O_RDONLY);
 		int from = writer ? copy : other, to = writer ? other : copy;
 		cross(&ends, from, to, 200 * 1024);
 		close(from);
@@ -519,7 +518,8 @@ static void a_blocking_fd_is_never_blocked_on(void **state)
 		if (kind == 0) {
 			assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
 		} else {
-			assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+			assert_int_equal(
+				socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 		}
 		export(&ends, fds[1], true);
 		int copy = take(&ends);
@@ -656,8 +656,7 @@ static void data_beyond_the_credit_is_wrong(void **state)
 	size_t sent = 0;
 	const char *wrong = NULL;
 	while (wrong == NULL) {
-		wrong = end_frame(
-			&ends.host, CHANNEL_STREAM_DATA, 1, 0, data, CHANNEL_MAX_STREAM);
+		wrong = end_frame(&ends.host, CHANNEL_STREAM_DATA, 1, 0, data, CHANNEL_MAX_STREAM);
 		sent += wrong == NULL ? CHANNEL_MAX_STREAM : 0;
 	}
 	assert_string_equal(wrong, "STREAM_DATA beyond its credit");
@@ -676,8 +675,8 @@ static void data_after_its_end_is_wrong(void **state)
 	assert_null(end_frame(&ends.host, CHANNEL_STREAM_EOF, 1, 0, NULL, 0));
 	assert_string_equal(end_frame(&ends.host, CHANNEL_STREAM_DATA, 1, 0, "abc", 3),
 		"STREAM_DATA after STREAM_EOF");
-	assert_string_equal(end_frame(&ends.host, CHANNEL_STREAM_EOF, 1, 0, NULL, 0),
-		"STREAM_EOF twice");
+	assert_string_equal(
+		end_frame(&ends.host, CHANNEL_STREAM_EOF, 1, 0, NULL, 0), "STREAM_EOF twice");
 	ends_finish(&ends);
 }
 
@@ -723,7 +722,7 @@ static void ignore_log(int severity, const char *text)
 int main(void)
 {
 	event_set_log_callback(ignore_log); // that epoll does not take files is expected
-	signal(SIGPIPE, SIG_IGN); // as the programs do
+	signal(SIGPIPE, SIG_IGN);           // as the programs do
 	const struct CMUnitTest tests[] = {
 		fd_count_test(what_is_written_to_an_exported_pipe_is_read_on_the_other_side),
 		fd_count_test(what_the_other_side_writes_is_read_from_an_exported_pipe),

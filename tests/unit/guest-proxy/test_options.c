@@ -10,7 +10,7 @@
 
 #define CONNECT "--connect", "unix:/run/channel"
 
-#define parse(options, ...)                                                                        \
+#define parse(options, ...) \
 	parse_list((options), (const char *[]){"fdferry-guest", __VA_ARGS__, NULL})
 
 static int parse_list(struct guest_options *options, const char *argv[])

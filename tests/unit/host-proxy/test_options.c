@@ -11,7 +11,7 @@
 
 #define LISTEN "--listen", "unix:/run/channel"
 
-#define parse(options, ...)                                                                        \
+#define parse(options, ...) \
 	parse_list((options), (const char *[]){"fdferry-host", __VA_ARGS__, NULL})
 
 static int parse_list(struct host_options *options, const char *argv[])

@@ -62,9 +62,9 @@ static void samples_that_cannot_be_are_ignored(void **state)
 {
 	(void)state;
 	static const uint64_t samples[][4] = {
-		{1000, 5, 6, 999},         // answered before it was asked
-		{1000, 6, 5, 1100},        // sent before it was received
-		{1000, 0, 101, 1100},      // longer there than the whole way
+		{1000, 5, 6, 999},    // answered before it was asked
+		{1000, 6, 5, 1100},   // sent before it was received
+		{1000, 0, 101, 1100}, // longer there than the whole way
 		{1000, 0, UINT64_MAX, 1100},
 	};
 	struct relay_clock clock = {0};
@@ -98,8 +98,8 @@ static void on_one_kernel_nothing_is_believed(void **state)
 	assert_int_equal(clock.taken, 0);
 }
 
-static void expect_shift(uint64_t seconds, uint32_t nsec, int64_t offset, uint64_t new_seconds,
-	uint32_t new_nsec)
+static void expect_shift(
+	uint64_t seconds, uint32_t nsec, int64_t offset, uint64_t new_seconds, uint32_t new_nsec)
 {
 	uint32_t hi = (uint32_t)(seconds >> 32), lo = (uint32_t)seconds;
 	relay_clock_shift(&hi, &lo, &nsec, offset);

@@ -25,13 +25,26 @@ static void globals_without_fds_or_with_fds_that_cross_are_possible(void **state
 {
 	(void)state;
 	static const char *const names[] = {
-		"wl_compositor", "wl_subcompositor", "wl_shm", "wl_seat", "wl_output",
-		"wl_data_device_manager", "xdg_wm_base", "wp_viewporter", "wp_presentation",
-		"zxdg_decoration_manager_v1", "zwp_primary_selection_device_manager_v1",
-		"zwlr_data_control_manager_v1", "zwlr_gamma_control_manager_v1",
-		"zwp_virtual_keyboard_manager_v1", "zwp_input_method_manager_v2",
-		"zwlr_screencopy_manager_v1", "ext_image_copy_capture_manager_v1",
-		"zwlr_layer_shell_v1", "wp_color_manager_v1", "zwp_pointer_constraints_v1",
+		"wl_compositor",
+		"wl_subcompositor",
+		"wl_shm",
+		"wl_seat",
+		"wl_output",
+		"wl_data_device_manager",
+		"xdg_wm_base",
+		"wp_viewporter",
+		"wp_presentation",
+		"zxdg_decoration_manager_v1",
+		"zwp_primary_selection_device_manager_v1",
+		"zwlr_data_control_manager_v1",
+		"zwlr_gamma_control_manager_v1",
+		"zwp_virtual_keyboard_manager_v1",
+		"zwp_input_method_manager_v2",
+		"zwlr_screencopy_manager_v1",
+		"ext_image_copy_capture_manager_v1",
+		"zwlr_layer_shell_v1",
+		"wp_color_manager_v1",
+		"zwp_pointer_constraints_v1",
 	};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!crosses(names[i])) {
@@ -88,7 +101,8 @@ static void look_at(struct reach *reach, const struct wl_interface *interface)
 	reach->reached[index] = true;
 	for (int side = 0; side < 2; side++) {
 		int count = side == 0 ? interface->method_count : interface->event_count;
-		const struct wl_message *messages = side == 0 ? interface->methods : interface->events;
+		const struct wl_message *messages =
+			side == 0 ? interface->methods : interface->events;
 		for (int i = 0; i < count; i++) {
 			const struct protocol_fd *fd =
 				protocol_fd_find(interface->name, messages[i].name);

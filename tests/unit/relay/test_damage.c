@@ -183,8 +183,10 @@ static void everything_is_the_whole_buffer(void **state)
 		if (start <= INT32_MIN / 2) {
 			damage_add(&damage, -1, -1, INT32_MAX, INT32_MAX);
 		}
-		expect_region(damage_map_surface, &damage, &geometry, &(pixman_box32_t){0, 0, 30, 18});
-		expect_region(damage_map_buffer, &damage, &geometry, &(pixman_box32_t){0, 0, 30, 18});
+		expect_region(
+			damage_map_surface, &damage, &geometry, &(pixman_box32_t){0, 0, 30, 18});
+		expect_region(
+			damage_map_buffer, &damage, &geometry, &(pixman_box32_t){0, 0, 30, 18});
 	}
 }
 
@@ -258,8 +260,8 @@ static void to_buffer(int32_t transform, int32_t width, int32_t height, int32_t 
 }
 
 // Whether the pixel (x, y) of the upright buffer shows in one of the boxes.
-static bool shows(const struct damage *damage, const struct damage_geometry *geometry,
-	double width, double height, int32_t x, int32_t y)
+static bool shows(const struct damage *damage, const struct damage_geometry *geometry, double width,
+	double height, int32_t x, int32_t y)
 {
 	double scale = geometry->scale;
 	double left = x / scale, top = y / scale, right = (x + 1) / scale, bottom = (y + 1) / scale;
@@ -335,8 +337,8 @@ static void what_shows_is_always_named(void **state)
 		};
 		struct damage damage = {0};
 		for (int32_t n = random_in(0, 4); n > 0; n--) {
-			damage_add(&damage, random_in(-5, 40), random_in(-5, 40),
-				random_in(-2, 12), random_in(-2, 12));
+			damage_add(&damage, random_in(-5, 40), random_in(-5, 40), random_in(-2, 12),
+				random_in(-2, 12));
 		}
 		check_against_model(&damage, &geometry);
 	}

@@ -45,8 +45,8 @@ static struct packet new_packet(const char *service, uint16_t n_contents)
 			.n_contents = n_contents},
 	};
 	memcpy(packet.rest, service, strlen(service));
-	packet.header.length = (uint32_t)(sizeof(packet.head) + strlen(service) +
-		n_contents * CONTENT_HASH_SIZE);
+	packet.header.length =
+		(uint32_t)(sizeof(packet.head) + strlen(service) + n_contents * CONTENT_HASH_SIZE);
 	return packet;
 }
 
@@ -292,7 +292,8 @@ static void refuse_says_why_and_ends_the_stream(void **state)
 		char read[2 * CHANNEL_MAX_TEXT];
 		size_t expected = lengths[i] < CHANNEL_MAX_TEXT ? lengths[i] : CHANNEL_MAX_TEXT;
 		new_pair(ends);
-		handshake_refuse(ends[0], CHANNEL_REFUSE_SERVICE, text + sizeof(text) - 1 - lengths[i]);
+		handshake_refuse(
+			ends[0], CHANNEL_REFUSE_SERVICE, text + sizeof(text) - 1 - lengths[i]);
 		assert_int_equal(recv(ends[1], &header, sizeof(header), 0), sizeof(header));
 		assert_int_equal(header.type, CHANNEL_REFUSE);
 		assert_int_equal(header.arg, CHANNEL_REFUSE_SERVICE);

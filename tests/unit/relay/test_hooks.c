@@ -9,8 +9,8 @@
 #include "tests/support/fd_count.h"
 #include "wire/schema.h"
 
-static const struct wire_op *find_op(const char *interface, enum wire_direction direction,
-	const char *message)
+static const struct wire_op *find_op(
+	const char *interface, enum wire_direction direction, const char *message)
 {
 	const struct wire_interface *found = wire_schema_find(interface);
 	if (found == NULL) {
@@ -100,8 +100,9 @@ static void entries_are_grouped_by_interface_and_unique(void **state)
 	for (size_t i = 0; i < len; i++) {
 		for (size_t j = i + 1; j < len; j++) {
 			bool same = strcmp(hooks[i].interface, hooks[j].interface) == 0;
-			if (same && (strcmp(hooks[i].message, hooks[j].message) == 0 ||
-					    strcmp(hooks[j - 1].interface, hooks[j].interface) != 0)) {
+			if (same &&
+				(strcmp(hooks[i].message, hooks[j].message) == 0 ||
+					strcmp(hooks[j - 1].interface, hooks[j].interface) != 0)) {
 				fail_msg("%s.%s", hooks[j].interface, hooks[j].message);
 			}
 		}
@@ -171,8 +172,7 @@ static void other_requests_that_name_a_buffer_have_it_sent_first(void **state)
 		assert_non_null(op);
 		const struct wayland_hook *hook = op->hook;
 		assert_non_null(hook);
-		assert_ptr_equal(
-			hook->on_export, i == 0 ? surface_attach : shm_export_buffer_args);
+		assert_ptr_equal(hook->on_export, i == 0 ? surface_attach : shm_export_buffer_args);
 	}
 	assert_null(find_op("wl_buffer", WIRE_EVENT, "release")->hook);
 	wire_schema_finish();

@@ -130,8 +130,8 @@ static void a_servers_id_keeps_its_object_until_it_is_given_out_again(void **sta
 	assert_true(objects_init(&objects, 100));
 	assert_null(insert(&objects, WIRE_SERVER_ID_MIN));
 	objects_get(&objects, WIRE_SERVER_ID_MIN)->state = new_state(&destroyed);
-	assert_null(objects_insert(
-		&objects, WIRE_SERVER_ID_MIN, wire_schema_find("wl_data_offer"), 3));
+	assert_null(
+		objects_insert(&objects, WIRE_SERVER_ID_MIN, wire_schema_find("wl_data_offer"), 3));
 	assert_int_equal(destroyed, 1);
 	assert_string_equal(
 		objects_get(&objects, WIRE_SERVER_ID_MIN)->interface->name, "wl_data_offer");
