@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <wayland-util.h>
 
+#include "base/fdlist.h"
 #include "base/log.h"
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
@@ -52,7 +53,6 @@ struct session {
 	unsigned int silent_turns;
 	bool welcomed;
 	bool ending;       // END was sent or came: no more messages
-	bool local_closes; // once its queue is empty
 	bool over;
 	char reason[512]; // empty: orderly
 	struct stats stats;
@@ -129,10 +129,6 @@ static bool carries_data(const struct session *session)
 /* Goes on with ending as far as that is possible now. */
 static void advance(struct session *session)
 {
-	if (session->local != NULL && session->local_closes &&
-		wire_socket_queued(session->local) == 0) {
-		close_local(session);
-	}
 	if (session->local != NULL || carries_data(session)) {
 		return;
 	}
@@ -159,13 +155,17 @@ static void tell_client(struct session *session, uint32_t code, const char *text
 	wl_array_release(&error);
 }
 
-/* No more messages: what is queued for the local peer still goes out. */
+/*
+ * No more messages. What is queued for the local peer still goes out; the connection is closed when
+ * the peer has closed its end, for it would lose what it has not read yet otherwise: libwayland's
+ * server looks at a hang-up before it looks at data.
+ */
 static void begin_ending(struct session *session)
 {
 	session->ending = true;
 	if (session->local != NULL) {
-		session->local_closes = true;
-		wire_socket_set_reading(session->local, false);
+		wire_socket_shutdown(session->local);
+		wire_socket_set_reading(session->local, true);
 	}
 	set_timer(session, carries_data(session) ? PING_SECONDS : LAST_WORDS_SECONDS);
 }
@@ -210,15 +210,19 @@ static void handle_local_readable(void *data)
 	struct session *session = data;
 	if (!session->ending) {
 		wayland_export(&session->wayland);
+		return;
 	}
+	size_t len;
+	wire_socket_data(session->local, &len);
+	wire_socket_consume(session->local, len);
+	struct fdlist *fds = wire_socket_fds(session->local);
+	fdlist_drop(fds, fds->count);
 }
 
 static void handle_local_drained(void *data)
 {
 	struct session *session = data;
-	if (session->ending) {
-		advance(session);
-	} else {
+	if (!session->ending) {
 		wayland_report_credit(&session->wayland);
 	}
 }
@@ -226,10 +230,6 @@ static void handle_local_drained(void *data)
 static void handle_local_ended(void *data, int error)
 {
 	struct session *session = data;
-	size_t left = 0;
-	if (!session->ending) {
-		wire_socket_data(session->local, &left);
-	}
 	if (error == -EPROTO && !session->ending) {
 		fail(session, WAYLAND_ERROR_IMPLEMENTATION, "fds of the local peer were lost");
 	}

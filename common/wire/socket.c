@@ -53,7 +53,8 @@ struct wire_socket {
 	uint64_t output_position; // of output's first byte
 	struct fdlist output_fds;
 	struct fd_marks marks;
-	int broken; // -errno: nothing can be written any more
+	int broken;   // -errno: nothing can be written any more
+	bool closing; // for writing, once output is empty
 
 	bool in_callback;
 	bool destroyed; // in a callback: to be freed after it
@@ -312,6 +313,10 @@ static void write_all(struct wire_socket *sock)
 			return;
 		}
 	}
+	if (sock->closing) {
+		sock->closing = false;
+		shutdown(sock->fd, SHUT_WR);
+	}
 }
 
 static void handle_write(int fd, short what, void *data)
@@ -448,6 +453,12 @@ bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, s
 void wire_socket_flush(struct wire_socket *sock)
 {
 	// A write event that is pending stays so, even if nothing is left: it tells drained.
+	write_all(sock);
+}
+
+void wire_socket_shutdown(struct wire_socket *sock)
+{
+	sock->closing = true;
 	write_all(sock);
 }
 

@@ -49,6 +49,9 @@ void wire_socket_set_reading(struct wire_socket *sock, bool reading);
 bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, struct fdlist *fds);
 // Writes what the peer takes now. What is left goes out by itself. An error is told by ended.
 void wire_socket_flush(struct wire_socket *sock);
+// Nothing more will be pushed: once all is out, the peer sees the end of the stream. It may go on
+// sending.
+void wire_socket_shutdown(struct wire_socket *sock);
 // Bytes that the peer has not taken yet.
 size_t wire_socket_queued(const struct wire_socket *sock);
 
