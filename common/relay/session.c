@@ -52,7 +52,7 @@ struct session {
 	uint64_t heard; // channel_bytes_received when the timer last ran
 	unsigned int silent_turns;
 	bool welcomed;
-	bool ending;       // END was sent or came: no more messages
+	bool ending; // END was sent or came: no more messages
 	bool over;
 	char reason[512]; // empty: orderly
 	struct stats stats;

@@ -116,7 +116,7 @@ def check_refusal(suite, directory, program, arguments, status, says, environmen
     """One line on stderr, nothing on stdout, the status, and no socket left behind."""
     before = sorted(os.listdir(directory))
     fill = [argument.replace("{dir}", directory) for argument in arguments]
-    if program == HOST and "--compositor" not in fill and "XDG_RUNTIME_DIR" not in dict(environment):
+    if program == HOST and "--compositor" not in fill and not environment:
         fill = ["--compositor", f"{directory}/taken", *fill]
     process = Program(suite, program, fill, environment, ready=False)
     output, got = process.wait()
@@ -157,7 +157,7 @@ def _(suite):
             check(status == 0 and output.startswith(says) and process.errors() == "",
                   f"{program} {arguments}: {status} {output!r} {process.errors()!r}")
     output, _ = Program(suite, HOST, ["--help"], ready=False).wait()
-    for option in ("listen", "compositor", "allow", "deny", "protocol", "max-memory", "print-ready"):
+    for option in ("listen", "compositor", "allow", "deny", "protocol", "max-memory"):
         check(f"--{option}" in output, f"--help does not tell of --{option}")
     check("session-fd" not in output, "--help tells of what is not for users")
 
@@ -234,7 +234,8 @@ def _(suite):
 @case("-- COMMAND is ended when the guest is")
 def _(suite):
     path = suite.path("display")
-    guest = Program(suite, GUEST, ["--connect", "unix:/none", "--display", path, "--", "sleep", "60"])
+    guest = Program(suite, GUEST, ["--connect", "unix:/none", "--display", path, "--",
+                                   "sleep", "60"])
     wait_until("the command runs", lambda: len(processes_of(guest.pid)) >= 3)
     check(guest.stop() in (0, 128 + 15), "status after SIGTERM")
 

@@ -1,4 +1,4 @@
-"""A compositor of a few hundred bytes: it answers what a client waits for, and sends what it is told."""
+"""A very small compositor: it answers what a client waits for, and sends what it is told to."""
 
 import os
 import selectors
@@ -79,7 +79,7 @@ class Connection:
         return interface in list(self.objects.values())
 
     def got(self, interface, opcode):
-        return [body for name, code, body in list(self.requests) if (name, code) == (interface, opcode)]
+        return [body for *request, body in list(self.requests) if request == [interface, opcode]]
 
     def read(self):
         """False when the session has ended."""
@@ -107,8 +107,9 @@ class Connection:
             self.send(message(callback, 0, self.serial) + message(1, 1, callback))
         elif interface == "wl_display":
             self.objects[words(body)[0]] = "wl_registry"
-            self.send(b"".join(message(words(body)[0], 0, name, interface, version)
-                               for name, (interface, version) in enumerate(self.globals.items(), 1)))
+            self.send(b"".join(
+                message(words(body)[0], 0, name, interface, version)
+                for name, (interface, version) in enumerate(self.globals.items(), 1)))
         elif interface == "wl_registry":
             self.bind(body)
         elif (interface, opcode) == ("wl_data_device_manager", 1):

@@ -21,10 +21,12 @@ def rows_cases():
     pool = lambda p: open_memory(p.bit | 1, POOL, 4096)
     yield "to an id that is unknown", ENDS, lambda p: mem_write(p.bit | 1, 0, bytes(4))
     yield "to id 0", ENDS, lambda p: mem_write(0, 0, bytes(4))
-    yield "to a pipe", ENDS, lambda p: open_pipe(p.bit | 1, READ) + mem_write(p.bit | 1, 0, bytes(4))
+    yield "to a pipe", ENDS, lambda p: (
+        open_pipe(p.bit | 1, READ) + mem_write(p.bit | 1, 0, bytes(4)))
     for name, expected, arguments in (
             ("that is right", GOES_ON, dict(offset=4092, data=bytes(4))),
-            ("of rows that are right", GOES_ON, dict(offset=0, data=bytes(64), rows=4, stride=1024)),
+            ("of rows that are right", GOES_ON,
+             dict(offset=0, data=bytes(64), rows=4, stride=1024)),
             ("of no rows", GOES_ON, dict(offset=0, data=b"", rows=0)),
             ("of 2^32-1 rows without bytes", ENDS,
              dict(offset=0, data=b"", rows=0xffffffff, row_bytes=0, stride=1 << 20)),
@@ -53,7 +55,8 @@ def rows_cases():
              dict(offset=0, data=b"", row_bytes=MAX_ROWS + 1, length=24 + MAX_ROWS + 1)),
             ("of 2^32-1 bytes", ENDS,
              dict(offset=0, data=b"", row_bytes=0xffffffff - 24, length=0xffffffff))):
-        yield name, expected, lambda p, arguments=arguments: pool(p) + mem_write(p.bit | 1, **arguments)
+        yield name, expected, lambda p, arguments=arguments: (
+            pool(p) + mem_write(p.bit | 1, **arguments))
     yield "past the end of a pool that has shrunk", ENDS, lambda p: (
         pool(p) + mem_resize(p.bit | 1, 100) + mem_write(p.bit | 1, 97, bytes(4)))
     yield "to a pool of no bytes", ENDS, lambda p: (
@@ -164,8 +167,8 @@ def close_cases():
             opened(p) + frame(Type.CLOSE, id=p.bit | 1))
         yield f"CLOSE of a {name} twice", ENDS, lambda p, opened=opened: (
             opened(p) + 2 * frame(Type.CLOSE, id=p.bit | 1))
-        yield f"CLOSE of a {name} and the same id again, 1000 times", GOES_ON, lambda p, opened=opened: (
-            1000 * (opened(p) + frame(Type.CLOSE, id=p.bit | 1)))
+        yield (f"CLOSE of a {name} and the same id again, 1000 times", GOES_ON,
+               lambda p, opened=opened: 1000 * (opened(p) + frame(Type.CLOSE, id=p.bit | 1)))
         yield f"CLOSED of a {name} by its opener", ENDS, lambda p, opened=opened: (
             opened(p) + frame(Type.CLOSED, id=p.bit | 1))
         yield f"a message that names a {name} that is closed", ENDS, lambda p, opened=opened: (
@@ -176,7 +179,8 @@ def close_cases():
                        opened(p) + frame(Type.CLOSE, id=p.bit | 1) +
                        frame(kind_of_frame, bytes(8), id=p.bit | 1)))
     yield "CLOSE of an unknown id", ENDS, lambda p: frame(Type.CLOSE, id=p.bit | 1)
-    yield "CLOSE of an unknown id of the other side's", ENDS, lambda p: frame(Type.CLOSE, id=p.other | 1)
+    yield "CLOSE of an unknown id of the other side's", ENDS, lambda p: (
+        frame(Type.CLOSE, id=p.other | 1))
     yield "CLOSED of an unknown id", ENDS, lambda p: frame(Type.CLOSED, id=p.other | 1)
     yield "CLOSE of id 0", ENDS, lambda p: frame(Type.CLOSE)
 
@@ -185,7 +189,8 @@ def resize_cases():
     pool = lambda p: open_memory(p.bit | 1, POOL, 4096)
     for size, expected in ((1 << 63, ENDS), ((1 << 64) - 1, ENDS), ((1 << 63) - 1, ENDS),
                            (DEFAULT_MAX_MEMORY + 1, ENDS), (8192, GOES_ON), (0, GOES_ON)):
-        yield f"to {size} bytes", expected, lambda p, size=size: pool(p) + mem_resize(p.bit | 1, size)
+        yield f"to {size} bytes", expected, lambda p, size=size: (
+            pool(p) + mem_resize(p.bit | 1, size))
     yield "to nothing and back", GOES_ON, lambda p: (
         pool(p) + 100 * (mem_resize(p.bit | 1, 0) + mem_resize(p.bit | 1, 4096)) +
         mem_write(p.bit | 1, 0, bytes(4096)))
@@ -245,7 +250,8 @@ def session_cases():
     yield "END with a NUL in its text", ENDS, lambda p: frame(Type.END, b"a\0b", arg=1)
     yield "END with a text that is too long", ENDS, lambda p: frame(Type.END, 1025 * b"x", arg=1)
     yield "END with a text of the full length", ENDS, lambda p: frame(Type.END, 1024 * b"x", arg=1)
-    yield "END with a text that is no text", EITHER, lambda p: frame(Type.END, b"\xff\x01\n" * 9, arg=1)
+    yield "END with a text that is no text", EITHER, lambda p: (
+        frame(Type.END, b"\xff\x01\n" * 9, arg=1))
 
 
 def message_cases():

@@ -166,7 +166,7 @@ def truncate(suite, side, n):
 
 
 for side in SIDES:
-    @case(f"{side.program}: an end within any frame, at every byte of its header and many behind it")
+    @case(f"{side.program}: an end within any frame, at every byte of its header, many behind it")
     def _(suite, side=side):
         for n in range(17):
             truncate(suite, side, n)

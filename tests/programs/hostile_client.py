@@ -87,8 +87,7 @@ def raw(make):
 
 def title(length, data):
     """xdg_toplevel is not there, but wl_registry.bind has a string too; the length is our own."""
-    return lambda p: message(p.client.registry_id, 0, 1, struct.pack("=I", length & 0xffffffff), data,
-                             1, p.client.next_id)
+    return lambda p: message(p.client.registry_id, 0, 1, length, data, 1, p.client.next_id)
 
 
 BYTES = [
@@ -128,13 +127,14 @@ BYTES = [
     ("a global at version 0", ENDS,
      lambda p: message(p.client.registry_id, 0, 3, "wl_seat", 0, p.client.next_id)),
     ("a request to an object that is destroyed", ENDS,
-     lambda p: make_surface(p) + message(p.client.next_id - 1, 0) + message(p.client.next_id - 1, 6)),
+     lambda p: destroyed_surface(p) + message(p.client.next_id - 1, 6)),
     ("an event's opcode as a request", ENDS, lambda p: message(p.seat, 9, 3)),
 ]
 
 
-def make_surface(prepared):
-    return message(prepared.compositor, 0, prepared.client.new_id())
+def destroyed_surface(prepared):
+    surface = prepared.client.new_id()
+    return message(prepared.compositor, 0, surface) + message(surface, 0)
 
 
 for name, expected, make in BYTES:
@@ -199,7 +199,8 @@ def _(suite):
                 client.get_registry()
                 client.sync()
             data = b"".join(
-                message(chance.choice((1, 2, 3)), chance.randrange(3), chance.randbytes(4 * chance.randrange(5)))
+                message(chance.choice((1, 2, 3)), chance.randrange(3),
+                        chance.randbytes(4 * chance.randrange(5)))
                 for _ in range(50)) if seed % 2 else chance.randbytes(chance.randrange(1, 9000))
             client.send(data)
             try:

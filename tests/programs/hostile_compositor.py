@@ -9,7 +9,8 @@ import socket
 import struct
 
 from harness import Failure, case_list, check
-from hostile_client import (ENDS, EITHER, GOES_ON, Prepared, directory_fd, epoll_fd, judge, pipe_end)
+from hostile_client import (EITHER, ENDS, GOES_ON, Prepared, directory_fd, epoll_fd, judge,
+                            pipe_end)
 from wayland import SERVER_ID, Ended, memfd, message, words
 
 CASES, case = case_list("hostile compositor")
@@ -68,7 +69,8 @@ BYTES = [
     ("an event that is too long for its arguments", ENDS, lambda s: message(1, 1, 1, 2)),
     ("an event of an unknown object", ENDS, lambda s: message(4711, 0)),
     ("an event of object 0", ENDS, lambda s: message(0, 0)),
-    ("an event of an unknown object of the server's range", ENDS, lambda s: message(SERVER_ID + 9, 0)),
+    ("an event of an unknown object of the server's range", ENDS,
+     lambda s: message(SERVER_ID + 9, 0)),
     ("an unknown event", ENDS, lambda s: message(1, 2)),
     ("event 65535", ENDS, lambda s: message(1, 65535)),
     ("a new id that skips one", ENDS, lambda s: message(s.device, 0, SERVER_ID + 2)),
@@ -139,8 +141,9 @@ def _(suite):
         chance = random.Random(seed)
         scene = Scene(stage)
         scene.connection.send(chance.randbytes(3000) if seed % 2 else b"".join(
-            message(chance.choice((1, scene.keyboard, scene.device, scene.seat)), chance.randrange(4),
-                    chance.randbytes(4 * chance.randrange(5))) for _ in range(50)))
+            message(chance.choice((1, scene.keyboard, scene.device, scene.seat)),
+                    chance.randrange(4), chance.randbytes(4 * chance.randrange(5)))
+            for _ in range(50)))
         scene.connection.close()
         scene.client.wait_end()
         scene.close()
@@ -169,7 +172,7 @@ def _(suite):
 def check_keymap(scene, n=1):
     client = scene.client
     client.sync()
-    check(len(client.got(scene.keyboard, 0)) == n and len(client.fds) == n, f"{len(client.fds)} fds")
+    check(len(client.got(scene.keyboard, 0)) == len(client.fds) == n, f"{len(client.fds)} fds")
     check(os.pread(client.fds[-1], 4096, 0) == KEYMAP, "the keymap is another")
 
 
@@ -249,6 +252,27 @@ def _(suite):
         check(len(client.fds) == 2, f"{len(client.fds)} fds arrive")
         check(os.pread(client.fds[0], 9, 0) == b"old", "the fds are mixed up")
         check(os.pread(client.fds[1], 999, 0) == KEYMAP, "the fds are mixed up")
+    finally:
+        scene.close()
+    stage.check()
+
+
+@case("keymaps of many MiB all arrive, whole and in order")
+def _(suite):
+    stage = suite.stage()
+    scene = Scene(stage)
+    client = scene.client
+    try:
+        for n in range(40):
+            content = bytes([n]) * (1 << 20)
+            scene.keymap([scene.fd(memfd(len(content), content))], len(content))
+            if n % 10 == 9:
+                client.sync()
+                check(len(client.fds) == 10, f"{len(client.fds)} of 10 arrive")
+                for place, fd in enumerate(client.fds, n - 9):
+                    check(os.pread(fd, 2 << 20, 0) == bytes([place]) * (1 << 20), "not the same")
+                    os.close(fd)
+                client.fds.clear()
     finally:
         scene.close()
     stage.check()

@@ -200,7 +200,8 @@ def kill_parent(program):
     """Its session processes live on; spares, which nobody can give a client any more, do not."""
     os.kill(program.pid, signal.SIGKILL)
     program.popen.wait()
-    wait_until("the spares of a parent that is gone end", lambda: len(processes_of(program.pid)) == 2)
+    wait_until("the spares of a parent that is gone end",
+               lambda: len(processes_of(program.pid)) == 2)
 
 
 def kill_parent_at_every_step(suite, name):

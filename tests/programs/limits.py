@@ -56,7 +56,8 @@ def _(suite):
         stage.witness.sync()
         for client in clients:
             client.close()
-        wait_until("the sessions end", lambda: stage.host.census() <= stage.baseline["fdferry-host"])
+        wait_until("the sessions end",
+                   lambda: stage.host.census() <= stage.baseline[stage.host.name])
         with stage.client() as client:
             client.sync(10)
         stage.check()

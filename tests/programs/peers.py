@@ -101,7 +101,8 @@ class HostileHost:
 
     def check_told(self, text, expected):
         check(text and text.isprintable(), f"the client is told {text!r}")
-        check(expected is None or expected in text, f"the client is told {text!r}, not {expected!r}")
+        check(expected is None or expected in text,
+              f"the client is told {text!r}, not {expected!r}")
 
     def expect_end(self, expected=None):
         text, _ = self.client.wait_end()
