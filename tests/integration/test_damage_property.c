@@ -70,6 +70,7 @@ struct stage {
 	uint32_t used[MAX_POOLS]; // bytes given to buffers
 	struct actor actors[MAX_SURFACES];
 	int n_actors;
+	bool large; // buffers, and damage that is told where little has changed
 	unsigned int seed, step;
 };
 
@@ -153,8 +154,9 @@ static void new_chain(struct stage *stage, struct actor *actor)
 		: 0;
 	actor->format = formats[format].format;
 	actor->bytes = formats[format].bytes;
-	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, 90);
-	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, 90);
+	int32_t most = stage->large ? 400 : 90;
+	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, most);
+	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, most);
 	actor->stride = actor->width * actor->bytes;
 	if (once_in(stage, 2)) {
 		actor->stride += 4 * pick(stage, 0, 9);
@@ -330,11 +332,12 @@ static void tell_box(struct stage *stage, struct actor *actor, struct box box)
 
 static void tell_damage(struct stage *stage, struct actor *actor, const struct box *boxes, int n)
 {
-	if (n > 0 && once_in(stage, 15)) {
+	int32_t seldom = stage->large ? 3 : 15;
+	if (n > 0 && once_in(stage, seldom)) {
 		wl_surface_damage(actor->surface, 0, 0, INT32_MAX, INT32_MAX);
 		return;
 	}
-	if (n > 0 && once_in(stage, 15)) {
+	if (n > 0 && once_in(stage, seldom)) {
 		wl_surface_damage_buffer(
 			actor->surface, INT32_MIN / 2, INT32_MIN / 2, INT32_MAX, INT32_MAX);
 		return;
@@ -596,9 +599,9 @@ static void step(struct stage *stage)
 	}
 }
 
-static void run_seed(unsigned int seed, const struct pair_options *options)
+static void run_seed(unsigned int seed, bool large, const struct pair_options *options)
 {
-	struct stage stage = {.seed = seed, .rng = {.state = seed}};
+	struct stage stage = {.seed = seed, .rng = {.state = seed}, .large = large};
 	stage.world = world_create();
 	stage.client = client_create(stage.world, options);
 	stage.compositor = client_bind(stage.client, &wl_compositor_interface, 5);
@@ -634,7 +637,15 @@ static void the_compositor_sees_what_the_client_drew_after_every_commit(void **s
 {
 	(void)state;
 	for (unsigned int seed = 1; seed <= SEEDS; seed++) {
-		run_seed(seed, NULL);
+		run_seed(seed, false, NULL);
+	}
+}
+
+static void so_it_does_in_large_buffers_with_much_idle_damage(void **state)
+{
+	(void)state;
+	for (unsigned int seed = 201; seed <= 206; seed++) {
+		run_seed(seed, true, NULL);
 	}
 }
 
@@ -643,7 +654,7 @@ static void the_same_over_a_channel_that_takes_little_at_a_time(void **state)
 	(void)state;
 	struct pair_options options = {.channel_buffer = 1, .local_buffer = 1};
 	for (unsigned int seed = 101; seed <= 104; seed++) {
-		run_seed(seed, &options);
+		run_seed(seed, false, &options);
 	}
 }
 
@@ -651,6 +662,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(the_compositor_sees_what_the_client_drew_after_every_commit),
+		fd_count_test(so_it_does_in_large_buffers_with_much_idle_damage),
 		fd_count_test(the_same_over_a_channel_that_takes_little_at_a_time),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,7 +20,7 @@ struct paint_pool {
 	size_t size;
 };
 
-#define PAINT_POOL_MAX (64u << 20)
+#define PAINT_POOL_MAX (256u << 20)
 
 void paint_pool_init(struct paint_pool *pool, struct wl_shm *shm, size_t size);
 void paint_pool_resize(struct paint_pool *pool, size_t size); // only tells if it grows
