@@ -21,6 +21,7 @@ struct fdrefs;
  */
 
 struct fdref_interface {
+	const char *name; // "pool", "file", "pipe"
 	// A frame for this fdref other than MEM_WRITE and CLOSED. NULL, or what is wrong with it.
 	const char *(*frame)(struct fdref *ref, const struct channel_frame *frame);
 	// Where rows go; see struct channel_handler. NULL: not a memory.

@@ -52,6 +52,7 @@ static void handle_named(struct fdref *ref)
 }
 
 static const struct fdref_interface exported = {
+	.name = "file",
 	.frame = handle_exported,
 	.named = handle_named,
 	.destroy = destroy_file,
@@ -273,6 +274,7 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 }
 
 static const struct fdref_interface imported = {
+	.name = "file",
 	.frame = handle_imported,
 	.place = place_rows,
 	.get_fd = get_fd,

@@ -310,12 +310,14 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 /* ---- both ---- */
 
 static const struct fdref_interface exported = {
+	.name = "pool",
 	.frame = handle_exported,
 	.place = place_in_original,
 	.destroy = destroy_memory,
 };
 
 static const struct fdref_interface imported = {
+	.name = "pool",
 	.frame = handle_imported,
 	.place = place_in_replica,
 	.get_fd = get_fd,

@@ -353,6 +353,7 @@ static int get_fd(struct fdref *ref)
 }
 
 static const struct fdref_interface streams = {
+	.name = "pipe",
 	.frame = handle_frame,
 	.get_fd = get_fd,
 	.drained = handle_drained,

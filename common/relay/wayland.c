@@ -169,16 +169,10 @@ static const char *make_objects(struct wayland_call *call)
 	return NULL;
 }
 
-static void trace(struct wayland_call *call, const struct fdlist *fds)
+static void trace(struct wayland_call *call, const char *const *fd_names)
 {
-	const char *names[WIRE_MAX_ARGS];
-	for (size_t i = 0; i < call->message.op->n_fds; i++) {
-		names[i] = fds != NULL && i < fds->count
-			? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
-			: "from the channel";
-	}
 	wire_trace(call->wayland->options.trace, call->direction, call->object->interface->name,
-		&call->message, names);
+		&call->message, fd_names);
 }
 
 static wayland_hook_func hook_of(const struct wire_op *op, bool exporting)
@@ -207,6 +201,17 @@ static void end_object(struct wayland_call *call)
 }
 
 /* ---- export ---- */
+
+static void trace_export(struct wayland_call *call)
+{
+	const char *names[WIRE_MAX_ARGS];
+	const struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
+	for (size_t i = 0; i < call->message.op->n_fds; i++) {
+		names[i] = i < fds->count ? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
+					  : "that did not come";
+	}
+	trace(call, names);
+}
 
 static uint32_t export_fd(struct wayland_call *call, int fd, const char **wrong)
 {
@@ -323,7 +328,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 		return false;
 	}
 	if (wayland->options.trace != NULL) {
-		trace(call, wire_socket_fds(wayland->options.local));
+		trace_export(call);
 	}
 	wrong = op->makes_object ? make_objects(call) : NULL;
 	if (wrong != NULL) {
@@ -429,6 +434,19 @@ const char *wayland_credit(struct wayland *wayland, uint32_t bytes)
 
 /* ---- import ---- */
 
+static void trace_import(struct wayland_call *call)
+{
+	const char *names[WIRE_MAX_ARGS];
+	const struct wayland *wayland = call->wayland;
+	for (size_t i = 0; i < call->message.op->n_fds; i++) {
+		const struct fdref *ref = i < wayland->n_imported
+			? fdrefs_get(wayland->options.refs, wayland->imported[i])
+			: NULL;
+		names[i] = ref != NULL ? ref->interface->name : "that did not come";
+	}
+	trace(call, names);
+}
+
 static bool import_refs(struct wayland_call *call)
 {
 	struct wayland *wayland = call->wayland;
@@ -515,7 +533,7 @@ static bool import_message(struct wayland *wayland, struct wayland_call *call,
 		return false;
 	}
 	if (wayland->options.trace != NULL) {
-		trace(call, NULL);
+		trace_import(call);
 	}
 	if (!import_refs(call)) {
 		return false;

@@ -154,9 +154,8 @@ static void new_chain(struct stage *stage, struct actor *actor)
 		: 0;
 	actor->format = formats[format].format;
 	actor->bytes = formats[format].bytes;
-	int32_t most = stage->large ? 400 : 90;
-	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, most);
-	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, most);
+	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, stage->large ? 1500 : 90);
+	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, stage->large ? 200 : 90);
 	actor->stride = actor->width * actor->bytes;
 	if (once_in(stage, 2)) {
 		actor->stride += 4 * pick(stage, 0, 9);
@@ -223,11 +222,29 @@ static void change_picture(struct stage *stage, struct actor *actor, const struc
 	}
 }
 
+/* Whole rows become one of few pictures, so that what was there before comes again. */
+static struct box change_band(struct stage *stage, struct actor *actor)
+{
+	struct box band = random_box(stage, actor, 4);
+	uint32_t which = (uint32_t)pick(stage, 1, 3);
+	band.x1 = 0;
+	band.x2 = actor->width;
+	for (int32_t y = band.y1; y < band.y2; y++) {
+		struct paint_rng rng = {.state = which * 1000 + (uint32_t)y};
+		paint_noise(&rng, picture_row(actor, y), (size_t)(actor->width * actor->bytes));
+	}
+	return band;
+}
+
 /* Of random number and size; gives the boxes outside of which nothing changed. */
 static int change(struct stage *stage, struct actor *actor, struct box *boxes)
 {
 	int n = once_in(stage, 6) ? pick(stage, 30, MAX_BOXES) : pick(stage, 0, 4);
 	for (int i = 0; i < n; i++) {
+		if (n < 5 && stage->large && !once_in(stage, 8)) {
+			boxes[i] = change_band(stage, actor);
+			continue;
+		}
 		boxes[i] = random_box(stage, actor, n > 4 ? 3 : once_in(stage, 4) ? 90 : 15);
 		change_picture(stage, actor, &boxes[i]);
 	}
@@ -309,11 +326,12 @@ static struct box box_on_surface(const struct actor *actor, const struct box *bo
 
 static void grow_box(struct stage *stage, struct box *box)
 {
+	int32_t most = stage->large ? 60 : 6;
 	if (once_in(stage, 3)) {
-		box->x1 -= pick(stage, 0, 6);
-		box->y1 -= pick(stage, 0, 6);
-		box->x2 += pick(stage, 0, 6);
-		box->y2 += pick(stage, 0, 6);
+		box->x1 -= pick(stage, 0, most);
+		box->y1 -= pick(stage, 0, most);
+		box->x2 += pick(stage, 0, most);
+		box->y2 += pick(stage, 0, most);
 	}
 }
 
@@ -538,7 +556,7 @@ static bool pools_are_there(const struct stage *stage)
 static void show_picture(struct stage *stage, struct actor *actor)
 {
 	struct box boxes[MAX_BOXES];
-	if (actor->n_chain == 0 || (once_in(stage, 12) && pools_are_there(stage))) {
+	if (actor->n_chain == 0 || (once_in(stage, stage->large ? 60 : 12) && pools_are_there(stage))) {
 		if (!pools_are_there(stage)) {
 			return;
 		}
