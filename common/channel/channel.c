@@ -39,8 +39,9 @@ struct channel {
 	size_t rows_done, rows_total; // bytes; equal when no rows are expected
 
 	struct evbuffer *out;
-	bool closing; // shut down once out is empty
-	int error;    // of sending; out is of no more use
+	size_t referenced; // bytes of out that are in mappings
+	bool closing;      // shut down once out is empty
+	int error;         // of sending; out is of no more use
 
 	uint64_t bytes_sent, bytes_received;
 	bool dispatching, destroyed, over;
@@ -413,19 +414,38 @@ bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t 
 		evbuffer_add(channel->out, body, body_len) == 0;
 }
 
-static void handle_sent(const void *bytes, size_t len, void *data)
+/* Bytes of a mapping that wait in out. */
+struct reference {
+	struct channel *channel;
+	struct mapping *mapping;
+	size_t len;
+};
+
+static void drop_reference(const void *bytes, size_t len, void *data)
 {
 	(void)bytes;
 	(void)len;
-	mapping_unref(data);
+	struct reference *reference = data;
+	reference->channel->referenced -= reference->len;
+	mapping_unref(reference->mapping);
+	free(reference);
 }
 
 static bool push_reference(
 	struct channel *channel, struct mapping *mapping, const uint8_t *data, size_t len)
 {
-	mapping_ref(mapping);
-	if (evbuffer_add_reference(channel->out, data, len, handle_sent, mapping) < 0) {
-		mapping_unref(mapping);
+	struct reference *reference = malloc(sizeof(*reference));
+	if (reference == NULL) {
+		return false;
+	}
+	*reference = (struct reference){
+		.channel = channel,
+		.mapping = mapping_ref(mapping),
+		.len = len,
+	};
+	channel->referenced += len;
+	if (evbuffer_add_reference(channel->out, data, len, drop_reference, reference) < 0) {
+		drop_reference(data, len, reference);
 		return false;
 	}
 	return true;
@@ -446,7 +466,9 @@ static bool push_chunk(struct channel *channel, uint32_t id, uint64_t offset,
 		.type = CHANNEL_MEM_WRITE,
 		.id = id,
 	};
-	bool ok = evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
+	// Without the hint, libevent makes the new piece as large as the one before: that of the rows.
+	bool ok = evbuffer_expand(channel->out, sizeof(header) + sizeof(write)) == 0 &&
+		evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
 		evbuffer_add(channel->out, &write, sizeof(write)) == 0;
 	if (rows->stride == rows->row_bytes) {
 		return ok &&
@@ -569,6 +591,13 @@ void channel_flush(struct channel *channel)
 size_t channel_queued(const struct channel *channel)
 {
 	return evbuffer_get_length(channel->out);
+}
+
+size_t channel_kept(const struct channel *channel)
+{
+	size_t queued = evbuffer_get_length(channel->out);
+	// A reference that is sent in part still counts as a whole.
+	return queued > channel->referenced ? queued - channel->referenced : 0;
 }
 
 void channel_shutdown(struct channel *channel)

@@ -69,6 +69,8 @@ bool channel_push_rows(struct channel *channel, uint32_t id, uint64_t offset,
 void channel_flush(struct channel *channel);
 // Bytes queued and not yet taken by the peer.
 size_t channel_queued(const struct channel *channel);
+// Those of them that are copies, roughly: what a peer that reads nothing costs us.
+size_t channel_kept(const struct channel *channel);
 // Nothing more will be pushed; once all is out, the peer sees the end of the stream.
 void channel_shutdown(struct channel *channel);
 

@@ -312,13 +312,13 @@ static void handle_event(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct stream *stream = data;
+	struct channel *channel = stream->ref.refs->channel;
 	bool closing = stream->ref.closing && !stream->ours;
 	stream->role->ready(stream);
 	if (closing && stream->over) {
-		struct channel *channel = stream->ref.refs->channel;
 		fdrefs_confirm_closed(&stream->ref);
-		channel_flush(channel);
 	}
+	channel_flush(channel);
 }
 
 static const char *handle_frame(struct fdref *ref, const struct channel_frame *frame)

@@ -4,8 +4,8 @@
 #include "relay/shm.h"
 
 /*
- * Buffers that the compositor writes (zwlr_screencopy_v1, ext_image_copy_capture_v1): what it wrote
- * goes back to the client's memory before the client is told that it is ready.
+ * Buffers that the compositor writes: zwlr_screencopy_v1, ext_image_copy_capture_v1 and the like.
+ * What it wrote goes back to the client's memory before the client is told that it is ready.
  */
 struct capture_frame {
 	struct object_state state;
@@ -19,32 +19,39 @@ static void destroy_frame(struct object_state *state)
 	free(frame);
 }
 
-/* A request whose first argument makes the frame */
-enum wayland_verdict capture_create_frame(struct wayland_call *call)
+static struct capture_frame *make_frame(struct object *object)
 {
-	struct capture_frame *frame = calloc(1, sizeof(*frame));
-	if (frame == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	if (object->state == NULL) {
+		struct capture_frame *frame = calloc(1, sizeof(*frame));
+		if (frame != NULL) {
+			frame->state.destroy = destroy_frame;
+			object->state = &frame->state;
+		}
 	}
-	frame->state.destroy = destroy_frame;
-	wayland_new_object(call, 0)->state = &frame->state;
-	return WAYLAND_FORWARD;
+	return (struct capture_frame *)object->state;
 }
 
-/* copy(buffer), copy_with_damage(buffer), attach_buffer(buffer) */
+/* A request that names the buffer: copy, attach_buffer, take_shot and so on */
 enum wayland_verdict capture_attach(struct wayland_call *call)
 {
-	struct capture_frame *frame = (struct capture_frame *)call->object->state;
-	struct buffer *buffer = (struct buffer *)wayland_arg_state(call, 0, "wl_buffer");
+	struct buffer *buffer = NULL;
+	for (size_t i = 0; buffer == NULL && i < call->message.op->n_args; i++) {
+		if (call->message.op->args[i].type == WIRE_ARG_OBJECT) {
+			buffer = (struct buffer *)wayland_arg_state(call, i, "wl_buffer");
+		}
+	}
+	struct capture_frame *frame = make_frame(call->object);
 	if (frame == NULL) {
-		return WAYLAND_FORWARD;
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
 	buffer_ref(buffer);
 	buffer_unref(frame->buffer);
 	frame->buffer = buffer;
 	if (buffer != NULL) {
-		buffer_forget(buffer); // shown somewhere, it is not what was sent any more
+		// Where it is shown, it is not what was sent any more; nor are those that overlap it.
+		buffer_forget(buffer);
 		unchanged_forget(&buffer->unchanged);
+		buffer_spoil_overlapping(buffer);
 	}
 	return WAYLAND_FORWARD;
 }

@@ -26,21 +26,23 @@ static const struct wayland_hook hooks[] = {
 	{"wp_viewport", "set_source", viewport_set_source, NULL},
 	{"wp_viewport", "set_destination", viewport_set_destination, NULL},
 
-	{"zwlr_screencopy_manager_v1", "capture_output", capture_create_frame,
-		capture_create_frame},
-	{"zwlr_screencopy_manager_v1", "capture_output_region", capture_create_frame,
-		capture_create_frame},
 	{"zwlr_screencopy_frame_v1", "copy", capture_attach, capture_attach},
 	{"zwlr_screencopy_frame_v1", "copy_with_damage", capture_attach, capture_attach},
 	{"zwlr_screencopy_frame_v1", "ready", capture_export_ready_time, times_import},
 	{"zwlr_screencopy_frame_v1", "linux_dmabuf", capture_drop, NULL},
-	{"ext_image_copy_capture_session_v1", "create_frame", capture_create_frame,
-		capture_create_frame},
 	{"ext_image_copy_capture_session_v1", "dmabuf_device", capture_drop, NULL},
 	{"ext_image_copy_capture_session_v1", "dmabuf_format", capture_drop, NULL},
 	{"ext_image_copy_capture_frame_v1", "attach_buffer", capture_attach, capture_attach},
 	{"ext_image_copy_capture_frame_v1", "presentation_time", times_export, times_import},
 	{"ext_image_copy_capture_frame_v1", "ready", capture_export_ready, NULL},
+
+	{"hyprland_toplevel_export_frame_v1", "copy", capture_attach, capture_attach},
+	{"hyprland_toplevel_export_frame_v1", "ready", capture_export_ready_time, times_import},
+	{"hyprland_toplevel_export_frame_v1", "linux_dmabuf", capture_drop, NULL},
+	{"weston_screenshooter", "take_shot", capture_attach, capture_attach},
+	{"weston_screenshooter", "done", capture_export_ready, NULL},
+	{"weston_capture_source_v1", "capture", capture_attach, capture_attach},
+	{"weston_capture_source_v1", "complete", capture_export_ready, NULL},
 
 	{"wp_presentation", "clock_id", times_export_clock_id, NULL},
 	{"wp_presentation_feedback", "presented", times_export, times_import},
@@ -70,10 +72,8 @@ static bool names_buffer(const struct wire_op *op)
 static const void *find_hook(const struct wire_interface *interface, enum wire_direction direction,
 	const struct wire_op *op)
 {
-	static const struct wire_interface *last;
-	static size_t first;
-	if (last != interface) {
-		last = interface;
+	static size_t first; // of the interface that was looked for last
+	if (first == N_HOOKS || strcmp(hooks[first].interface, interface->name) != 0) {
 		first = 0;
 		while (first < N_HOOKS && strcmp(hooks[first].interface, interface->name) != 0) {
 			first++;

@@ -39,7 +39,6 @@ enum wayland_verdict surface_get_viewport(struct wayland_call *call);
 enum wayland_verdict viewport_set_source(struct wayland_call *call);
 enum wayland_verdict viewport_set_destination(struct wayland_call *call);
 
-enum wayland_verdict capture_create_frame(struct wayland_call *call);
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_ready(struct wayland_call *call);
 enum wayland_verdict capture_drop(struct wayland_call *call);

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
+#include "fdpass/file.h"
 #include "relay/clock.h"
 #include "relay/crossing.h"
 #include "relay/handshake.h"
@@ -27,8 +28,8 @@
 // A quiet channel is asked after so long, and given up when it was silent for PING_DEAD turns.
 #define PING_SECONDS 20
 #define PING_DEAD    4
-// Who asks without reading the answers gets no more of them.
-#define PONG_MAX_QUEUED (4u * 1024 * 1024)
+// What is queued for a peer that does not read: a file of the largest size, and then answers.
+#define KEPT_MAX (FILE_MAX + 32u * 1024 * 1024)
 // What is left to say when a session ends is given so long to get out.
 #define LAST_WORDS_SECONDS 2
 
@@ -320,9 +321,6 @@ static const char *handle_ping(struct session *session, const struct channel_fra
 	if (frame->header.length != sizeof(ping)) {
 		return "PING with a wrong length";
 	}
-	if (channel_queued(session->channel) > PONG_MAX_QUEUED) {
-		return NULL;
-	}
 	memcpy(&ping, frame->payload, sizeof(ping));
 	struct channel_pong pong = {.ping_clock = {ping.clock[0], ping.clock[1]}};
 	channel_put64(pong.received_clock, channel_clock());
@@ -385,6 +383,9 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	}
 	if (!has_shape(&frame->header)) {
 		return "a frame with a wrong length";
+	}
+	if (channel_kept(session->channel) > KEPT_MAX) {
+		return "frames without reading what they are answered";
 	}
 	if (frame->header.id != 0) {
 		// Of a session that has failed, nothing is open any more.

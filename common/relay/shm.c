@@ -315,6 +315,22 @@ bool buffer_overlaps(const struct buffer *a, const struct buffer *b)
 		b->offset < a->offset + a->length;
 }
 
+bool buffer_check_pool(struct buffer *buffer)
+{
+	struct memory *memory = buffer->pool->memory;
+	uint64_t size = memory->size;
+	bool ok = memory_check(memory);
+	if (memory->size == size) {
+		return ok;
+	}
+	struct buffer *other;
+	wl_list_for_each (other, &buffer->pool->buffers, pool_link) {
+		other->stale_all = true;
+		unchanged_forget(&other->unchanged);
+	}
+	return ok;
+}
+
 void buffer_spoil_overlapping(struct buffer *buffer)
 {
 	struct buffer *other;
@@ -339,7 +355,7 @@ enum wayland_verdict shm_export_buffer_args(struct wayland_call *call)
 			continue;
 		}
 		wayland_flush_exports(call->wayland);
-		if (!memory_check(buffer->pool->memory) || !buffer_push_all(buffer)) {
+		if (!buffer_check_pool(buffer) || !buffer_push_all(buffer)) {
 			return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 		}
 		buffer_spoil_overlapping(buffer);

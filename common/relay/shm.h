@@ -57,6 +57,9 @@ bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region3
 bool buffer_is_whole(const struct buffer *buffer);
 bool buffer_same_layout(const struct buffer *a, const struct buffer *b);
 bool buffer_overlaps(const struct buffer *a, const struct buffer *b);
+// Before bytes are sent: looks whether the pool's file is what it was. Where its owner has truncated
+// it, nothing is known of the pool's buffers any more. False: out of memory.
+bool buffer_check_pool(struct buffer *buffer);
 // The buffer's bytes were just sent: buffers that lie over them are not what they were.
 void buffer_spoil_overlapping(struct buffer *buffer);
 // Nothing is known any more of how the copies differ.

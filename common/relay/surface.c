@@ -297,7 +297,8 @@ static bool send_buffer(struct wayland *wayland, struct surface *surface, struct
 	bool ok = true;
 	if (all || some) {
 		wayland_flush_exports(wayland);
-		ok = memory_check(buffer->pool->memory);
+		ok = buffer_check_pool(buffer);
+		all = all || buffer->stale_all;
 	}
 	if (ok && (all || (some && buffer->bytes_per_pixel == 0))) {
 		ok = buffer_push_all(buffer);

@@ -153,8 +153,7 @@ static bool push_box(struct search *search, const pixman_box32_t *box)
 	if (!guard_run(search_box, search)) {
 		// Truncated by its owner: what can be had of it is sent.
 		unchanged_forget(&search->buffer->unchanged);
-		return memory_check(search->buffer->pool->memory) &&
-			buffer_push_all(search->buffer);
+		return buffer_check_pool(search->buffer) && buffer_push_all(search->buffer);
 	}
 	return push_spans(search);
 }

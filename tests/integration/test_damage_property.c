@@ -154,8 +154,12 @@ static void new_chain(struct stage *stage, struct actor *actor)
 		: 0;
 	actor->format = formats[format].format;
 	actor->bytes = formats[format].bytes;
-	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, stage->large ? 1500 : 90);
-	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, stage->large ? 200 : 90);
+	actor->width = once_in(stage, 8) ? 1 : pick(stage, 1, 90);
+	actor->height = once_in(stage, 8) ? 1 : pick(stage, 1, 90);
+	if (stage->large) {
+		actor->width += 1000;
+		actor->height += 50;
+	}
 	actor->stride = actor->width * actor->bytes;
 	if (once_in(stage, 2)) {
 		actor->stride += 4 * pick(stage, 0, 9);
@@ -239,13 +243,14 @@ static struct box change_band(struct stage *stage, struct actor *actor)
 /* Of random number and size; gives the boxes outside of which nothing changed. */
 static int change(struct stage *stage, struct actor *actor, struct box *boxes)
 {
-	int n = once_in(stage, 6) ? pick(stage, 30, MAX_BOXES) : pick(stage, 0, 4);
+	bool many = once_in(stage, stage->large ? 40 : 6);
+	int n = many ? pick(stage, 30, MAX_BOXES) : pick(stage, 0, stage->large ? 2 : 4);
 	for (int i = 0; i < n; i++) {
-		if (n < 5 && stage->large && !once_in(stage, 8)) {
+		if (stage->large && !many && !once_in(stage, 8)) {
 			boxes[i] = change_band(stage, actor);
 			continue;
 		}
-		boxes[i] = random_box(stage, actor, n > 4 ? 3 : once_in(stage, 4) ? 90 : 15);
+		boxes[i] = random_box(stage, actor, many ? 3 : once_in(stage, 4) ? 90 : 15);
 		change_picture(stage, actor, &boxes[i]);
 	}
 	return n;
@@ -327,7 +332,7 @@ static struct box box_on_surface(const struct actor *actor, const struct box *bo
 static void grow_box(struct stage *stage, struct box *box)
 {
 	int32_t most = stage->large ? 60 : 6;
-	if (once_in(stage, 3)) {
+	if (stage->large || once_in(stage, 3)) {
 		box->x1 -= pick(stage, 0, most);
 		box->y1 -= pick(stage, 0, most);
 		box->x2 += pick(stage, 0, most);
@@ -556,7 +561,8 @@ static bool pools_are_there(const struct stage *stage)
 static void show_picture(struct stage *stage, struct actor *actor)
 {
 	struct box boxes[MAX_BOXES];
-	if (actor->n_chain == 0 || (once_in(stage, stage->large ? 60 : 12) && pools_are_there(stage))) {
+	if (actor->n_chain == 0 ||
+		(once_in(stage, stage->large ? 60 : 12) && pools_are_there(stage))) {
 		if (!pools_are_there(stage)) {
 			return;
 		}
@@ -568,7 +574,7 @@ static void show_picture(struct stage *stage, struct actor *actor)
 	bool attach = actor->shown < 0 || !actor->known || n == 0 || !once_in(stage, 5);
 	int next = attach ? pick(stage, 0, actor->n_chain - 1) : actor->shown;
 	bool early = once_in(stage, 2); // damage before or after the rest
-	if (once_in(stage, 15)) {
+	if (once_in(stage, stage->large ? 60 : 15)) {
 		new_geometry(stage, actor);
 	}
 	// What nobody knows yet needs no damage.
@@ -628,7 +634,7 @@ static void run_seed(unsigned int seed, bool large, const struct pair_options *o
 	for (size_t i = 0; i < MAX_POOLS; i++) {
 		paint_pool_init(&stage.pools[i], stage.shm, POOL_SIZE);
 	}
-	stage.n_actors = pick(&stage, 1, MAX_SURFACES);
+	stage.n_actors = pick(&stage, 1, large ? 2 : MAX_SURFACES);
 	for (int i = 0; i < stage.n_actors; i++) {
 		stage.actors[i].surface = wl_compositor_create_surface(stage.compositor);
 		stage.actors[i].geometry.scale = 1;

@@ -305,9 +305,11 @@ def _(suite):
     for number in (signal.SIGTERM, signal.SIGINT):
         stage = Stage(suite)
         with stage:
-            check(stage.host.stop(number) == 0, f"host: {stage.host.errors()}")
-            check(not os.path.exists(stage.chan), "the channel's socket is left")
+            stage.host.popen.send_signal(number)
             text, seconds = stage.witness.wait_end()
+            stage.witness.close()
+            check(stage.host.stop(None) == 0, f"host: {stage.host.errors()}")
+            check(not os.path.exists(stage.chan), "the channel's socket is left")
             check(text and "fdferry-host is stopping" in text, f"the client is told {text!r}")
             check(seconds < 1, f"the client is told after {seconds:.1f} s")
             check(stage.guest.stop(number) == 0, f"guest: {stage.guest.errors()}")

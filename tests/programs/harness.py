@@ -175,7 +175,7 @@ class Program:
 
     def stop(self, number=signal.SIGTERM):
         """The exit status, once no process of it is left."""
-        if self.alive():
+        if self.alive() and number:
             self.popen.send_signal(number)
         _, status = self.wait()
         wait_until(f"all processes of {self.name} end", lambda: not processes_of(self.pid))

@@ -101,6 +101,7 @@ def recorded(stage, n):
 def check_client_ends(session, says):
     """EOF, and before it an error that can be read unless says is None."""
     text, seconds = session.client.wait_end()
+    session.client.close()  # as real ones do; the proxies wait for it, but not for long
     if says is not None:
         check(text and says in text, f"the client is told {text!r}")
     return seconds

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 #include <wayland-server-core.h>
@@ -276,7 +277,21 @@ static bool is_over(void *data)
 		(pair->host.session == NULL || pair->host.over);
 }
 
+/* As a client does that has got an error, and whoever the test plays. */
+static void hang_up(struct client *client)
+{
+	if (client->display != NULL && client->failed) {
+		shutdown(wl_display_get_fd(client->display), SHUT_RDWR);
+	} else if (client->pair.client_fd >= 0) {
+		shutdown(client->pair.client_fd, SHUT_RDWR);
+	}
+	if (client->pair.compositor_fd >= 0) {
+		shutdown(client->pair.compositor_fd, SHUT_RDWR);
+	}
+}
+
 void client_wait_over(struct client *client)
 {
+	hang_up(client);
 	world_wait(client->world, is_over, &client->pair);
 }

@@ -70,7 +70,7 @@ void *client_bind(struct client *client, const struct wl_interface *interface, u
 void client_roundtrip(struct client *client);
 // Until the display has failed or was disconnected by the other side.
 void client_wait_failed(struct client *client);
-// Until both sessions are over.
+// Until both sessions are over. A client that has failed hangs up first.
 void client_wait_over(struct client *client);
 
 #endif

@@ -38,6 +38,10 @@ static bool is_event(const struct wayland_hook *hook)
 		{"ext_image_copy_capture_session_v1", "dmabuf_format"},
 		{"ext_image_copy_capture_frame_v1", "presentation_time"},
 		{"ext_image_copy_capture_frame_v1", "ready"},
+		{"hyprland_toplevel_export_frame_v1", "ready"},
+		{"hyprland_toplevel_export_frame_v1", "linux_dmabuf"},
+		{"weston_screenshooter", "done"},
+		{"weston_capture_source_v1", "complete"},
 		{"wp_presentation", "clock_id"},
 		{"wp_presentation_feedback", "presented"},
 		{"zwp_input_timestamps_v1", "timestamp"},
@@ -120,6 +124,17 @@ static bool names(const struct wire_op *op, enum wire_arg_type type, const char 
 		strcmp(op->args[0].interface->name, interface) == 0;
 }
 
+static bool names_a_buffer(const struct wire_op *op)
+{
+	bool found = false;
+	for (size_t i = 0; i < op->n_args; i++) {
+		found = found ||
+			(op->args[i].type == WIRE_ARG_OBJECT && op->args[i].interface != NULL &&
+				strcmp(op->args[i].interface->name, "wl_buffer") == 0);
+	}
+	return found;
+}
+
 static bool begins_with_a_time(const struct wire_op *op)
 {
 	return op->n_args >= 3 && op->args[0].type == WIRE_ARG_UINT &&
@@ -140,14 +155,14 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 			right = begins_with_a_time(op);
 		} else if (uses(hook, labels_import_title) || uses(hook, labels_import_app_id)) {
 			right = op->n_args == 1 && op->args[0].type == WIRE_ARG_STRING;
-		} else if (uses(hook, capture_attach) || uses(hook, surface_attach)) {
+		} else if (uses(hook, capture_attach)) {
+			right = names_a_buffer(op);
+		} else if (uses(hook, surface_attach)) {
 			right = names(op, WIRE_ARG_OBJECT, "wl_buffer");
 		} else if (uses(hook, shm_create_buffer)) {
 			right = names(op, WIRE_ARG_NEW_ID, "wl_buffer");
 		} else if (uses(hook, surface_create)) {
 			right = names(op, WIRE_ARG_NEW_ID, "wl_surface");
-		} else if (uses(hook, capture_create_frame)) {
-			right = op->n_args > 0 && op->args[0].type == WIRE_ARG_NEW_ID;
 		} else if (uses(hook, capture_drop)) {
 			right = op->n_fds == 0 && !op->makes_object;
 		}
@@ -164,7 +179,6 @@ static void other_requests_that_name_a_buffer_have_it_sent_first(void **state)
 	static const char *const requests[][2] = {
 		{"wl_surface", "attach"},
 		{"xdg_toplevel_icon_v1", "add_buffer"},
-		{"weston_capture_source_v1", "capture"},
 	};
 	hooks_init();
 	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {

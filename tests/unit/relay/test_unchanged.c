@@ -62,6 +62,7 @@ static void begin(struct stage *stage)
 	stage->pool.memory = memory_export(
 		&stage->refs, fcntl(stage->fd, F_DUPFD_CLOEXEC, 0), STRIDE * HEIGHT, &wrong);
 	assert_non_null(stage->pool.memory);
+	wl_list_init(&stage->pool.buffers);
 	stage->buffer = (struct buffer){
 		.pool = &stage->pool,
 		.width = WIDTH,
