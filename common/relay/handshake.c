@@ -97,26 +97,27 @@ int handshake_open(int fd, struct handshake_hello *hello)
 	return send_packet(fd, &packet, CHANNEL_HELLO, 0, len, 0);
 }
 
+static bool wait_readable(int fd, uint64_t deadline)
+{
+	struct pollfd readable = {.fd = fd, .events = POLLIN};
+	uint64_t now = channel_clock();
+	int left = now < deadline ? (int)((deadline - now) / 1000000) + 1 : 0;
+	return poll(&readable, 1, left) != 0; // when interrupted, too
+}
+
 static const char *receive_all(int fd, void *data, size_t len, uint64_t deadline)
 {
 	uint8_t *at = data;
 	while (len > 0) {
-		uint64_t now = channel_clock();
-		struct pollfd readable = {.fd = fd, .events = POLLIN};
-		int left = now < deadline ? (int)((deadline - now) / 1000000) + 1 : 0;
-		int ready = poll(&readable, 1, left);
-		if (ready == 0) {
+		ssize_t n = recv(fd, at, len, MSG_DONTWAIT);
+		if (n > 0) {
+			at += n;
+			len -= (size_t)n;
+		} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+			return "the connection ended within HELLO";
+		} else if (!wait_readable(fd, deadline)) {
 			return "no HELLO came in time";
 		}
-		ssize_t n = ready < 0 ? -1 : recv(fd, at, len, MSG_DONTWAIT);
-		if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-			continue;
-		}
-		if (n <= 0) {
-			return "the connection ended within HELLO";
-		}
-		at += n;
-		len -= (size_t)n;
 	}
 	return NULL;
 }
