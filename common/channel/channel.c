@@ -40,6 +40,7 @@ struct channel {
 
 	struct evbuffer *out;
 	size_t referenced; // bytes of out that are in mappings
+	bool blocked;      // write_event is pending
 	bool closing;      // shut down once out is empty
 	int error;         // of sending; out is of no more use
 
@@ -344,6 +345,8 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	}
 }
 
+static void write_out(struct channel *channel);
+
 static void handle_writable(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
@@ -351,7 +354,7 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
-	channel_flush(channel);
+	write_out(channel);
 	if (!channel->over) {
 		channel->handler->drained(channel->data);
 	}
@@ -375,7 +378,7 @@ struct channel *channel_create(
 	channel->in = malloc(BUFFER_SIZE);
 	channel->out = evbuffer_new();
 	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
-	channel->write_event = event_new(base, fd, EV_WRITE, handle_writable, channel);
+	channel->write_event = event_new(base, fd, EV_WRITE | EV_PERSIST, handle_writable, channel);
 	if (channel->in == NULL || channel->out == NULL || channel->read_event == NULL ||
 		channel->write_event == NULL || event_add(channel->read_event, NULL) < 0) {
 		free_channel(channel);
@@ -543,32 +546,57 @@ static ssize_t send_page(struct channel *channel)
 	return sent;
 }
 
-static ssize_t send_some(struct channel *channel)
+/* full says whether the peer took less than it was given: the next try would be in vain. */
+static ssize_t send_some(struct channel *channel, bool *full)
 {
 	struct evbuffer_iovec pieces[IOV_PIECES];
 	int n = evbuffer_peek(channel->out, CHANNEL_MAX_ROWS, NULL, pieces, IOV_PIECES);
 	size_t count = n < IOV_PIECES ? (size_t)n : IOV_PIECES;
+	size_t len = 0;
+	for (size_t i = 0; i < count; i++) {
+		len += pieces[i].iov_len;
+	}
 	// evbuffer_iovec is struct iovec where there is one (event2/buffer.h).
 	ssize_t sent = scm_send(channel->fd, (const struct iovec *)pieces, count, NULL, 0);
-	return sent == -EFAULT ? send_page(channel) : sent;
+	if (sent == -EFAULT) {
+		*full = false;
+		return send_page(channel);
+	}
+	*full = sent >= 0 && (size_t)sent < len;
+	return sent;
+}
+
+static void set_blocked(struct channel *channel, bool blocked)
+{
+	if (channel->blocked == blocked) {
+		return;
+	}
+	channel->blocked = blocked;
+	if (blocked) {
+		event_add(channel->write_event, NULL);
+	} else {
+		event_del(channel->write_event);
+	}
 }
 
 /* The peer may have said why before it went: its last frames are read before this is told. */
 static void fail_sending(struct channel *channel, int error)
 {
 	channel->error = error;
+	set_blocked(channel, false);
 	evbuffer_drain(channel->out, evbuffer_get_length(channel->out));
 	event_active(channel->read_event, EV_READ, 0);
 }
 
-void channel_flush(struct channel *channel)
+static void write_out(struct channel *channel)
 {
 	if (channel->destroyed || channel->error != 0) {
 		return;
 	}
 	size_t budget = SEND_PER_TURN;
-	while (evbuffer_get_length(channel->out) > 0 && budget > 0) {
-		ssize_t sent = send_some(channel);
+	bool full = false;
+	while (evbuffer_get_length(channel->out) > 0 && budget > 0 && !full) {
+		ssize_t sent = send_some(channel, &full);
 		if (sent == -EAGAIN) {
 			break;
 		}
@@ -580,11 +608,17 @@ void channel_flush(struct channel *channel)
 		evbuffer_drain(channel->out, (size_t)sent);
 		budget -= (size_t)sent < budget ? (size_t)sent : budget;
 	}
-	if (evbuffer_get_length(channel->out) > 0) {
-		event_add(channel->write_event, NULL);
-	} else if (channel->closing) {
+	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
+	if (channel->closing && !channel->blocked) {
 		channel->closing = false;
 		shutdown(channel->fd, SHUT_WR);
+	}
+}
+
+void channel_flush(struct channel *channel)
+{
+	if (!channel->blocked) { // else the loop says when it is worth trying
+		write_out(channel);
 	}
 }
 
