@@ -380,7 +380,9 @@ int workers_assign(struct workers *workers, const void *record, size_t len, stru
 {
 	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_SEND_MAX);
 	int error = assign(workers, record, len, fds);
-	fdlist_drop(fds, fds->count);
+	if (error == 0) {
+		fdlist_drop(fds, fds->count); // sent
+	}
 	workers->early_deaths = 0;
 	refill_later(workers);
 	return error;

@@ -34,8 +34,8 @@ struct workers *workers_create(struct event_base *base, char *const argv[],
 // Ends every worker (SIGTERM, then SIGKILL after grace_ms) and waits for them.
 void workers_destroy(struct workers *workers, int grace_ms);
 
-// Gives a worker its session: the spare one, or one started now. Takes fds, also on failure.
-// 0 or -errno.
+// Gives a worker its session: the spare one, or one started now. 0, and all fds are taken; or
+// -errno, and they are still the caller's.
 int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds);
 // Workers that have a session.
 size_t workers_busy(const struct workers *workers);

@@ -81,6 +81,8 @@ static void start_session(struct server *server, int fd)
 		if (error < 0) {
 			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
 				strerror(-error));
+			server->config.refuse(
+				*fdlist_peek(&fds), "no process can be started for it");
 		}
 	}
 	fdlist_finish(&fds);

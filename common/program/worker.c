@@ -191,10 +191,18 @@ static bool run_session(struct worker *worker)
 	return !worker->failed;
 }
 
+/* libevent tries files with epoll before it takes them as always ready, and tells of it. */
+static void log_libevent(int severity, const char *text)
+{
+	(void)severity;
+	log_debug("libevent: %s", text);
+}
+
 int worker_run(const struct worker_config *config)
 {
 	struct worker worker;
 	int status = EXIT_FAILURE;
+	event_set_log_callback(log_libevent);
 	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides

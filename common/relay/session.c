@@ -24,6 +24,8 @@
 // A quiet channel is asked after so long, and given up when it was silent for PING_DEAD turns.
 #define PING_SECONDS 20
 #define PING_DEAD    4
+// Who asks without reading the answers gets no more of them.
+#define PONG_MAX_QUEUED (4u * 1024 * 1024)
 // What is queued for a peer that does not read: a file of the largest size, and then answers.
 #define KEPT_MAX (FILE_MAX + 32u * 1024 * 1024)
 // What is left to say when a session ends is given so long to get out.
@@ -316,6 +318,9 @@ static const char *handle_ping(struct session *session, const struct channel_fra
 	struct channel_ping ping;
 	if (frame->header.length != sizeof(ping)) {
 		return "PING with a wrong length";
+	}
+	if (channel_queued(session->channel) > PONG_MAX_QUEUED) {
+		return NULL;
 	}
 	memcpy(&ping, frame->payload, sizeof(ping));
 	struct channel_pong pong = {.ping_clock = {ping.clock[0], ping.clock[1]}};
