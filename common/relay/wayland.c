@@ -340,6 +340,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	call->replacement = &replacement;
 	wayland_hook_func hook = hook_of(op, true);
 	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
+	wayland->messages[call->direction] += verdict != WAYLAND_DROP;
 	bool ok = verdict != WAYLAND_FAIL && (verdict == WAYLAND_DROP || export_fds(call));
 	if (ok && verdict == WAYLAND_FORWARD) {
 		ok = add_refs(wayland, run, call);
@@ -370,10 +371,10 @@ static bool export_one(struct wayland *wayland, uint8_t *data, const struct wire
 	if ((size_t)(run->end - run->start) + header->size > RUN_BYTES) {
 		flush_run(wayland, run);
 	}
-	wayland->messages[direction]++;
 	const struct wire_op *op = call.message.op;
 	if (is_plain(op, hook_of(op, true)) && wayland->options.trace == NULL &&
 		header->size == op->fixed_size) {
+		wayland->messages[direction]++;
 		run->end = data + header->size;
 		return true;
 	}
@@ -548,6 +549,7 @@ static bool import_message(struct wayland *wayland, struct wayland_call *call,
 	call->replacement = &replacement;
 	wayland_hook_func hook = hook_of(op, false);
 	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
+	wayland->messages[call->direction] += verdict != WAYLAND_DROP;
 	bool ok = verdict != WAYLAND_FAIL && forward_import(wayland, call, verdict, run);
 	wl_array_release(&replacement);
 	if (ok) {
@@ -564,10 +566,10 @@ static bool import_one(struct wayland *wayland, uint8_t *data, const struct wire
 	if (!identify(wayland, direction, header, &call)) {
 		return false;
 	}
-	wayland->messages[direction]++;
 	const struct wire_op *op = call.message.op;
 	if (is_plain(op, hook_of(op, false)) && wayland->options.trace == NULL &&
 		header->size == op->fixed_size) {
+		wayland->messages[direction]++;
 		run->end = data + header->size;
 		return true;
 	}
