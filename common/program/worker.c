@@ -2,6 +2,7 @@
 
 #include <event2/event.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,6 +115,16 @@ static void worker_finish(struct worker *worker)
 	content_store_finish(&worker->contents);
 }
 
+// Somebody waits already: there is no time to prepare for it.
+static bool is_assigned(const struct worker *worker)
+{
+	struct pollfd session = {
+		.fd = worker->config->options->session_fd,
+		.events = POLLIN,
+	};
+	return poll(&session, 1, 0) == 1;
+}
+
 // The connection, or -1 if there is none to serve; *status is the exit status then.
 static int receive_session(struct worker *worker, int *status)
 {
@@ -121,7 +132,9 @@ static int receive_session(struct worker *worker, int *status)
 	struct fdlist fds;
 	fdlist_init(&fds);
 	int fd = -1;
-	session_prepare(worker->config->exports);
+	if (!is_assigned(worker)) {
+		session_prepare(worker->config->exports);
+	}
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
