@@ -69,7 +69,9 @@ int notify_take_listener(void)
 {
 	const char *pid = getenv("LISTEN_PID");
 	const char *count = getenv("LISTEN_FDS");
-	bool ours = pid != NULL && count != NULL && strtol(pid, NULL, 10) == getpid();
+	char *end = NULL;
+	bool ours = pid != NULL && count != NULL && strtol(pid, &end, 10) == getpid() &&
+		end != pid && *end == '\0';
 	bool one = ours && strcmp(count, "1") == 0;
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");

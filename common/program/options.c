@@ -142,6 +142,8 @@ static int print_version(const struct options_usage *usage)
 	return fflush(stdout) != 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+#define FIRST_OPTION 256 // beyond what getopt_long says of its own
+
 static void fill_long_options(const struct option_spec *specs, struct option *longs)
 {
 	size_t n = 0;
@@ -150,6 +152,7 @@ static void fill_long_options(const struct option_spec *specs, struct option *lo
 		longs[n] = (struct option){
 			.name = specs[n].name,
 			.has_arg = specs[n].value != NULL ? required_argument : no_argument,
+			.val = FIRST_OPTION + (int)n, // all equal, no prefix would be ambiguous
 		};
 	}
 	longs[n] = (struct option){0};
@@ -166,6 +169,9 @@ static int apply(const struct options_usage *usage, const struct option_spec *sp
 	}
 	if (*seen && !spec->repeatable) {
 		return options_wrong(usage, "--%s: given twice", spec->name);
+	}
+	if (spec->value != NULL && strcmp(optarg, "--") == 0) {
+		return options_wrong(usage, "--%s: its value is missing", spec->name);
 	}
 	*seen = true;
 	const char *wrong = spec->set(options, optarg);
@@ -203,18 +209,18 @@ int options_parse(
 	opterr = 0;
 	optind = 0; // start over, also in a process that has parsed before
 	for (;;) {
-		int index = 0;
-		int c = getopt_long(argc, argv, "+:", longs, &index);
+		int word = optind > 0 ? optind : 1;
+		int c = getopt_long(argc, argv, "+:", longs, NULL);
 		if (c == -1) {
 			return check_rest(usage, argc, argv, command);
 		}
 		if (c == ':') {
-			return options_wrong(usage, "%s: its value is missing", argv[optind - 1]);
+			return options_wrong(usage, "%s: its value is missing", argv[word]);
 		}
 		if (c == '?') {
-			return options_wrong(usage, "unknown option '%s' (see --help)",
-				argv[optind > 1 ? optind - 1 : 1]);
+			return options_wrong(usage, "unknown option '%s' (see --help)", argv[word]);
 		}
+		size_t index = (size_t)(c - FIRST_OPTION);
 		int status = apply(usage, &usage->specs[index], &seen[index], options);
 		if (status != OPTIONS_STATUS_RUN) {
 			return status;

@@ -223,7 +223,8 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	buffer->width = width;
 	buffer->height = height;
 	buffer->stride = stride;
-	buffer->bytes_per_pixel = format_bytes_per_pixel(args[5].value);
+	buffer->format = args[5].value;
+	buffer->bytes_per_pixel = format_bytes_per_pixel(buffer->format);
 	if ((uint64_t)width * buffer->bytes_per_pixel > (uint64_t)stride) {
 		buffer->bytes_per_pixel = 0;
 	}
@@ -306,7 +307,7 @@ bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region3
 bool buffer_same_layout(const struct buffer *a, const struct buffer *b)
 {
 	return a->width == b->width && a->height == b->height && a->stride == b->stride &&
-		a->bytes_per_pixel == b->bytes_per_pixel && a->bytes_per_pixel > 0;
+		a->format == b->format && a->bytes_per_pixel > 0;
 }
 
 bool buffer_overlaps(const struct buffer *a, const struct buffer *b)

@@ -33,6 +33,7 @@ struct buffer {
 
 	uint64_t offset; // in the pool, bytes
 	int32_t width, height, stride;
+	uint32_t format;          // wl_shm.format
 	uint32_t bytes_per_pixel; // 0: rows cannot be cut
 	uint64_t length;          // of all its planes, bytes
 

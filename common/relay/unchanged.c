@@ -80,7 +80,7 @@ struct search {
 	const uint8_t *secret;
 	struct pieces pieces;
 	uint32_t (*changed)[2]; // for each row of the box: columns from, up to; equal if none
-	uint32_t n_changed;     // pieces
+	uint64_t changed_bytes, searched_bytes;
 };
 
 static uint32_t row_bytes(const struct buffer *buffer)
@@ -103,9 +103,10 @@ static void search_box(void *data)
 		for (uint32_t column = search->pieces.first; column < search->pieces.end;
 			column++) {
 			uint32_t at = column * PIECE;
-			XXH128_hash_t hash = XXH3_128bits_withSecret(row + at,
-				len - at < PIECE ? len - at : PIECE, search->secret,
-				XXH3_SECRET_SIZE_MIN);
+			uint32_t n = len - at < PIECE ? len - at : PIECE;
+			XXH128_hash_t hash = XXH3_128bits_withSecret(
+				row + at, n, search->secret, XXH3_SECRET_SIZE_MIN);
+			search->searched_bytes += n;
 			uint64_t *known =
 				unchanged->hashes[(size_t)y * unchanged->columns + column];
 			if (known[0] == hash.low64 && known[1] == hash.high64) {
@@ -115,7 +116,7 @@ static void search_box(void *data)
 			known[1] = hash.high64;
 			span[0] = span[1] == 0 ? column : span[0];
 			span[1] = column + 1;
-			search->n_changed++;
+			search->changed_bytes += n;
 		}
 	}
 }
@@ -151,7 +152,7 @@ static bool push_box(struct search *search, const pixman_box32_t *box)
 {
 	search->pieces = pieces_of(search->buffer, box);
 	if (!guard_run(search_box, search)) {
-		// Truncated by its owner: what can be had of it is sent.
+		// Truncated by its owner: all that can be had of it is sent, and the search is over.
 		unchanged_forget(&search->buffer->unchanged);
 		return buffer_check_pool(search->buffer) && buffer_push_all(search->buffer);
 	}
@@ -185,12 +186,12 @@ static uint64_t region_bytes(const struct buffer *buffer, pixman_region32_t *reg
 }
 
 /* After a search in which nothing could be found, as all was unknown, comes one that tells. */
-static void judge(struct unchanged *unchanged, bool told, uint64_t changed, uint64_t searched)
+static void judge(struct unchanged *unchanged, bool told, const struct search *search)
 {
 	if (!told) {
 		return;
 	}
-	if (changed * PIECE * 2 <= searched) {
+	if (search->changed_bytes * 2 <= search->searched_bytes) {
 		unchanged->last_pause = 0;
 		return;
 	}
@@ -223,10 +224,12 @@ bool unchanged_push(struct buffer *buffer, pixman_region32_t *region)
 	bool told = unchanged->known;
 	unchanged->known = true;
 	bool ok = true;
-	for (int i = 0; ok && i < n; i++) {
+	for (int i = 0; ok && unchanged->known && i < n; i++) {
 		ok = push_box(&search, &boxes[i]);
 	}
 	free(search.changed);
-	judge(unchanged, told, search.n_changed, bytes);
+	if (unchanged->known) {
+		judge(unchanged, told, &search);
+	}
 	return ok;
 }

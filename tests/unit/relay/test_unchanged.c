@@ -195,6 +195,41 @@ static void a_truncated_pool_is_survived(void **state)
 	end(&stage);
 }
 
+static void a_pool_truncated_to_nothing_ends_the_search(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	push_all(&stage);
+	assert_int_equal(ftruncate(stage.fd, 0), 0);
+	pixman_region32_t region;
+	pixman_region32_init_rect(&region, 0, 0, WIDTH, 30);
+	pixman_region32_union_rect(&region, &region, 0, 32, WIDTH, 30);
+	assert_int_equal(pixman_region32_n_rects(&region), 2);
+	assert_true(unchanged_push(&stage.buffer, &region));
+	assert_int_equal(stage.pool.memory->size, 0);
+	pixman_region32_fini(&region);
+	end(&stage);
+}
+
+static void narrow_rows_are_judged_by_their_bytes(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	stage.buffer.width = 400; // rows of 1,600 bytes, in the same places
+	pixman_region32_t region;
+	pixman_region32_init_rect(&region, 0, 0, 400, HEIGHT);
+	assert_true(unchanged_push(&stage.buffer, &region));
+	for (int y = 0; y < HEIGHT / 3; y++) {
+		stage.pixels[y * STRIDE] ^= 1;
+	}
+	assert_true(unchanged_push(&stage.buffer, &region)); // a third has changed
+	assert_int_equal(stage.buffer.unchanged.pause, 0);
+	pixman_region32_fini(&region);
+	end(&stage);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -205,6 +240,8 @@ int main(void)
 		fd_count_test(what_somebody_else_changed_is_sent),
 		fd_count_test(a_buffer_that_changes_all_over_is_not_hashed_for_a_while),
 		fd_count_test(a_truncated_pool_is_survived),
+		fd_count_test(a_pool_truncated_to_nothing_ends_the_search),
+		fd_count_test(narrow_rows_are_judged_by_their_bytes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
