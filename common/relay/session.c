@@ -81,13 +81,17 @@ static void close_local(struct session *session)
 
 /* ---- the end ---- */
 
+static bool has_failed(const struct session *session)
+{
+	return session->reason[0] != '\0';
+}
+
 static void tell_over(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
 	(void)what;
 	struct session *session = data;
-	session->options.ended(
-		session->options.data, session->reason[0] != '\0' ? session->reason : NULL);
+	session->options.ended(session->options.data, has_failed(session) ? session->reason : NULL);
 }
 
 /* The owner is told from the loop, never from within a call of its own. */
@@ -115,11 +119,6 @@ static void close_channel(struct session *session)
 }
 
 /* Pipes outlive their client, but not a session that has failed. */
-static bool has_failed(const struct session *session)
-{
-	return session->reason[0] != '\0';
-}
-
 static bool carries_data(const struct session *session)
 {
 	return session->refs.streams > 0 && !has_failed(session);

@@ -184,6 +184,32 @@ static wayland_hook_func hook_of(const struct wire_op *op, bool exporting)
 	return exporting ? hook->on_export : hook->on_import;
 }
 
+static bool decode(struct wayland_call *call, const struct wire_header *header, uint8_t *data)
+{
+	const char *wrong = wire_message_decode(&call->message, header, data, call->message.op);
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_METHOD, wrong);
+	}
+	return wrong == NULL;
+}
+
+static bool register_objects(struct wayland_call *call)
+{
+	const char *wrong = call->message.op->makes_object ? make_objects(call) : NULL;
+	if (wrong != NULL) {
+		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
+	}
+	return wrong == NULL;
+}
+
+/* What is dropped is not counted. */
+static enum wayland_verdict run_hook(struct wayland_call *call, wayland_hook_func hook)
+{
+	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
+	call->wayland->messages[call->direction] += verdict != WAYLAND_DROP;
+	return verdict;
+}
+
 /* The destroy request and the like: what the hooks keep goes once the message is forwarded. */
 static void end_object(struct wayland_call *call)
 {
@@ -321,26 +347,19 @@ static bool add_refs(
 static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	const struct wire_header *header, uint8_t *data, struct wayland_run *run)
 {
-	const struct wire_op *op = call->message.op;
-	const char *wrong = wire_message_decode(&call->message, header, data, op);
-	if (wrong != NULL) {
-		wayland_fail(call, WAYLAND_ERROR_INVALID_METHOD, wrong);
+	if (!decode(call, header, data)) {
 		return false;
 	}
 	if (wayland->options.trace != NULL) {
 		trace_export(call);
 	}
-	wrong = op->makes_object ? make_objects(call) : NULL;
-	if (wrong != NULL) {
-		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
+	if (!register_objects(call)) {
 		return false;
 	}
 	struct wl_array replacement;
 	wl_array_init(&replacement);
 	call->replacement = &replacement;
-	wayland_hook_func hook = hook_of(op, true);
-	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
-	wayland->messages[call->direction] += verdict != WAYLAND_DROP;
+	enum wayland_verdict verdict = run_hook(call, hook_of(call->message.op, true));
 	bool ok = verdict != WAYLAND_FAIL && (verdict == WAYLAND_DROP || export_fds(call));
 	if (ok && verdict == WAYLAND_FORWARD) {
 		ok = add_refs(wayland, run, call);
@@ -527,10 +546,7 @@ static bool forward_import(struct wayland *wayland, struct wayland_call *call,
 static bool import_message(struct wayland *wayland, struct wayland_call *call,
 	const struct wire_header *header, uint8_t *data, struct wayland_run *run)
 {
-	const struct wire_op *op = call->message.op;
-	const char *wrong = wire_message_decode(&call->message, header, data, op);
-	if (wrong != NULL) {
-		wayland_fail(call, WAYLAND_ERROR_INVALID_METHOD, wrong);
+	if (!decode(call, header, data)) {
 		return false;
 	}
 	if (wayland->options.trace != NULL) {
@@ -539,17 +555,13 @@ static bool import_message(struct wayland *wayland, struct wayland_call *call,
 	if (!import_refs(call)) {
 		return false;
 	}
-	wrong = op->makes_object ? make_objects(call) : NULL;
-	if (wrong != NULL) {
-		wayland_fail(call, WAYLAND_ERROR_INVALID_OBJECT, wrong);
+	if (!register_objects(call)) {
 		return false;
 	}
 	struct wl_array replacement;
 	wl_array_init(&replacement);
 	call->replacement = &replacement;
-	wayland_hook_func hook = hook_of(op, false);
-	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
-	wayland->messages[call->direction] += verdict != WAYLAND_DROP;
+	enum wayland_verdict verdict = run_hook(call, hook_of(call->message.op, false));
 	bool ok = verdict != WAYLAND_FAIL && forward_import(wayland, call, verdict, run);
 	wl_array_release(&replacement);
 	if (ok) {
