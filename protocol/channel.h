@@ -26,6 +26,12 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are l
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
 #define CHANNEL_STREAM_WINDOW  (256u * 1024)
+#define CHANNEL_SOCKET_WINDOW  (1024u * 1024)
+
+// What a STREAM_DATA frame of a socket takes of its window beside its bytes.
+#define CHANNEL_SOCKET_FRAME_COST 64u
+#define CHANNEL_SOCKET_FDREF_COST 1024u
+#define CHANNEL_MAX_RECORD        (256u * 1024) // bytes of one SOCK_SEQPACKET record
 
 // An fdref opened by the host has this bit set, one opened by the guest has not. 0 is the session.
 #define CHANNEL_ID_HOST 0x80000000u
@@ -58,12 +64,18 @@ enum channel_type {
 	CHANNEL_MEM_WRITE = 12,
 	CHANNEL_MEM_COPY = 13,
 	CHANNEL_MEM_RESIZE = 14,
-	CHANNEL_MEM_READ = 15,       // reserved
-	CHANNEL_MEM_READ_REPLY = 16, // reserved
+	CHANNEL_MEM_READ = 15,       // arg: the asking side's number for it
+	CHANNEL_MEM_READ_REPLY = 16, // arg: as asked
 	CHANNEL_STREAM_DATA = 17,
 	CHANNEL_STREAM_EOF = 18,
-	CHANNEL_STREAM_STOP = 19, // arg: enum channel_stop
+	CHANNEL_STREAM_STOP = 19,  // arg: enum channel_stop
+	CHANNEL_STREAM_PAUSE = 20, // arg: 1 asks the source to send no more, 0 to go on
+	CHANNEL_STREAM_PAUSED = 21,
+	CHANNEL_EVENT_ADD = 22,
 };
+
+// arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
+#define CHANNEL_SOCKET_MORE 0x80000000u // the record goes on in the next frame
 
 enum channel_refuse {
 	CHANNEL_REFUSE_VERSION = 1,
@@ -87,6 +99,12 @@ enum channel_kind {
 	CHANNEL_KIND_POOL = 1,
 	CHANNEL_KIND_FILE = 2,
 	CHANNEL_KIND_PIPE = 3,
+	// Only where the service is not "wayland":
+	CHANNEL_KIND_SOCKET = 4,
+	CHANNEL_KIND_EVENT = 5,
+	CHANNEL_KIND_DEVICE = 6,
+	CHANNEL_KIND_SHARED = 7,
+	CHANNEL_KIND_SYNC = 8,
 };
 
 struct channel_hello {
@@ -142,8 +160,8 @@ struct channel_open_memory {
 	uint32_t size[2];
 	uint32_t offset[2]; // file offset of the original
 	uint8_t hash[16];   // of a file; zeros for a pool
-	uint32_t cached;    // 1: no contents follow
-	uint32_t reserved;
+	uint32_t cached;    // 1: no contents follow; 2: they are asked for by MEM_READ
+	uint32_t exact;     // 1: the copy has these seals and no others, and is not kept
 };
 static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");
 
@@ -153,6 +171,60 @@ struct channel_open_pipe {
 	uint32_t nonblocking; // 1: the original had O_NONBLOCK set
 };
 static_assert(sizeof(struct channel_open_pipe) == 8, "on-wire size");
+
+// OPEN of SOCKET.
+struct channel_open_socket {
+	uint32_t type;        // SOCK_STREAM (1) or SOCK_SEQPACKET (5)
+	uint32_t nonblocking; // 1: the original had O_NONBLOCK set
+	uint32_t root;        // 1: the connection that the session is about
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_open_socket) == 16, "on-wire size");
+
+// OPEN of EVENT, an eventfd.
+struct channel_open_event {
+	uint32_t semaphore; // 1: EFD_SEMAPHORE
+	uint32_t nonblocking;
+	uint32_t count[2]; // that the copy starts with
+};
+static_assert(sizeof(struct channel_open_event) == 16, "on-wire size");
+
+struct channel_event_add {
+	uint32_t count[2]; // at least 1
+};
+static_assert(sizeof(struct channel_event_add) == 8, "on-wire size");
+
+enum channel_device {
+	CHANNEL_DEVICE_NULL = 0, // /dev/null
+	CHANNEL_DEVICE_ZERO = 1,
+	CHANNEL_DEVICE_FULL = 2,
+	CHANNEL_DEVICE_RANDOM = 3,
+	CHANNEL_DEVICE_URANDOM = 4,
+};
+
+// OPEN of DEVICE: one that is the same everywhere.
+struct channel_open_device {
+	uint32_t device; // enum channel_device
+	uint32_t access; // enum channel_access
+	uint32_t nonblocking;
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_open_device) == 16, "on-wire size");
+
+// MEM_READ, and what its reply begins with; see channel.md, "Files".
+struct channel_mem_read {
+	uint32_t offset[2];
+	uint32_t length; // 1 to CHANNEL_MAX_STREAM
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_mem_read) == 16, "on-wire size");
+
+struct channel_mem_read_reply {
+	uint32_t offset[2]; // as asked
+	uint32_t error;     // errno of the opener's side, or 0
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_mem_read_reply) == 16, "on-wire size");
 
 // Followed by rows * row_bytes bytes, the rows one after another.
 struct channel_mem_write {

@@ -88,6 +88,23 @@ struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id)
 	return index < table->size ? table->refs[index] : NULL;
 }
 
+static struct fdref *find_in(const struct fdref_table *table, const struct fd_identity *identity)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		struct fdref *ref = table->refs[i];
+		if (ref != NULL && fd_identity_equal(&ref->identity, identity)) {
+			return ref;
+		}
+	}
+	return NULL;
+}
+
+struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *identity)
+{
+	struct fdref *ref = find_in(&refs->theirs, identity);
+	return ref != NULL ? ref : find_in(&refs->ours, identity);
+}
+
 bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
 	enum channel_kind kind, const void *open, size_t open_len)
 {
@@ -210,6 +227,21 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 		return "MEM_WRITE to an fdref that is not a memory";
 	}
 	return ref->interface->place(ref, write, rows);
+}
+
+static void table_retry(struct fdref_table *table)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		if (table->refs[i] != NULL && table->refs[i]->interface->retry != NULL) {
+			table->refs[i]->interface->retry(table->refs[i]);
+		}
+	}
+}
+
+void fdrefs_retry(struct fdrefs *refs)
+{
+	table_retry(&refs->ours);
+	table_retry(&refs->theirs);
 }
 
 static void table_drained(struct fdref_table *table)

@@ -7,6 +7,7 @@
 
 #include "channel/channel.h"
 #include "fdpass/content.h"
+#include "fdpass/kind.h"
 
 struct event_base;
 struct fdref;
@@ -27,12 +28,16 @@ struct fdref_interface {
 	// Where rows go; see struct channel_handler. NULL: not a memory.
 	const char *(*place)(struct fdref *ref, const struct channel_mem_write *write,
 		struct channel_rows *rows);
-	// An fd for the local peer: the caller's, CLOEXEC; -errno. NULL: not imported.
+	// An fd for the local peer: the caller's, CLOEXEC; -errno. One that was opened here and that the
+	// other side names has come home: the original, or -EBADF where that makes no sense. NULL:
+	// never.
 	int (*get_fd)(struct fdref *ref);
 	// Opened here, and the message that it goes with was pushed. NULL: of no interest.
 	void (*named)(struct fdref *ref);
 	// The channel can take more. NULL: of no interest.
 	void (*drained)(struct fdref *ref);
+	// What an export waited for (ANY_WAIT) may have come. NULL: of no interest.
+	void (*retry)(struct fdref *ref);
 	void (*destroy)(struct fdref *ref);
 };
 
@@ -41,10 +46,34 @@ struct fdref {
 	struct fdrefs *refs;
 	uint32_t id;
 	bool closing; // opened here: CLOSE is sent; opened there: CLOSE has come
+	// What the local peers' fds of it have in common; zeros if it does not matter.
+	struct fd_identity identity;
+};
+
+// What is to be done with an fd of which no protocol says what it is for (fdpass/any.h).
+struct fdref_rules {
+	// Memory that both sides may write to.
+	enum {
+		FDREF_SHARED_REFUSE,
+		FDREF_SHARED_SNAPSHOT, // copied once
+		FDREF_SHARED_DIFF,     // changed words are pushed before messages and counts
+	} shared;
+	// What cannot cross.
+	enum {
+		FDREF_UNSUPPORTED_CLOSE, // ends the session
+		FDREF_UNSUPPORTED_DROP,  // the message goes without it
+		FDREF_UNSUPPORTED_DEVNULL,
+	} unsupported;
+	uint64_t max_file_copy; // bytes; a larger file is read on demand
 };
 
 struct fdref_counts {
 	uint64_t pools, files, pipes, files_cached;
+	uint64_t sockets, events, devices, shared, syncs;
+	uint64_t files_on_demand;                              // of files
+	uint64_t homecomings;                                  // that were the other side's own
+	uint64_t unsupported;                                  // dropped or replaced
+	uint64_t shared_conflicts;                             // words that both sides had changed
 	uint64_t memory_sent, memory_received, memory_twinned; // bytes
 	uint64_t stream_sent, stream_received;
 };
@@ -66,6 +95,8 @@ struct fdrefs {
 	uint64_t max_memory; // bytes that the peer may make us keep
 	uint64_t memory;
 	size_t streams; // that are open: data may still be under way on the other side
+	size_t shared;  // memories that are compared before each message
+	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL
 	const struct content_hash *peer_contents;
@@ -90,6 +121,8 @@ void fdrefs_confirm_closed(struct fdref *ref);
 
 // NULL if there is none such.
 struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id);
+// The open fdref with that identity, whoever opened it; NULL if there is none.
+struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *identity);
 // Charges bytes to the session before they are allocated; false: over the limit.
 bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes);
 void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes);
@@ -100,5 +133,7 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 	struct channel_rows *rows);
 // The channel can take more.
 void fdrefs_drained(struct fdrefs *refs);
+// What an export waited for may have come.
+void fdrefs_retry(struct fdrefs *refs);
 
 #endif

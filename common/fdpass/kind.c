@@ -91,6 +91,11 @@ enum fd_kind fd_kind_of(int fd)
 	}
 }
 
+bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b)
+{
+	return a->device == b->device && a->number == b->number;
+}
+
 uint32_t fd_seals(int fd)
 {
 	int seals = fcntl(fd, F_GET_SEALS);

@@ -1,6 +1,7 @@
 #ifndef FDPASS_KIND_H
 #define FDPASS_KIND_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /**
@@ -20,6 +21,14 @@ enum fd_kind {
 	FD_KIND_DIRECTORY,
 	FD_KIND_UNKNOWN,
 };
+
+// Two fds with the same identity are of the same thing: st_dev and st_ino, or an eventfd's id.
+struct fd_identity {
+	uint64_t device;
+	uint64_t number;
+};
+
+bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b);
 
 enum fd_kind fd_kind_of(int fd);
 const char *fd_kind_name(enum fd_kind kind);

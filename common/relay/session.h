@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "fdpass/content.h"
+#include "fdpass/fdref.h"
 #include "relay/stats.h"
 #include "wire/schema.h"
 
@@ -23,6 +24,10 @@ struct session_options {
 	enum wire_direction exports; // what the local peer sends: WIRE_REQUEST in the guest
 	int local_fd;                // taken
 	int channel_fd;              // taken; HELLO has been written or read already
+	// NULL: Wayland. Else the name of a service, borrowed, of whose protocol nothing is known:
+	// fds go by rules.
+	const char *service;
+	struct fdref_rules rules;
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;
