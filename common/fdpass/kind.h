@@ -36,4 +36,36 @@ const char *fd_kind_name(enum fd_kind kind);
 // The seals of a memfd, CHANNEL_NO_SEALS where there can be none.
 uint32_t fd_seals(int fd);
 
+// Everything that can be told of an fd. A field that does not apply to its kind is 0.
+struct fd_facts {
+	enum fd_kind kind;
+	int access; // O_RDONLY, O_WRONLY, O_RDWR
+	bool nonblocking;
+	bool path_only;     // O_PATH: nothing can be done with it
+	bool memory;        // FILE that several may map and share: memfd, tmpfs, hugetlbfs
+	bool immutable;     // ... and that is sealed against WRITE, SHRINK and GROW
+	bool readable_file; // FILE whose length can be trusted: not procfs, sysfs and the like
+	uint32_t seals;     // CHANNEL_NO_SEALS where there are none
+	uint64_t size;      // of a FILE
+	int socket_type;    // SOCK_* of a UNIX socket
+	bool listening, connected;
+	int device; // enum channel_device of one that is the same everywhere, or -1
+	struct fd_identity identity;
+	const char *name; // what people call it: "a directory", "an epoll instance"
+};
+
+// What has no bytes of its own although it looks like a file (a namespace, a message queue, secret
+// memory) is FD_KIND_UNKNOWN here.
+//
+// The length and the file system of a file on FUSE or on a network are its server's to tell: this
+// waits for it, as reading the file would. What is served by the caller itself must be found by its
+// identity first.
+void fd_facts_of(int fd, struct fd_facts *facts);
+
+// Waits for nobody. Zeros where it is not known: all anonymous inodes but a few are one.
+void fd_identity_of(int fd, struct fd_identity *identity);
+
+// The number behind "name:" in /proc/self/fdinfo, in that base; false if there is none.
+bool fd_info_number(int fd, const char *name, int base, uint64_t *number);
+
 #endif
