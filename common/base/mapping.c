@@ -6,23 +6,32 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct mapping *mapping_create(int fd, size_t size, bool writable)
+static struct mapping *create(int fd, size_t size, int protection, int flags)
 {
 	struct mapping *mapping = calloc(1, sizeof(*mapping));
 	if (mapping == NULL) {
 		return NULL;
 	}
-	int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-	void *data = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+	void *data = mmap(NULL, size, protection, flags, fd, 0);
 	if (data == MAP_FAILED) {
 		free(mapping);
 		return NULL;
 	}
 	mapping->refs = 1;
-	mapping->writable = writable;
+	mapping->writable = (protection & PROT_WRITE) != 0;
 	mapping->data = data;
 	mapping->size = size;
 	return mapping;
+}
+
+struct mapping *mapping_create(int fd, size_t size, bool writable)
+{
+	return create(fd, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED);
+}
+
+struct mapping *mapping_create_private(int fd, size_t size)
+{
+	return create(fd, size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE);
 }
 
 struct mapping *mapping_ref(struct mapping *mapping)

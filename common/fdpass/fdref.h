@@ -64,7 +64,8 @@ struct fdref_rules {
 		FDREF_UNSUPPORTED_DROP,  // the message goes without it
 		FDREF_UNSUPPORTED_DEVNULL,
 	} unsupported;
-	uint64_t max_file_copy; // bytes; a larger file is read on demand
+	// Bytes; a larger file is read on demand. 0: none is, and FILE_MAX is the limit.
+	uint64_t max_file_copy;
 };
 
 struct fdref_counts {

@@ -15,6 +15,10 @@
 
 #define CHUNK (64u * 1024)
 
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020 // linux/fcntl.h since 6.3
+#endif
+
 struct file {
 	struct fdref ref;
 	int fd; // of the copy; -1 where the original was
@@ -104,6 +108,15 @@ static bool push_contents(struct fdrefs *refs, uint32_t id, const uint8_t *data,
 	return ok;
 }
 
+static void describe(struct channel_open_memory *open, int fd, uint64_t size)
+{
+	off_t offset = lseek(fd, 0, SEEK_CUR); // moves nothing
+	open->access = (uint32_t)(fcntl(fd, F_GETFL) & O_ACCMODE);
+	open->seals = fd_seals(fd);
+	channel_put64(open->size, size);
+	channel_put64(open->offset, offset < 0 ? 0 : (uint64_t)offset);
+}
+
 uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong)
 {
 	struct file *file = NULL;
@@ -127,12 +140,8 @@ uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong)
 		*wrong = "a file cannot be read whole";
 		goto out;
 	}
-	off_t offset = lseek(fd, 0, SEEK_CUR); // moves nothing
 	file->fd = -1;
-	file->open.access = (uint32_t)(fcntl(fd, F_GETFL) & O_ACCMODE);
-	file->open.seals = fd_seals(fd);
-	channel_put64(file->open.size, size);
-	channel_put64(file->open.offset, offset < 0 ? 0 : (uint64_t)offset);
+	describe(&file->open, fd, size);
 	struct content_hash hash;
 	content_hash_bytes(&hash, data, size);
 	memcpy(file->open.hash, hash.bytes, sizeof(file->open.hash));
@@ -158,6 +167,73 @@ out:
 	return id;
 }
 
+/* NULL: a file that can be copied exactly. */
+static const char *check_exact(const struct fdrefs *refs, int fd, uint64_t *size)
+{
+	struct stat st;
+	uint64_t max = refs->rules.max_file_copy > 0 ? refs->rules.max_file_copy : FILE_MAX;
+	if (fd_kind_of(fd) != FD_KIND_FILE || fstat(fd, &st) < 0) {
+		return "an fd that should be a file is not one";
+	}
+	if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY) {
+		return "a file that can only be written to";
+	}
+	if (st.st_size < 0 || (uint64_t)st.st_size > max) {
+		return "a file larger than may be copied (--max-file-copy)";
+	}
+	*size = (uint64_t)st.st_size;
+	return NULL;
+}
+
+/* The rows keep the mapping for as long as they wait to be sent. */
+static bool push_mapping(struct fdrefs *refs, uint32_t id, struct mapping *mapping, uint64_t size)
+{
+	struct channel_rows rows = {
+		.base = mapping->data, .stride = size, .row_bytes = size, .rows = 1};
+	refs->counts.memory_sent += size;
+	return channel_push_rows(refs->channel, id, 0, mapping, &rows);
+}
+
+uint32_t file_export_exact(struct fdrefs *refs, int fd, const char **wrong)
+{
+	struct file *file = calloc(1, sizeof(*file));
+	struct mapping *mapping = NULL;
+	uint64_t size = 0;
+	uint32_t id = 0;
+
+	*wrong = file == NULL ? "out of memory" : check_exact(refs, fd, &size);
+	if (*wrong != NULL) {
+		goto out;
+	}
+	if (size > 0) {
+		mapping = mapping_create_private(fd, size);
+		if (mapping == NULL) {
+			*wrong = "a file that cannot be mapped";
+			goto out;
+		}
+	}
+	file->fd = -1;
+	file->open.exact = 1;
+	describe(&file->open, fd, size);
+	if (!fdrefs_open(refs, &file->ref, &exported, CHANNEL_KIND_FILE, &file->open,
+		    sizeof(file->open))) {
+		*wrong = "too many fds are open in this session";
+		goto out;
+	}
+	id = file->ref.id;
+	file = NULL; // the table's
+	refs->counts.files++;
+	if (mapping != NULL && !push_mapping(refs, id, mapping, size)) {
+		*wrong = "out of memory";
+		id = 0;
+	}
+out:
+	mapping_unref(mapping);
+	free(file);
+	close(fd);
+	return id;
+}
+
 /* ---- import ---- */
 
 #define SHARED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
@@ -168,6 +244,9 @@ out:
  */
 static bool can_be_shared(const struct channel_open_memory *open)
 {
+	if (open->exact) {
+		return false;
+	}
 	return open->access == CHANNEL_ACCESS_READ ||
 		(open->seals != CHANNEL_NO_SEALS && (open->seals & F_SEAL_WRITE));
 }
@@ -195,18 +274,32 @@ static const char *place_rows(
 	return NULL;
 }
 
+static bool add_seals(int fd, uint32_t seals)
+{
+	if ((seals & F_SEAL_EXEC) && fchmod(fd, 0666) == 0 &&
+		fcntl(fd, F_ADD_SEALS, F_SEAL_EXEC) < 0 && errno != EINVAL) { // Linux 6.3
+		return false;
+	}
+	seals &= ~(uint32_t)F_SEAL_EXEC;
+	return seals == 0 || fcntl(fd, F_ADD_SEALS, (int)seals) == 0;
+}
+
+static uint32_t seals_of_copy(const struct channel_open_memory *open)
+{
+	const uint32_t known = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+	const uint32_t known_exactly = known | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC;
+	uint32_t seals = open->seals == CHANNEL_NO_SEALS ? 0 : open->seals;
+	seals &= open->exact ? known_exactly : known;
+	return can_be_shared(open) ? seals | SHARED_SEALS : seals;
+}
+
 /* The copy is whole. No writable mapping may be left when it is sealed. */
 static bool finish_copy(struct file *file)
 {
 	mapping_unref(file->mapping);
 	file->mapping = NULL;
 	file->finished = true;
-	const uint32_t known = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
-	uint32_t seals = file->open.seals == CHANNEL_NO_SEALS ? 0 : file->open.seals & known;
-	if (can_be_shared(&file->open)) {
-		seals |= SHARED_SEALS;
-	}
-	return seals == 0 || fcntl(file->fd, F_ADD_SEALS, (int)seals) == 0;
+	return add_seals(file->fd, seals_of_copy(&file->open));
 }
 
 /* Keeps a copy that was just made for later sessions. */
@@ -283,7 +376,9 @@ static const struct fdref_interface imported = {
 
 static const char *make_empty(struct file *file)
 {
-	file->fd = memfd_create("fdferry-file", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	bool sealable = !file->open.exact || file->open.seals != CHANNEL_NO_SEALS;
+	file->fd = memfd_create(
+		"fdferry-file", sealable ? MFD_CLOEXEC | MFD_ALLOW_SEALING : MFD_CLOEXEC);
 	if (file->fd < 0 || ftruncate(file->fd, (off_t)file->size) < 0) {
 		log_errno("cannot make a file of %llu bytes", (unsigned long long)file->size);
 		return "out of memory for a file";
@@ -320,6 +415,20 @@ static const char *make_from_store(struct fdrefs *refs, struct file *file)
 	return wrong;
 }
 
+static const char *check_open(const struct fdrefs *refs, const struct channel_open_memory *open)
+{
+	uint64_t size = channel_get64(open->size);
+	// For services of their own rules --max-memory is the limit.
+	uint64_t max = open->exact && refs->rules.max_file_copy > 0 ? INT64_MAX : FILE_MAX;
+	if (open->access > CHANNEL_ACCESS_BOTH || size > max) {
+		return "OPEN of a file with a wrong access mode or size";
+	}
+	if (open->exact > 1 || open->cached > 1 || (open->exact && open->cached)) {
+		return "OPEN of a file with contradictory fields";
+	}
+	return NULL;
+}
+
 const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
 	struct file *file = calloc(1, sizeof(*file));
@@ -336,8 +445,8 @@ const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, 
 	}
 	memcpy(&file->open, frame->payload, sizeof(file->open));
 	file->size = channel_get64(file->open.size);
-	if (file->open.access > CHANNEL_ACCESS_BOTH || file->size > FILE_MAX) {
-		wrong = "OPEN of a file with a wrong access mode or size";
+	wrong = check_open(refs, &file->open);
+	if (wrong != NULL) {
 		goto err;
 	}
 	if (!fdrefs_charge(refs, file->size)) {

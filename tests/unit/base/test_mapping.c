@@ -63,6 +63,20 @@ static void a_mapping_lives_as_long_as_somebody_refers_to_it(void **state)
 	mapping_unref(NULL);
 }
 
+static void a_file_that_is_sealed_against_writing_can_be_mapped(void **state)
+{
+	(void)state;
+	int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(pwrite(fd, "abc", 3, 0), 3);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	struct mapping *mapping = mapping_create_private(fd, 3);
+	assert_non_null(mapping);
+	assert_false(mapping->writable);
+	assert_memory_equal(mapping->data, "abc", 3);
+	mapping_unref(mapping);
+	close(fd);
+}
+
 static void what_cannot_be_mapped_says_so(void **state)
 {
 	(void)state;
@@ -135,6 +149,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_mapping_shows_the_file_and_changes_it),
 		fd_count_test(a_mapping_lives_as_long_as_somebody_refers_to_it),
+		fd_count_test(a_file_that_is_sealed_against_writing_can_be_mapped),
 		fd_count_test(what_cannot_be_mapped_says_so),
 		fd_count_test(bytes_are_copied_between_mappings),
 		fd_count_test(a_copy_from_or_to_memory_that_vanished_fails_and_does_not_kill),

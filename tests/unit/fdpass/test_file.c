@@ -175,6 +175,199 @@ static void a_plain_file_whose_offset_is_at_its_end_crosses_whole(void **state)
 	close(copy);
 }
 
+/* ---- exact copies ---- */
+
+static uint32_t export_exact(struct ends *ends, int fd)
+{
+	const char *wrong;
+	uint32_t id = file_export_exact(&ends->guest.refs, fd, &wrong);
+	assert_int_not_equal(id, 0);
+	assert_null(wrong);
+	return id;
+}
+
+static int cross_exactly(int fd)
+{
+	struct ends ends;
+	ends_init(&ends);
+	uint32_t id = export_exact(&ends, fd);
+	ends_run(&ends);
+	assert_null(ends.host.wrong);
+	int copy = end_take(&ends.host);
+	assert_true(copy >= 0);
+	assert_int_equal(ends.host.stored, 0);
+	assert_int_equal(ends.host.contents.count, 0);
+	close_file(&ends, id);
+	assert_int_equal(ends.host.refs.memory, 0); // the app's memfd is its own affair
+	ends_finish(&ends);
+	return copy;
+}
+
+static void an_exact_copy_of_any_size_crosses(void **state)
+{
+	(void)state;
+	static const size_t sizes[] = {0, 1, 4096, 262143, 262144, 262145, 1000001};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		int fd = new_memfd(sizes[i]);
+		assert_int_equal(lseek(fd, 77, SEEK_SET), 77);
+		int copy = cross_exactly(fd);
+		assert_int_equal(lseek(copy, 0, SEEK_CUR), 77);
+		expect_contents(copy, sizes[i]);
+		assert_int_equal(fcntl(copy, F_GETFD), FD_CLOEXEC);
+		close(copy);
+	}
+}
+
+static void an_exact_copy_has_the_originals_seals_and_no_others(void **state)
+{
+	(void)state;
+	static const int seals[] = {0, F_SEAL_SHRINK, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE,
+		F_SEAL_SHRINK | F_SEAL_GROW,
+		F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE};
+	for (size_t i = 0; i < sizeof(seals) / sizeof(seals[0]); i++) {
+		for (int access = O_RDONLY; access <= O_RDWR; access += O_RDWR) {
+			int fd = new_memfd(100);
+			assert_int_equal(fcntl(fd, F_ADD_SEALS, seals[i]), 0);
+			int copy = cross_exactly(access == O_RDWR ? fd : reopened(fd, access));
+			assert_int_equal(fcntl(copy, F_GET_SEALS), seals[i]);
+			assert_int_equal(fcntl(copy, F_GETFL) & O_ACCMODE, access);
+			expect_contents(copy, 100);
+			close(copy);
+		}
+	}
+}
+
+static void an_exact_copy_of_what_cannot_be_sealed_cannot_either(void **state)
+{
+	(void)state;
+	char path[] = "/tmp/file-XXXXXX";
+	int fd = mkstemp(path);
+	unlink(path);
+	assert_int_equal(write(fd, "text", 4), 4);
+	int copy = cross_exactly(fd);
+	assert_int_equal(fcntl(copy, F_GET_SEALS), F_SEAL_SEAL);
+	assert_int_equal(fcntl(copy, F_ADD_SEALS, F_SEAL_WRITE), -1);
+	close(copy);
+	fd = memfd_create("test", MFD_CLOEXEC);
+	assert_true(fd >= 0);
+	copy = cross_exactly(fd);
+	assert_int_equal(fcntl(copy, F_GET_SEALS), F_SEAL_SEAL);
+	close(copy);
+}
+
+static void an_exact_copy_waits_as_a_reference(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init(&ends);
+	int fd = new_memfd(0);
+	assert_int_equal(ftruncate(fd, FILE_MAX), 0);
+	export_exact(&ends, fd);
+	assert_true(channel_queued(ends.guest.channel) > FILE_MAX);
+	assert_true(channel_kept(ends.guest.channel) < 64 * 1024);
+	ends_run(&ends);
+	int copy = end_take(&ends.host);
+	assert_int_equal(lseek(copy, 0, SEEK_END), FILE_MAX);
+	close(copy);
+	ends_finish(&ends);
+}
+
+static void what_vanishes_before_it_is_sent_is_zeros(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init(&ends);
+	int fd = new_memfd(10000), original = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	export_exact(&ends, fd);
+	assert_int_equal(ftruncate(original, 5000), 0);
+	ends_run(&ends);
+	int copy = end_take(&ends.host);
+	uint8_t data[10001];
+	assert_int_equal(pread(copy, data, sizeof(data), 0), 10000);
+	for (size_t i = 0; i < 10000; i++) {
+		assert_int_equal(data[i], i < 5000 ? pattern(i) : 0);
+	}
+	close(copy);
+	fd = fcntl(original, F_DUPFD_CLOEXEC, 0);
+	export_exact(&ends, fd);
+	assert_int_equal(ftruncate(original, 6000), 0);
+	ends_run(&ends);
+	copy = end_take(&ends.host);
+	expect_contents(copy, 5000);
+	close(copy);
+	close(original);
+	ends_finish(&ends);
+}
+
+static void what_cannot_be_copied_exactly_is_refused(void **state)
+{
+	(void)state;
+	struct ends ends;
+	const char *wrong;
+	ends_init(&ends);
+	struct fdrefs *refs = &ends.guest.refs;
+	refs->rules.max_file_copy = 99;
+	assert_int_equal(file_export_exact(refs, new_memfd(100), &wrong), 0);
+	assert_string_equal(wrong, "a file larger than may be copied (--max-file-copy)");
+	refs->rules.max_file_copy = 0;
+	int fd = new_memfd(0);
+	assert_int_equal(ftruncate(fd, FILE_MAX + 1), 0);
+	assert_int_equal(file_export_exact(refs, fd, &wrong), 0);
+	assert_string_equal(wrong, "a file larger than may be copied (--max-file-copy)");
+	assert_int_equal(file_export_exact(refs, reopened(new_memfd(1), O_WRONLY), &wrong), 0);
+	assert_string_equal(wrong, "a file that can only be written to");
+	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	assert_int_equal(file_export_exact(refs, fd, &wrong), 0);
+	assert_string_equal(wrong, "an fd that should be a file is not one");
+	refs->max_refs = 0;
+	assert_int_equal(file_export_exact(refs, new_memfd(100), &wrong), 0);
+	assert_string_equal(wrong, "too many fds are open in this session");
+	assert_int_equal(channel_queued(ends.guest.channel), 0);
+	ends_finish(&ends);
+}
+
+static void an_exact_file_may_be_as_large_as_the_memory_allows(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init(&ends);
+	struct channel_open_memory open = {.seals = CHANNEL_NO_SEALS, .exact = 1};
+	channel_put64(open.size, FILE_MAX + 1);
+	struct end *host = &ends.host;
+	assert_string_equal(
+		end_frame(host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)),
+		"OPEN of a file with a wrong access mode or size");
+	host->refs.rules.max_file_copy = 1;
+	assert_null(end_frame(host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
+	assert_int_equal(host->refs.memory, FILE_MAX + 1);
+	channel_put64(open.size, host->refs.max_memory);
+	assert_string_equal(
+		end_frame(host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &open, sizeof(open)),
+		"more memory than the session may have (--max-memory)");
+	channel_put64(open.size, UINT64_MAX);
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &open, sizeof(open)));
+	ends_finish(&ends);
+}
+
+static void contradictory_fields_are_wrong(void **state)
+{
+	(void)state;
+	static const struct channel_open_memory opens[] = {
+		{.seals = CHANNEL_NO_SEALS, .exact = 2},
+		{.seals = CHANNEL_NO_SEALS, .exact = 1, .cached = 1},
+		{.seals = CHANNEL_NO_SEALS, .cached = 3},
+		{.seals = CHANNEL_NO_SEALS, .cached = UINT32_MAX},
+	};
+	struct ends ends;
+	ends_init(&ends);
+	for (size_t i = 0; i < sizeof(opens) / sizeof(opens[0]); i++) {
+		assert_string_equal(end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE,
+					    &opens[i], sizeof(opens[i])),
+			"OPEN of a file with contradictory fields");
+	}
+	ends_finish(&ends);
+}
+
 /* ---- what is refused ---- */
 
 static void refuse(int fd, const char *reason)
@@ -474,6 +667,14 @@ int main(void)
 		fd_count_test(a_copy_that_cannot_be_written_is_sealed),
 		fd_count_test(the_offset_is_the_originals_and_is_not_shared),
 		fd_count_test(a_plain_file_whose_offset_is_at_its_end_crosses_whole),
+		fd_count_test(an_exact_copy_of_any_size_crosses),
+		fd_count_test(an_exact_copy_has_the_originals_seals_and_no_others),
+		fd_count_test(an_exact_copy_of_what_cannot_be_sealed_cannot_either),
+		fd_count_test(an_exact_copy_waits_as_a_reference),
+		fd_count_test(what_vanishes_before_it_is_sent_is_zeros),
+		fd_count_test(what_cannot_be_copied_exactly_is_refused),
+		fd_count_test(an_exact_file_may_be_as_large_as_the_memory_allows),
+		fd_count_test(contradictory_fields_are_wrong),
 		fd_count_test(what_is_no_readable_file_is_refused),
 		fd_count_test(a_file_that_is_too_large_is_refused),
 		fd_count_test(a_file_beyond_the_limit_of_fds_is_refused),
