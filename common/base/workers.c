@@ -378,7 +378,7 @@ static int assign(struct workers *workers, const void *record, size_t len, const
 
 int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds)
 {
-	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_SEND_MAX);
+	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_MAX);
 	int error = assign(workers, record, len, fds);
 	if (error == 0) {
 		fdlist_drop(fds, fds->count); // sent

@@ -15,6 +15,7 @@
 #define READS_MAX      4    // per wake-up
 #define PIECES_MAX     64   // per sendmsg
 #define UNTAKEN_MAX    1024 // received fds
+#define FDS_MAX        28   // per sendmsg: libwayland's receivers have room for no more
 #define SLICE_MAX      4 // bytes between the parts of a set of fds that is too large to go at once
 #define FIRST_CAPACITY 16
 
@@ -22,7 +23,7 @@
 struct fd_mark {
 	uint64_t position; // counted from the first byte ever pushed
 	size_t n_fds;
-	size_t slice; // where the next fds go if there are more than SCM_SEND_MAX
+	size_t slice; // where the next fds go if there are more than FDS_MAX
 };
 
 // The queue is marks[first .. first + count).
@@ -253,8 +254,8 @@ static size_t next_run(const struct wire_socket *sock, size_t queued, size_t *n_
 	if (mark->position > sock->output_position) {
 		return mark->position - sock->output_position;
 	}
-	if (mark->n_fds > SCM_SEND_MAX) {
-		*n_fds = SCM_SEND_MAX;
+	if (mark->n_fds > FDS_MAX) {
+		*n_fds = FDS_MAX;
 		return mark->slice;
 	}
 	*n_fds = mark->n_fds;
@@ -412,7 +413,7 @@ void wire_socket_set_reading(struct wire_socket *sock, bool reading)
 // How far apart the parts of n_fds fds go in a message of len bytes; 0: they do not all fit.
 static size_t slice_size(size_t n_fds, size_t len)
 {
-	size_t n_parts = (n_fds + SCM_SEND_MAX - 1) / SCM_SEND_MAX;
+	size_t n_parts = (n_fds + FDS_MAX - 1) / FDS_MAX;
 	if (n_parts <= len / SLICE_MAX) {
 		return SLICE_MAX;
 	}
