@@ -19,6 +19,7 @@
 #define SCM_PIDFD 0x04
 #endif
 
+#define LOOK_MAX    4096 // bytes that are looked at before it is asked how many there are
 #define EXTRAS_SIZE 1024 // for credentials, a security label, a pidfd and a time
 
 // Room for all that may come beside a message's bytes.
@@ -193,8 +194,8 @@ static size_t piece_len(int sock, void *data, size_t len)
 	return 1;
 }
 
-// How many bytes can be read so that fds come with the first of them, if any. One is always safe.
-static size_t exact_len(int sock, void *data, size_t len)
+// What is queued is long: does not copy it where none has fds.
+static size_t long_len(int sock, void *data, size_t len)
 {
 	int queued;
 	if (ioctl(sock, SIOCINQ, &queued) < 0 || queued <= 0) {
@@ -203,18 +204,34 @@ static size_t exact_len(int sock, void *data, size_t len)
 	if (len > (size_t)queued) {
 		len = queued;
 	}
-	// A later look sees at least these bytes, and fds behind them, too.
-	struct iovec iov = {.iov_base = data, .iov_len = 1};
+	// Sees at least these bytes, and the fds behind the first one, too.
 	bool fds;
-	if (peek(sock, &iov, 1, &fds) <= 0) {
+	if (peek(sock, &(struct iovec){.iov_base = data, .iov_len = 1}, 1, &fds) <= 0) {
 		return 1;
 	}
 	return fds ? piece_len(sock, data, len) : len;
 }
 
+// How many bytes can be read so that fds come with the first of them, if any. One is always safe,
+// and needed where there are none: the end, and a byte of MSG_OOB, are only noticed by a read.
+static size_t exact_len(int sock, void *data, size_t len)
+{
+	struct iovec iov = {.iov_base = data, .iov_len = len < LOOK_MAX ? len : LOOK_MAX};
+	bool fds;
+	ssize_t n = peek(sock, &iov, 1, &fds);
+	if (n <= 0) {
+		return 1;
+	}
+	if (n == LOOK_MAX) {
+		return long_len(sock, data, len);
+	}
+	return fds ? piece_len(sock, data, n) : (size_t)n;
+}
+
+// For kernels that tell about the fds with the bytes that are looked at, and no more.
 static size_t bytewise_len(int sock, void *data, size_t len)
 {
-	struct iovec iov = {.iov_base = data, .iov_len = len};
+	struct iovec iov = {.iov_base = data, .iov_len = len < LOOK_MAX ? len : LOOK_MAX};
 	bool fds;
 	ssize_t n = peek(sock, &iov, 1, &fds);
 	return n <= 0 || fds ? 1 : (size_t)n;
@@ -240,7 +257,8 @@ static bool send_pieces(int sock, const struct piece *pieces, size_t n_pieces)
 	return ok;
 }
 
-static bool expect_pieces(int sock, const struct piece *pieces, size_t n_pieces)
+static bool expect_pieces(int sock, const struct piece *pieces, size_t n_pieces,
+	size_t (*read_len)(int sock, void *data, size_t len))
 {
 	char data[32];
 	struct fdlist fds;
@@ -248,11 +266,12 @@ static bool expect_pieces(int sock, const struct piece *pieces, size_t n_pieces)
 	bool ok = true;
 	for (size_t i = 0; ok && i < n_pieces; i++) {
 		size_t len = strlen(pieces[i].bytes);
-		ok = scm_recv(sock, data, exact_len(sock, data, sizeof(data)), &fds) ==
+		ok = scm_recv(sock, data, read_len(sock, data, sizeof(data)), &fds) ==
 				(ssize_t)len &&
 			memcmp(data, pieces[i].bytes, len) == 0 && fds.count == pieces[i].n_fds;
 		fdlist_drop(&fds, fds.count);
 	}
+	fdlist_finish(&fds);
 	return ok;
 }
 
@@ -274,10 +293,16 @@ static void try_peeking(void)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
 		return; // later
 	}
-	if (send_pieces(pair[0], sent, 5)) {
-		bool ok = expect_queued(pair[1], 10) && expect_pieces(pair[1], read, 4);
-		peeking = ok ? EXACT : BYTEWISE;
+	bool ok = true;
+	for (int i = 0; ok && i < 2; i++) {
+		if (!send_pieces(pair[0], sent, 5)) {
+			goto out; // later
+		}
+		ok = expect_queued(pair[1], 10) &&
+			expect_pieces(pair[1], read, 4, i == 0 ? exact_len : long_len);
 	}
+	peeking = ok ? EXACT : BYTEWISE;
+out:
 	close(pair[0]);
 	close(pair[1]);
 }
@@ -294,7 +319,8 @@ ssize_t scm_recv_piece(int sock, void *data, size_t len, struct fdlist *fds)
 		try_peeking();
 	}
 	len = peeking == EXACT ? exact_len(sock, data, len) : bytewise_len(sock, data, len);
-	return scm_recv(sock, data, len, fds);
+	ssize_t n = scm_recv(sock, data, len, fds);
+	return n == -ECONNRESET ? 0 : n; // told once, and perhaps to a peek
 }
 
 ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)

@@ -30,10 +30,11 @@ int scm_adopt(int sock);
 void scm_release(int sock, int adopted);
 
 // Reads from a SOCK_STREAM socket either bytes that came without fds, or bytes of which the first
-// came with fds, never both together. So every fd stays with its byte, and the sender's fds of two
-// messages never mix. May return less than there is; -EAGAIN says that there is no more. Returns as
-// scm_recv. data may be written to beyond what is returned, up to len (> 0). Bytes sent with MSG_OOB
-// are lost. Nobody else may read from the socket meanwhile.
+// came with fds, never both together. So every fd stays with its byte, and the fds of two messages
+// never mix. May return less than there is; -EAGAIN says that there is no more. Returns as scm_recv,
+// and 0 also if the peer has closed its end with bytes unread (no -ECONNRESET). data may be written
+// to beyond what is returned, up to len (> 0). Bytes sent with MSG_OOB are lost. Nobody else may read
+// from the socket meanwhile.
 ssize_t scm_recv_piece(int sock, void *data, size_t len, struct fdlist *fds);
 // Kernels on which positions cannot be found by peeking are noticed by a test at the first
 // scm_recv_piece, which then reads byte by byte while fds are near. This says so (or the contrary)
