@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/memory.h"
 #include "fdpass/stream.h"
@@ -161,6 +162,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_POOL] = {memory_import},
 		[CHANNEL_KIND_FILE] = {file_import},
 		[CHANNEL_KIND_PIPE] = {stream_import},
+		[CHANNEL_KIND_EVENT] = {event_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;
@@ -255,7 +257,7 @@ static void table_drained(struct fdref_table *table)
 
 void fdrefs_drained(struct fdrefs *refs)
 {
-	if (refs->streams > 0) {
+	if (refs->streams > 0 || refs->counts.events > 0) {
 		table_drained(&refs->ours);
 		table_drained(&refs->theirs);
 	}

@@ -53,16 +53,17 @@ static void read_link(int fd, char *link, size_t len)
 	link[n > 0 ? n : 0] = '\0';
 }
 
-bool fd_info_number(int fd, const char *name, int base, uint64_t *number)
+int fd_info_open(int fd)
 {
-	char path[40], text[1024];
+	char path[40];
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	int info = open(path, O_RDONLY | O_CLOEXEC);
-	if (info < 0) {
-		return false;
-	}
-	ssize_t n = read(info, text, sizeof(text) - 1);
-	close(info);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+bool fd_info_number(int info, const char *name, int base, uint64_t *number)
+{
+	char text[1024];
+	ssize_t n = pread(info, text, sizeof(text) - 1, 0);
 	text[n > 0 ? n : 0] = '\0';
 	size_t len = strlen(name);
 	const char *line = text;
@@ -318,19 +319,27 @@ static bool look(int fd, struct statx *stx)
 	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, stx) == 0;
 }
 
-static void identify(int fd, const struct statx *stx, struct fd_identity *identity)
+static void identify_eventfd(int fd, struct fd_identity *identity)
 {
 	uint64_t id;
-	*identity = (struct fd_identity){
-		.device = makedev(stx->stx_dev_major, stx->stx_dev_minor),
-		.number = stx->stx_ino,
-	};
-	if ((stx->stx_mode & S_IFMT) != 0 || file_system_of(fd) == DMA_BUF_MAGIC) {
+	int info = fd_info_open(fd);
+	if (info < 0) {
 		return;
 	}
-	*identity = (struct fd_identity){0};
-	if (fd_info_number(fd, "eventfd-id", 10, &id)) {
+	if (fd_info_number(info, "eventfd-id", 10, &id)) {
 		*identity = (struct fd_identity){.device = UINT64_MAX, .number = id};
+	}
+	close(info);
+}
+
+static void identify(int fd, const struct statx *stx, struct fd_identity *identity)
+{
+	*identity = (struct fd_identity){0};
+	if ((stx->stx_mode & S_IFMT) == 0 && file_system_of(fd) != DMA_BUF_MAGIC) {
+		identify_eventfd(fd, identity);
+	} else {
+		identity->device = makedev(stx->stx_dev_major, stx->stx_dev_minor);
+		identity->number = stx->stx_ino;
 	}
 }
 

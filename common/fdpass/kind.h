@@ -65,7 +65,9 @@ void fd_facts_of(int fd, struct fd_facts *facts);
 // Waits for nobody. Zeros where it is not known: all anonymous inodes but a few are one.
 void fd_identity_of(int fd, struct fd_identity *identity);
 
-// The number behind "name:" in /proc/self/fdinfo, in that base; false if there is none.
-bool fd_info_number(int fd, const char *name, int base, uint64_t *number);
+// What /proc/self/fdinfo says of fd, as it is whenever it is read. The caller's; -1 with errno.
+int fd_info_open(int fd);
+// The number behind "name:", in that base; false if there is none.
+bool fd_info_number(int info, const char *name, int base, uint64_t *number);
 
 #endif

@@ -396,15 +396,22 @@ static void a_number_of_fdinfo_is_read_by_its_whole_name(void **state)
 {
 	(void)state;
 	int fd = eventfd(0x1234, EFD_CLOEXEC | EFD_NONBLOCK);
+	int info = fd_info_open(fd);
 	uint64_t number;
-	assert_true(fd_info_number(fd, "eventfd-count", 16, &number));
+	assert_true(fd_info_number(info, "eventfd-count", 16, &number));
 	assert_int_equal(number, 0x1234);
-	assert_true(fd_info_number(fd, "flags", 8, &number));
+	assert_true(fd_info_number(info, "flags", 8, &number));
 	assert_true(number & O_NONBLOCK);
-	assert_false(fd_info_number(fd, "count", 16, &number));
-	assert_false(fd_info_number(fd, "eventfd", 16, &number));
+	assert_false(fd_info_number(info, "count", 16, &number));
+	assert_false(fd_info_number(info, "eventfd", 16, &number));
+	// it is as of now
+	assert_int_equal(eventfd_write(fd, 1), 0);
+	assert_true(fd_info_number(info, "eventfd-count", 16, &number));
+	assert_int_equal(number, 0x1235);
 	close(fd);
-	assert_false(fd_info_number(fd, "pos", 10, &number));
+	assert_false(fd_info_number(info, "eventfd-count", 16, &number));
+	close(info);
+	assert_int_equal(fd_info_open(fd), -1);
 }
 
 static void what_is_not_open_is_nothing(void **state)
