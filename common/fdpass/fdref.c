@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "fdpass/device.h"
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/memory.h"
@@ -163,6 +164,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_FILE] = {file_import},
 		[CHANNEL_KIND_PIPE] = {stream_import},
 		[CHANNEL_KIND_EVENT] = {event_import},
+		[CHANNEL_KIND_DEVICE] = {device_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;
