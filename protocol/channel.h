@@ -71,7 +71,7 @@ enum channel_type {
 	CHANNEL_STREAM_STOP = 19,  // arg: enum channel_stop
 	CHANNEL_STREAM_PAUSE = 20, // arg: 1 asks the source to send no more, 0 to go on
 	CHANNEL_STREAM_PAUSED = 21,
-	CHANNEL_EVENT_ADD = 22,
+	CHANNEL_EVENT_ADD = 22, // arg: how many of them the sender has received
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
