@@ -8,6 +8,7 @@
 #include "fdpass/file.h"
 #include "fdpass/memory.h"
 #include "fdpass/stream.h"
+#include "fdpass/sync.h"
 
 static void finish_table(struct fdref_table *table)
 {
@@ -25,6 +26,7 @@ static void finish_table(struct fdref_table *table)
 void fdrefs_finish(struct fdrefs *refs)
 {
 	refs->streams_over = NULL;
+	sync_finish(refs);
 	finish_table(&refs->ours);
 	finish_table(&refs->theirs);
 }
@@ -165,6 +167,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_PIPE] = {stream_import},
 		[CHANNEL_KIND_EVENT] = {event_import},
 		[CHANNEL_KIND_DEVICE] = {device_import},
+		[CHANNEL_KIND_SYNC] = {sync_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;

@@ -12,6 +12,7 @@
 struct event_base;
 struct fdref;
 struct fdrefs;
+struct sync_wait;
 
 /**
  * An fdref is an fd's stand-in on the channel: the thing behind the fd and what keeps its two copies
@@ -95,8 +96,9 @@ struct fdrefs {
 	size_t max_refs;     // of ours and theirs together
 	uint64_t max_memory; // bytes that the peer may make us keep
 	uint64_t memory;
-	size_t streams; // that are open: data may still be under way on the other side
-	size_t shared;  // memories that are compared before each message
+	size_t streams;          // that are open: data may still be under way on the other side
+	size_t shared;           // memories that are compared before each message
+	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL

@@ -1,0 +1,252 @@
+#include "fdpass/sync.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <xf86drm.h>
+
+#include "fdpass/kind.h"
+
+// Minors of render nodes: 128 to 191.
+#define FIRST_NODE 128
+#define NODES      64
+
+struct sync {
+	struct fdref ref;
+	int given; // of an import: for the local peer, until it is asked for
+};
+
+// A sync_file that somebody has asked to export; fdrefs.waits.
+struct sync_wait {
+	struct fdrefs *refs;
+	int asked; // the asker's fd: what is asked for again is known by it
+	int fd;    // our own of the same sync_file
+	struct event *event;
+	struct sync_wait *next;
+};
+
+static void destroy_sync(struct fdref *ref)
+{
+	struct sync *sync = (struct sync *)ref;
+	if (sync->given >= 0) {
+		close(sync->given);
+	}
+	free(sync);
+}
+
+/* ---- waiting ---- */
+
+/* Out of the list. */
+static void destroy_wait(struct sync_wait *wait)
+{
+	struct sync_wait **link = &wait->refs->waits;
+	while (*link != NULL && *link != wait) {
+		link = &(*link)->next;
+	}
+	if (*link == wait) {
+		*link = wait->next;
+	}
+	if (wait->event != NULL) {
+		event_free(wait->event);
+	}
+	if (wait->fd >= 0) {
+		close(wait->fd);
+	}
+	free(wait);
+}
+
+void sync_finish(struct fdrefs *refs)
+{
+	while (refs->waits != NULL) {
+		destroy_wait(refs->waits);
+	}
+}
+
+static void handle_signalled(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct sync_wait *wait = data;
+	struct fdrefs *refs = wait->refs;
+	destroy_wait(wait);
+	fdrefs_retry(refs);
+	channel_flush(refs->channel);
+}
+
+static bool is_waited_for(const struct fdrefs *refs, int fd)
+{
+	const struct sync_wait *wait = refs->waits;
+	while (wait != NULL && wait->asked != fd) {
+		wait = wait->next;
+	}
+	return wait != NULL;
+}
+
+bool sync_wait_for(struct fdrefs *refs, int fd)
+{
+	if (is_waited_for(refs, fd)) {
+		return true;
+	}
+	struct sync_wait *wait = calloc(1, sizeof(*wait));
+	if (wait == NULL) {
+		return false;
+	}
+	wait->refs = refs;
+	wait->asked = fd;
+	wait->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (wait->fd >= 0) {
+		wait->event = event_new(refs->base, wait->fd, EV_READ, handle_signalled, wait);
+	}
+	if (wait->event == NULL || event_add(wait->event, NULL) < 0) {
+		destroy_wait(wait);
+		return false;
+	}
+	wait->next = refs->waits;
+	refs->waits = wait;
+	return true;
+}
+
+/* ---- export ---- */
+
+static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
+{
+	(void)ref;
+	(void)frame;
+	return "frame of the wrong type for a sync_file";
+}
+
+static void handle_named(struct fdref *ref)
+{
+	fdrefs_close(ref);
+}
+
+static const struct fdref_interface exported = {
+	.name = "sync_file",
+	.frame = handle_exported,
+	.named = handle_named,
+	.destroy = destroy_sync,
+};
+
+/* Readable is signalled, with an error or without. */
+static bool has_signalled(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+	return poll(&poll_fd, 1, 0) == 1;
+}
+
+static uint32_t open_signalled(struct fdrefs *refs)
+{
+	struct sync *sync = calloc(1, sizeof(*sync));
+	if (sync == NULL) {
+		return 0;
+	}
+	sync->given = -1;
+	if (!fdrefs_open(refs, &sync->ref, &exported, CHANNEL_KIND_SYNC, NULL, 0)) {
+		free(sync);
+		return 0;
+	}
+	refs->counts.syncs++;
+	return sync->ref.id;
+}
+
+enum sync_result sync_export(struct fdrefs *refs, int fd, uint32_t *id, const char **wrong)
+{
+	*wrong = NULL;
+	*id = 0;
+	if (fd_kind_of(fd) != FD_KIND_SYNC_FILE) {
+		*wrong = "an fd that should be a sync_file is not one";
+	} else if (has_signalled(fd)) {
+		*id = open_signalled(refs);
+		*wrong = *id == 0 ? "too many fds are open in this session" : NULL;
+	} else if (sync_wait_for(refs, fd)) {
+		return SYNC_WAIT;
+	} else {
+		*wrong = "out of memory or fds for a sync_file";
+	}
+	close(fd);
+	return *wrong == NULL ? SYNC_OPENED : SYNC_FAILED;
+}
+
+/* ---- import ---- */
+
+static int sync_file_of_node(int node)
+{
+	uint64_t able = 0;
+	uint32_t handle;
+	int fd = -1;
+	if (drmGetCap(node, DRM_CAP_SYNCOBJ, &able) < 0 || able == 0 ||
+		drmSyncobjCreate(node, DRM_SYNCOBJ_CREATE_SIGNALED, &handle) < 0) {
+		return -1;
+	}
+	if (drmSyncobjExportSyncFile(node, handle, &fd) < 0) {
+		fd = -1;
+	}
+	drmSyncobjDestroy(node, handle);
+	return fd;
+}
+
+/* -1 where no render node here can make one. */
+static int make_signalled(void)
+{
+	int fd = -1;
+	for (int i = 0; i < NODES && fd < 0; i++) {
+		char path[32];
+		snprintf(path, sizeof(path), "/dev/dri/renderD%d", FIRST_NODE + i);
+		int node = open(path, O_RDWR | O_CLOEXEC);
+		if (node >= 0) {
+			fd = sync_file_of_node(node);
+			close(node);
+		}
+	}
+	return fd;
+}
+
+static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
+{
+	if (frame->header.type != CHANNEL_CLOSE) {
+		return "frame of the wrong type for a sync_file";
+	}
+	fdrefs_confirm_closed(ref);
+	return NULL;
+}
+
+static int get_fd(struct fdref *ref)
+{
+	struct sync *sync = (struct sync *)ref;
+	int fd = sync->given;
+	sync->given = -1;
+	return fd < 0 ? -EBADF : fd;
+}
+
+static const struct fdref_interface imported = {
+	.name = "sync_file",
+	.frame = handle_imported,
+	.get_fd = get_fd,
+	.destroy = destroy_sync,
+};
+
+const char *sync_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
+{
+	if (frame->header.length != 0) {
+		return "OPEN of a sync_file with a wrong length";
+	}
+	struct sync *sync = calloc(1, sizeof(*sync));
+	if (sync == NULL) {
+		return "out of memory";
+	}
+	sync->given = make_signalled();
+	if (sync->given < 0) {
+		free(sync);
+		return "a sync_file came, and no DRM render node here can make one "
+		       "(DRM_CAP_SYNCOBJ)";
+	}
+	sync->ref.interface = &imported;
+	sync->ref.refs = refs;
+	refs->counts.syncs++;
+	*ref = &sync->ref;
+	return NULL;
+}
