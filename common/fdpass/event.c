@@ -294,11 +294,20 @@ static int get_fd(struct fdref *ref)
 	return fd < 0 ? -errno : fd;
 }
 
+/* However often it is sent, it is one. */
+static enum fdref_again again(struct fdref *ref, int fd)
+{
+	(void)ref;
+	(void)fd;
+	return FDREF_AGAIN_NAME;
+}
+
 static const struct fdref_interface events = {
 	.name = "eventfd",
 	.frame = handle_frame,
 	.get_fd = get_fd,
 	.drained = handle_drained,
+	.again = again,
 	.destroy = destroy_counter,
 };
 

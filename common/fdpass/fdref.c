@@ -1,12 +1,15 @@
 #include "fdpass/fdref.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "fdpass/device.h"
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/memory.h"
+#include "fdpass/socket.h"
 #include "fdpass/stream.h"
 #include "fdpass/sync.h"
 
@@ -27,6 +30,11 @@ void fdrefs_finish(struct fdrefs *refs)
 {
 	refs->streams_over = NULL;
 	sync_finish(refs);
+	refs->failed = NULL;
+	if (refs->has_root) {
+		close(refs->root_fd);
+		refs->has_root = false;
+	}
 	finish_table(&refs->ours);
 	finish_table(&refs->theirs);
 }
@@ -168,6 +176,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_EVENT] = {event_import},
 		[CHANNEL_KIND_DEVICE] = {device_import},
 		[CHANNEL_KIND_SYNC] = {sync_import},
+		[CHANNEL_KIND_SOCKET] = {socket_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;
@@ -234,6 +243,23 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 		return "MEM_WRITE to an fdref that is not a memory";
 	}
 	return ref->interface->place(ref, write, rows);
+}
+
+int fdrefs_get_fd(const struct fdrefs *refs, uint32_t id)
+{
+	struct fdref *ref = fdrefs_get(refs, id);
+	bool gives = ref != NULL && ref->interface->get_fd != NULL;
+	return gives ? ref->interface->get_fd(ref) : -EBADF;
+}
+
+void fdrefs_fail(struct fdrefs *refs, const char *text)
+{
+	if (!refs->stopped) {
+		refs->stopped = true;
+		if (refs->failed != NULL) {
+			refs->failed(refs->failed_data, text);
+		}
+	}
 }
 
 static void table_retry(struct fdref_table *table)

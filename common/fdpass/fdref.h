@@ -22,6 +22,12 @@ struct sync_wait;
  * The opener sends CLOSE when it needs the fdref no more, and keeps the id until CLOSED comes back.
  */
 
+enum fdref_again {
+	FDREF_AGAIN_NAME, // ref is what it is
+	FDREF_AGAIN_NEW,  // a new fdref has to be made for it
+	FDREF_AGAIN_WAIT, // ask again when interface->retry is called
+};
+
 struct fdref_interface {
 	const char *name; // "pool", "file", "pipe"
 	// A frame for this fdref other than MEM_WRITE and CLOSED. NULL, or what is wrong with it.
@@ -39,6 +45,9 @@ struct fdref_interface {
 	void (*drained)(struct fdref *ref);
 	// What an export waited for (ANY_WAIT) may have come. NULL: of no interest.
 	void (*retry)(struct fdref *ref);
+	// The local peer sends an fd with ref's identity: can ref be named for it? fd is borrowed. NULL:
+	// no, never.
+	enum fdref_again (*again)(struct fdref *ref, int fd);
 	void (*destroy)(struct fdref *ref);
 };
 
@@ -99,6 +108,7 @@ struct fdrefs {
 	size_t streams;          // that are open: data may still be under way on the other side
 	size_t shared;           // memories that are compared before each message
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
+	size_t homing;           // sockets and pipes about which the other side was asked
 	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL
@@ -106,6 +116,13 @@ struct fdrefs {
 	size_t n_peer_contents;
 	void (*stored)(void *data, const struct content_hash *hash, int fd); // may be NULL
 	void (*streams_over)(void *data); // streams has become 0; may be NULL
+	// The session cannot go on; may be NULL. Then nothing is read from local peers any more.
+	void (*failed)(void *failed_data, const char *text);
+	void *failed_data;
+	bool stopped;
+	// A connection that the other side's root socket is to be joined to, until it is.
+	bool has_root;
+	int root_fd;
 	void *data;
 
 	struct fdref_counts counts;
@@ -136,6 +153,10 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 	struct channel_rows *rows);
 // The channel can take more.
 void fdrefs_drained(struct fdrefs *refs);
+// A new fd for the local peer, CLOEXEC: the caller's; -errno, -EBADF also if there is no such fdref.
+int fdrefs_get_fd(const struct fdrefs *refs, uint32_t id);
+// Ends the session with a text; once.
+void fdrefs_fail(struct fdrefs *refs, const char *text);
 // What an export waited for may have come.
 void fdrefs_retry(struct fdrefs *refs);
 

@@ -272,7 +272,8 @@ static const char *sink_frame(struct stream *stream, const struct channel_frame 
 		if (stream->eof) {
 			return "STREAM_DATA after STREAM_EOF";
 		}
-		if (frame->header.length > stream->credit) {
+		if (frame->header.length > CHANNEL_MAX_STREAM ||
+			frame->header.length > stream->credit) {
 			return "STREAM_DATA beyond its credit";
 		}
 		stream->credit -= frame->header.length;

@@ -17,9 +17,8 @@
 #include "fdpass/file.h"
 #include "relay/clock.h"
 #include "relay/handshake.h"
+#include "relay/peer.h"
 #include "relay/wayland.h"
-#include "wire/message.h"
-#include "wire/socket.h"
 
 // A quiet channel is asked after so long, and given up when it was silent for PING_DEAD turns.
 #define PING_SECONDS 20
@@ -38,11 +37,10 @@
  */
 struct session {
 	struct session_options options;
-	struct wire_socket *local; // NULL once closed
-	struct channel *channel;   // NULL once closed
+	struct peer *peer;
+	struct channel *channel; // NULL once closed
 	struct fdrefs refs;
 	struct relay_clock clock;
-	struct wayland wayland;
 	// Pings, then last words. A timerfd: with a timeout of the loop's own, every wait for the next
 	// message would start and cancel a kernel timer.
 	struct event *timer;
@@ -57,10 +55,9 @@ struct session {
 	struct stats stats;
 };
 
-static const struct wire_socket_handler local_handler;
 static const struct channel_handler channel_handler;
 
-static bool local_is_client(const struct session *session)
+static bool peer_is_client(const struct session *session)
 {
 	return session->options.exports == WIRE_REQUEST;
 }
@@ -71,12 +68,9 @@ static void set_timer(struct session *session, int seconds)
 	timerfd_settime(session->timer_fd, 0, &after, NULL);
 }
 
-static void close_local(struct session *session)
+static bool peer_is_open(const struct session *session)
 {
-	if (session->local != NULL) {
-		wire_socket_destroy(session->local);
-		session->local = NULL;
-	}
+	return session->peer->interface->is_open(session->peer);
 }
 
 /* ---- the end ---- */
@@ -112,7 +106,9 @@ static void close_channel(struct session *session)
 	}
 	session->stats.channel_bytes_sent = channel_bytes_sent(session->channel);
 	session->stats.channel_bytes_received = channel_bytes_received(session->channel);
-	wayland_finish(&session->wayland);
+	if (session->peer != NULL) {
+		session->peer->interface->release(session->peer);
+	}
 	fdrefs_finish(&session->refs);
 	channel_destroy(session->channel);
 	session->channel = NULL;
@@ -127,7 +123,7 @@ static bool carries_data(const struct session *session)
 /* Goes on with ending as far as that is possible now. */
 static void advance(struct session *session)
 {
-	if (session->local != NULL || carries_data(session)) {
+	if (peer_is_open(session) || carries_data(session)) {
 		return;
 	}
 	if (session->channel != NULL && channel_queued(session->channel) == 0) {
@@ -138,33 +134,12 @@ static void advance(struct session *session)
 	}
 }
 
-/* The client is told why, as by its compositor. */
-static void tell_client(struct session *session, uint32_t code, const char *text)
-{
-	if (!local_is_client(session) || session->local == NULL || session->wayland.error_seen) {
-		return;
-	}
-	struct wl_array error;
-	wl_array_init(&error);
-	if (wire_encode_error(&error, 1, code, text)) {
-		wire_socket_push(session->local, error.data, error.size, NULL);
-		wire_socket_flush(session->local);
-	}
-	wl_array_release(&error);
-}
-
-/*
- * No more messages. What is queued for the local peer still goes out; the connection is closed when
- * the peer has closed its end, for it would lose what it has not read yet otherwise: libwayland's
- * server looks at a hang-up before it looks at data.
- */
+/* No more messages. What is queued for the local peer still goes out. */
 static void begin_ending(struct session *session)
 {
 	session->ending = true;
-	if (session->local != NULL) {
-		wire_socket_shutdown(session->local);
-		wire_socket_set_reading(session->local, true);
-	}
+	session->refs.stopped = has_failed(session);
+	session->peer->interface->end(session->peer);
 	set_timer(session, carries_data(session) ? PING_SECONDS : LAST_WORDS_SECONDS);
 }
 
@@ -185,7 +160,7 @@ static void fail(struct session *session, uint32_t code, const char *text)
 	}
 	snprintf(session->reason, sizeof(session->reason), "%s", text);
 	log_limited(LOG_ERROR, "%s", text);
-	tell_client(session, code, text);
+	session->peer->interface->tell(session->peer, code, text);
 	send_end(session, CHANNEL_END_ERROR, text);
 	begin_ending(session);
 	advance(session);
@@ -201,58 +176,21 @@ void session_stop(struct session *session, const char *reason)
 	fail(session, WAYLAND_ERROR_IMPLEMENTATION, reason);
 }
 
-/* ---- the local socket ---- */
-
-static void handle_local_readable(void *data)
+static void handle_left(void *data, const char *reason)
 {
 	struct session *session = data;
 	if (!session->ending) {
-		wayland_export(&session->wayland);
-		return;
-	}
-	size_t len;
-	wire_socket_data(session->local, &len);
-	wire_socket_consume(session->local, len);
-	struct fdlist *fds = wire_socket_fds(session->local);
-	fdlist_drop(fds, fds->count);
-}
-
-static void handle_local_drained(void *data)
-{
-	struct session *session = data;
-	if (!session->ending) {
-		wayland_report_credit(&session->wayland);
-	}
-}
-
-static void handle_local_ended(void *data, int error)
-{
-	struct session *session = data;
-	if (error == -EPROTO && !session->ending) {
-		fail(session, WAYLAND_ERROR_IMPLEMENTATION, "fds of the local peer were lost");
-	}
-	if (!session->ending) {
-		// A client may leave without a word, a compositor may not.
-		bool orderly = local_is_client(session) || session->wayland.error_seen;
-		if (orderly) {
+		if (reason == NULL) {
 			send_end(session, CHANNEL_END_DONE, "");
 		} else {
-			static const char text[] = "the compositor closed the connection";
-			snprintf(session->reason, sizeof(session->reason), "%s", text);
-			log_info("%s", text);
-			send_end(session, CHANNEL_END_ERROR, text);
+			snprintf(session->reason, sizeof(session->reason), "%s", reason);
+			log_info("%s", reason);
+			send_end(session, CHANNEL_END_ERROR, reason);
 		}
 		begin_ending(session);
 	}
-	close_local(session);
 	advance(session);
 }
-
-static const struct wire_socket_handler local_handler = {
-	.readable = handle_local_readable,
-	.ended = handle_local_ended,
-	.drained = handle_local_drained,
-};
 
 /* ---- the channel ---- */
 
@@ -273,7 +211,7 @@ static const char *handle_end(struct session *session, const struct channel_fram
 	char text[CHANNEL_MAX_TEXT + 1];
 	const char *wrong = take_text(frame, text, sizeof(text));
 	if (frame->header.type == CHANNEL_REFUSE &&
-		(!local_is_client(session) || session->welcomed)) {
+		(!peer_is_client(session) || session->welcomed)) {
 		return "REFUSE out of place";
 	}
 	if (wrong != NULL || session->ending) {
@@ -283,7 +221,8 @@ static const char *handle_end(struct session *session, const struct channel_fram
 		snprintf(session->reason, sizeof(session->reason), "%s%.400s",
 			frame->header.type == CHANNEL_REFUSE ? "refused by the host: " : "", text);
 		log_limited(LOG_INFO, "the other side ends the session: %s", session->reason);
-		tell_client(session, WAYLAND_ERROR_IMPLEMENTATION, session->reason);
+		session->peer->interface->tell(
+			session->peer, WAYLAND_ERROR_IMPLEMENTATION, session->reason);
 	}
 	begin_ending(session);
 	advance(session);
@@ -294,7 +233,7 @@ static const char *handle_welcome(struct session *session, const struct channel_
 {
 	struct channel_welcome welcome;
 	uint8_t boot_id[16], none[16] = {0};
-	if (!local_is_client(session) || session->welcomed ||
+	if (!peer_is_client(session) || session->welcomed ||
 		frame->header.length != sizeof(welcome)) {
 		return "WELCOME out of place or with a wrong length";
 	}
@@ -342,15 +281,6 @@ static const char *handle_pong(struct session *session, const struct channel_fra
 	return NULL;
 }
 
-static const char *handle_credit(struct session *session, const struct channel_frame *frame)
-{
-	const char *wrong = wayland_credit(&session->wayland, frame->header.arg);
-	if (wrong == NULL && !session->ending) {
-		wayland_export(&session->wayland);
-	}
-	return wrong;
-}
-
 /* What the type alone says of a frame: its payload's length. */
 static bool has_shape(const struct channel_header *header)
 {
@@ -360,9 +290,9 @@ static bool has_shape(const struct channel_header *header)
 	case CHANNEL_CLOSED:
 	case CHANNEL_STREAM_EOF:
 	case CHANNEL_STREAM_STOP:
+	case CHANNEL_STREAM_PAUSE:
+	case CHANNEL_STREAM_PAUSED:
 		return header->length == 0;
-	case CHANNEL_STREAM_DATA:
-		return header->length <= CHANNEL_MAX_STREAM;
 	default:
 		return true;
 	}
@@ -370,8 +300,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_STREAM_STOP &&
-		header->type != CHANNEL_MEM_READ && header->type != CHANNEL_MEM_READ_REPLY;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ADD;
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
@@ -393,9 +322,10 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	}
 	switch (frame->header.type) {
 	case CHANNEL_MESSAGES:
-		return session->ending ? NULL : wayland_import(&session->wayland, frame);
+		return session->ending ? NULL
+				       : session->peer->interface->messages(session->peer, frame);
 	case CHANNEL_CREDIT:
-		return handle_credit(session, frame);
+		return session->peer->interface->credit(session->peer, frame->header.arg);
 	case CHANNEL_PING:
 		return handle_ping(session, frame);
 	case CHANNEL_PONG:
@@ -449,12 +379,7 @@ static void handle_channel_ended(void *data, int error, const char *wrong)
 static void handle_settled(void *data)
 {
 	struct session *session = data;
-	if (session->local != NULL) {
-		wire_socket_flush(session->local);
-		if (!session->ending) {
-			wayland_report_credit(&session->wayland);
-		}
-	}
+	session->peer->interface->settled(session->peer);
 	channel_flush(session->channel);
 	if (session->ending) {
 		advance(session);
@@ -465,10 +390,9 @@ static void handle_channel_drained(void *data)
 {
 	struct session *session = data;
 	fdrefs_drained(&session->refs);
+	session->peer->interface->drained(session->peer);
 	if (session->ending) {
 		advance(session);
-	} else {
-		wayland_export(&session->wayland);
 	}
 }
 
@@ -484,6 +408,7 @@ static const struct channel_handler channel_handler = {
 static void handle_streams_over(void *data)
 {
 	struct session *session = data;
+	session->peer->interface->streams_over(session->peer);
 	if (session->ending) {
 		set_timer(session, LAST_WORDS_SECONDS);
 		advance(session);
@@ -510,7 +435,7 @@ static void handle_timer(evutil_socket_t fd, short what, void *data)
 	}
 	if (session->ending && !carries_data(session)) {
 		// The last words had their time.
-		close_local(session);
+		session->peer->interface->close(session->peer);
 		close_channel(session);
 		finish(session);
 		return;
@@ -536,15 +461,16 @@ static void handle_stored(void *data, const struct content_hash *hash, int fd)
 	}
 }
 
-static bool connect_rooms(struct session *session)
+static void init_refs(struct session *session)
 {
 	const struct session_options *options = &session->options;
 	session->refs = (struct fdrefs){
 		.channel = session->channel,
 		.base = options->base,
-		.own_bit = local_is_client(session) ? 0 : CHANNEL_ID_HOST,
+		.own_bit = peer_is_client(session) ? 0 : CHANNEL_ID_HOST,
 		.max_refs = options->max_fds,
 		.max_memory = options->max_memory,
+		.rules = options->rules,
 		.contents = options->contents,
 		.peer_contents = options->peer_contents,
 		.n_peer_contents = options->n_peer_contents,
@@ -552,22 +478,23 @@ static bool connect_rooms(struct session *session)
 		.streams_over = handle_streams_over,
 		.data = session,
 	};
-	struct wayland_options wayland = {
-		.exports = options->exports,
-		.local = session->local,
+}
+
+static bool create_peer(struct session *session)
+{
+	const struct peer_interface *interface =
+		session->options.service == NULL ? &wayland_peer : &opaque_peer;
+	const struct peer_context context = {
+		.options = &session->options,
 		.channel = session->channel,
 		.refs = &session->refs,
 		.clock = &session->clock,
-		.max_objects = options->max_objects,
-		.offer_global = options->offer_global,
-		.app_id_prefix = options->app_id_prefix,
-		.title_prefix = options->title_prefix,
-		.trace = options->trace,
 		.failed = handle_failed,
+		.left = handle_left,
 		.data = session,
-		.policy_data = options->data,
 	};
-	return wayland_init(&session->wayland, &wayland);
+	session->peer = interface->create(&context);
+	return session->peer != NULL;
 }
 
 struct session *session_create(const struct session_options *options)
@@ -580,17 +507,20 @@ struct session *session_create(const struct session_options *options)
 	}
 	session->options = *options;
 	session->stats.sessions = 1;
-	session->local =
-		wire_socket_create(options->base, options->local_fd, &local_handler, session);
 	session->channel =
 		channel_create(options->base, options->channel_fd, &channel_handler, session);
 	session->over_event = event_new(options->base, -1, 0, tell_over, session);
 	session->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	session->timer = event_new(
 		options->base, session->timer_fd, EV_READ | EV_PERSIST, handle_timer, session);
-	if (session->local == NULL || session->channel == NULL || session->timer == NULL ||
-		session->over_event == NULL || session->timer_fd < 0 ||
-		event_add(session->timer, NULL) < 0 || !connect_rooms(session)) {
+	init_refs(session);
+	bool ready = session->channel != NULL && session->timer != NULL &&
+		session->over_event != NULL && session->timer_fd >= 0 &&
+		event_add(session->timer, NULL) == 0;
+	if (!ready) {
+		close(options->local_fd);
+	}
+	if (!ready || !create_peer(session)) {
 		session_destroy(session);
 		errno = ENOMEM;
 		return NULL;
@@ -604,8 +534,10 @@ void session_destroy(struct session *session)
 	if (session == NULL) {
 		return;
 	}
-	wire_socket_destroy(session->local);
 	close_channel(session);
+	if (session->peer != NULL) {
+		session->peer->interface->destroy(session->peer);
+	}
 	if (session->timer != NULL) {
 		event_free(session->timer);
 	}
@@ -622,10 +554,7 @@ const struct stats *session_stats(const struct session *session)
 {
 	struct stats *stats = (struct stats *)&session->stats;
 	const struct fdref_counts *counts = &session->refs.counts;
-	for (int i = 0; i < 2; i++) {
-		stats->messages[i] = session->wayland.messages[i];
-		stats->message_bytes[i] = session->wayland.message_bytes[i];
-	}
+	session->peer->interface->count(session->peer, stats);
 	stats->fds[STATS_FD_POOL] = counts->pools;
 	stats->fds[STATS_FD_FILE] = counts->files;
 	stats->fds[STATS_FD_PIPE] = counts->pipes;

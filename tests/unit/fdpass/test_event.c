@@ -294,6 +294,20 @@ static void a_slow_reader_is_no_writer(void **state)
 	finish_pair(&pair);
 }
 
+// An eventfd can be written to at all times, which must not keep us busy.
+static void one_that_rests_wakes_nobody(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_pair(&pair, 1, 0);
+	struct timeval time = {.tv_usec = 50000};
+	uint64_t start = channel_clock();
+	event_base_loopexit(pair.ends.base, &time);
+	event_base_loop(pair.ends.base, EVLOOP_ONCE);
+	assert_true(channel_clock() - start > 40000000);
+	finish_pair(&pair);
+}
+
 static void an_add_that_has_crossed_does_not_turn_the_opener(void **state)
 {
 	(void)state;
@@ -583,6 +597,7 @@ int main(void)
 		fd_count_test(what_nobody_takes_turns_the_direction_round),
 		fd_count_test(a_direction_that_was_wrong_is_put_right),
 		fd_count_test(a_slow_reader_is_no_writer),
+		fd_count_test(one_that_rests_wakes_nobody),
 		fd_count_test(an_add_that_has_crossed_does_not_turn_the_opener),
 		fd_count_test(it_is_one_however_often_it_is_given_out),
 		fd_count_test(the_original_comes_home),

@@ -148,7 +148,7 @@ static void open_with_an_id_in_use_is_wrong_until_it_is_closed(void **state)
 static void open_of_an_unknown_kind_is_wrong(void **state)
 {
 	(void)state;
-	static const uint32_t kinds[] = {0, CHANNEL_KIND_PIPE + 1, 0x7fffffff, 0xffffffff};
+	static const uint32_t kinds[] = {0, CHANNEL_KIND_SYNC + 1, 0x7fffffff, 0xffffffff};
 	struct ends ends;
 	ends_init(&ends);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {

@@ -1,0 +1,163 @@
+#include "fdpass/any.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "fdpass/device.h"
+#include "fdpass/event.h"
+#include "fdpass/file.h"
+#include "fdpass/kind.h"
+#include "fdpass/socket.h"
+#include "fdpass/stream.h"
+#include "fdpass/sync.h"
+
+typedef uint32_t (*export_func)(struct fdrefs *refs, int fd, const char **wrong);
+
+static uint32_t export_pipe(struct fdrefs *refs, int fd, const char **wrong)
+{
+	return stream_export(refs, fd, false, wrong);
+}
+
+static export_func choose_for_socket(const struct fd_facts *facts, const char **wrong)
+{
+	if (facts->listening || !facts->connected) {
+		*wrong = facts->name;
+		return NULL;
+	}
+	bool carried = facts->socket_type == SOCK_STREAM || facts->socket_type == SOCK_SEQPACKET;
+	*wrong = facts->name;
+	return carried ? socket_export : NULL;
+}
+
+static export_func choose_for_file(
+	const struct fdrefs *refs, const struct fd_facts *facts, const char **wrong)
+{
+	bool writable = facts->access != O_RDONLY && !facts->immutable;
+	if (!facts->readable_file || facts->access == O_WRONLY) {
+		*wrong = facts->readable_file ? "a file that is only to be written" : facts->name;
+		return NULL;
+	}
+	if (!writable) {
+		return file_export_exact;
+	}
+	if (!facts->memory) {
+		*wrong = "a file that may be written to";
+		return NULL;
+	}
+	if (refs->rules.shared == FDREF_SHARED_SNAPSHOT) {
+		return file_export_exact;
+	}
+	*wrong = "memory that both sides may write to (--shm-mode)";
+	return NULL;
+}
+
+/* NULL: it cannot cross, and *wrong is what it is. */
+static export_func choose(
+	const struct fdrefs *refs, const struct fd_facts *facts, const char **wrong)
+{
+	*wrong = facts->name;
+	if (facts->path_only) {
+		return NULL;
+	}
+	switch (facts->kind) {
+	case FD_KIND_UNIX_SOCKET:
+		return choose_for_socket(facts, wrong);
+	case FD_KIND_PIPE:
+		*wrong = "a FIFO that is open both ways";
+		return facts->access == O_RDWR ? NULL : export_pipe;
+	case FD_KIND_EVENTFD:
+		return event_export;
+	case FD_KIND_CHARACTER_DEVICE:
+		return facts->device >= 0 ? device_export : NULL;
+	case FD_KIND_FILE:
+		return choose_for_file(refs, facts, wrong);
+	default:
+		return NULL;
+	}
+}
+
+static enum any_result result_of(uint32_t id, const char *name, const char *failure, char *wrong)
+{
+	if (id == 0) {
+		snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross: %s", name, failure);
+		return ANY_REFUSED;
+	}
+	return ANY_OPENED;
+}
+
+/* The rules for what cannot cross. */
+static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_facts *facts,
+	const char *what, uint32_t *id, char wrong[ANY_WRONG_MAX])
+{
+	close(fd);
+	snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross", what);
+	if (refs->rules.unsupported == FDREF_UNSUPPORTED_CLOSE) {
+		return ANY_REFUSED;
+	}
+	refs->counts.unsupported++;
+	if (refs->rules.unsupported == FDREF_UNSUPPORTED_DROP) {
+		log_limited(LOG_WARN, "%s: left out", wrong);
+		return ANY_DROPPED;
+	}
+	log_limited(LOG_WARN, "%s: /dev/null instead", wrong);
+	const char *failure = "out of fds";
+	int null = device_open(CHANNEL_DEVICE_NULL, facts->access);
+	*id = null < 0 ? 0 : device_export(refs, null, &failure);
+	return result_of(*id, what, failure, wrong);
+}
+
+static enum any_result export_sync(
+	struct fdrefs *refs, int fd, const char *name, uint32_t *id, char wrong[ANY_WRONG_MAX])
+{
+	const char *failure = NULL;
+	*id = 0;
+	if (sync_export(refs, fd, id, &failure) == SYNC_WAIT) {
+		return ANY_WAIT;
+	}
+	return result_of(*id, name, failure, wrong);
+}
+
+static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_facts *facts,
+	uint32_t *id, char wrong[ANY_WRONG_MAX])
+{
+	const char *what = NULL;
+	if (facts->kind == FD_KIND_SYNC_FILE) {
+		return export_sync(refs, fd, facts->name, id, wrong);
+	}
+	export_func export = choose(refs, facts, &what);
+	if (export == NULL) {
+		return give_up(refs, fd, facts, what, id, wrong);
+	}
+	const char *failure = NULL;
+	*id = export(refs, fd, &failure);
+	return result_of(*id, facts->name, failure, wrong);
+}
+
+enum any_result any_export(struct fdrefs *refs, int fd, uint32_t *id, char wrong[ANY_WRONG_MAX])
+{
+	static const struct fd_identity unknown;
+	struct fd_facts facts;
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	struct fdref *ref =
+		fd_identity_equal(&identity, &unknown) ? NULL : fdrefs_find(refs, &identity);
+	if (ref != NULL && ref->interface->again != NULL) {
+		switch (ref->interface->again(ref, fd)) {
+		case FDREF_AGAIN_NAME:
+			*id = ref->id;
+			close(fd);
+			return ANY_OPENED;
+		case FDREF_AGAIN_WAIT:
+			return ANY_WAIT;
+		case FDREF_AGAIN_NEW:
+			break;
+		}
+	}
+	fd_facts_of(fd, &facts);
+	return export_anew(refs, fd, &facts, id, wrong);
+}

@@ -1,0 +1,597 @@
+#include "fdpass/socket.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fdlist.h"
+#include "base/scm.h"
+#include "ends.h"
+#include "tests/support/fd_count.h"
+
+#define LARGE (3 * 1024 * 1024 + 5)
+
+// A socket pair of the guest, one end of which has crossed to the host.
+struct crossing {
+	struct ends ends;
+	int near, far; // what the programs in the guest and on the host hold
+	uint32_t id;
+	char failure[256]; // of the guest's session
+	void *count;       // of fds, before
+};
+
+static void handle_failed(void *data, const char *text)
+{
+	struct crossing *crossing = data;
+	snprintf(crossing->failure, sizeof(crossing->failure), "%s", text);
+}
+
+static void make_pair(int type, int pair[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+}
+
+static void cross(struct crossing *crossing, int type)
+{
+	int pair[2];
+	const char *wrong;
+	make_pair(type, pair);
+	crossing->near = pair[0];
+	crossing->id = socket_export(&crossing->ends.guest.refs, pair[1], &wrong);
+	assert_null(wrong);
+	ends_run(&crossing->ends);
+	crossing->far = end_take(&crossing->ends.host);
+	assert_true(crossing->far >= 0);
+}
+
+static int setup(void **state)
+{
+	void *count = NULL;
+	assert_int_equal(fd_count_setup(&count), 0);
+	struct crossing *crossing = calloc(1, sizeof(*crossing));
+	crossing->count = count;
+	ends_init(&crossing->ends);
+	crossing->ends.guest.refs.failed = handle_failed;
+	crossing->ends.guest.refs.failed_data = crossing;
+	crossing->near = crossing->far = -1;
+	*state = crossing;
+	return 0;
+}
+
+static void close_end(int *fd)
+{
+	if (*fd >= 0) {
+		close(*fd);
+		*fd = -1;
+	}
+}
+
+static int teardown(void **state)
+{
+	struct crossing *crossing = *state;
+	close_end(&crossing->near);
+	close_end(&crossing->far);
+	ends_finish(&crossing->ends);
+	void *count = crossing->count;
+	free(crossing);
+	return fd_count_teardown(&count);
+}
+
+static void run(struct crossing *crossing)
+{
+	ends_run(&crossing->ends);
+	assert_null(crossing->ends.guest.wrong);
+	assert_null(crossing->ends.host.wrong);
+}
+
+// Sends text with n fds, which are taken.
+static void say(int fd, const char *text, const int *passed, size_t n)
+{
+	struct fdlist fds;
+	struct iovec iov = {(void *)text, strlen(text)};
+	fdlist_init(&fds);
+	for (size_t i = 0; i < n; i++) {
+		assert_true(fdlist_push(&fds, passed[i]));
+	}
+	assert_int_equal(scm_send(fd, &iov, 1, &fds, n), strlen(text));
+	fdlist_finish(&fds);
+}
+
+// Reads a piece of what came: its text, and its fds, of which there must be n.
+static void expect(int fd, const char *text, int *passed, size_t n)
+{
+	char bytes[4096];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	ssize_t len = scm_recv_piece(fd, bytes, sizeof(bytes) - 1, &fds);
+	assert_int_equal(len, strlen(text));
+	assert_memory_equal(bytes, text, strlen(text));
+	assert_int_equal(fds.count, n);
+	for (size_t i = 0; i < n; i++) {
+		passed[i] = fdlist_take(&fds);
+	}
+	fdlist_finish(&fds);
+}
+
+static void expect_end(int fd)
+{
+	char byte;
+	assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), 0);
+}
+
+static void assert_hung_up(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd};
+	assert_int_equal(poll(&poll_fd, 1, 0), 1);
+	assert_true(poll_fd.revents & POLLHUP);
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat one, other;
+	assert_int_equal(fstat(a, &one), 0);
+	assert_int_equal(fstat(b, &other), 0);
+	return one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+}
+
+static void bytes_go_both_ways(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_STREAM);
+	say(crossing->near, "there", NULL, 0);
+	say(crossing->far, "and back", NULL, 0);
+	run(crossing);
+	expect(crossing->far, "there", NULL, 0);
+	expect(crossing->near, "and back", NULL, 0);
+}
+
+static void fds_stay_with_their_bytes(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipes[2][2], got[2];
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipes[0], O_CLOEXEC), 0);
+	assert_int_equal(pipe2(pipes[1], O_CLOEXEC), 0);
+	say(crossing->near, "plain", NULL, 0);
+	say(crossing->near, "first", (int[]){pipes[0][0]}, 1);
+	say(crossing->near, "between", NULL, 0);
+	say(crossing->near, "second", (int[]){pipes[1][0]}, 1);
+	run(crossing);
+	expect(crossing->far, "plain", NULL, 0);
+	expect(crossing->far, "first", &got[0], 1);
+	expect(crossing->far, "between", NULL, 0);
+	expect(crossing->far, "second", &got[1], 1);
+	for (int i = 0; i < 2; i++) {
+		char byte = (char)('a' + i);
+		assert_int_equal(write(pipes[i][1], &byte, 1), 1);
+		run(crossing);
+		assert_int_equal(read(got[i], &byte, 1), 1);
+		assert_int_equal(byte, 'a' + i);
+		close(pipes[i][1]);
+		close(got[i]);
+	}
+}
+
+static void records_keep_their_boundaries(void **state)
+{
+	struct crossing *crossing = *state;
+	char *large = malloc(CHANNEL_MAX_RECORD);
+	cross(crossing, SOCK_SEQPACKET);
+	const size_t lengths[] = {1, 0, 200000, 0, 5, 65536, 65537};
+	const size_t n = sizeof(lengths) / sizeof(lengths[0]);
+	memset(large, 'x', CHANNEL_MAX_RECORD);
+	for (size_t i = 0; i < n; i++) {
+		large[0] = (char)('0' + i);
+		assert_int_equal(send(crossing->near, large, lengths[i], 0), lengths[i]);
+		run(crossing);
+		ssize_t len = recv(crossing->far, large, CHANNEL_MAX_RECORD, MSG_DONTWAIT);
+		assert_int_equal(len, lengths[i]);
+		assert_true(len == 0 || large[0] == (char)('0' + i));
+		errno = 0;
+		assert_int_equal(recv(crossing->far, large, 1, MSG_DONTWAIT), -1);
+		assert_int_equal(errno, EAGAIN);
+	}
+	close_end(&crossing->near);
+	run(crossing);
+	expect_end(crossing->far);
+	free(large);
+}
+
+static void an_empty_record_can_have_fds(void **state)
+{
+	struct crossing *crossing = *state;
+	struct fdlist fds;
+	struct iovec iov = {"", 0};
+	char bytes[16];
+	cross(crossing, SOCK_SEQPACKET);
+	int adopted = scm_adopt(crossing->far);
+	fdlist_init(&fds);
+	int pair[2];
+	make_pair(SOCK_STREAM, pair);
+	assert_true(fdlist_push(&fds, pair[0]));
+	assert_int_equal(scm_send(crossing->near, &iov, 1, &fds, 1), 0);
+	fdlist_drop(&fds, 1);
+	run(crossing);
+	assert_int_equal(scm_recv_record(crossing->far, bytes, sizeof(bytes), &fds), 0);
+	assert_int_equal(fds.count, 1);
+	close(pair[1]);
+	scm_release(crossing->far, adopted);
+	fdlist_finish(&fds);
+}
+
+static void a_half_close_ends_one_direction(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_STREAM);
+	say(crossing->near, "last", NULL, 0);
+	assert_int_equal(shutdown(crossing->near, SHUT_WR), 0);
+	run(crossing);
+	expect(crossing->far, "last", NULL, 0);
+	expect_end(crossing->far);
+	say(crossing->far, "still", NULL, 0);
+	run(crossing);
+	expect(crossing->near, "still", NULL, 0);
+	close_end(&crossing->near);
+	run(crossing);
+	assert_hung_up(crossing->far);
+	assert_int_equal(crossing->ends.guest.refs.streams, 0);
+	assert_int_equal(crossing->ends.host.refs.streams, 0);
+}
+
+static void a_reader_that_leaves_is_told_to_the_writer(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_STREAM);
+	close_end(&crossing->far);
+	run(crossing);
+	assert_int_equal(send(crossing->near, "x", 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(errno, EPIPE);
+	assert_int_equal(crossing->ends.guest.refs.streams, 0);
+}
+
+static void a_long_stream_waits_for_its_reader(void **state)
+{
+	struct crossing *crossing = *state;
+	size_t sent = 0, got = 0;
+	uint8_t bytes[8192];
+	cross(crossing, SOCK_STREAM);
+	while (got < LARGE) {
+		for (size_t i = 0; i < sizeof(bytes); i++) {
+			bytes[i] = pattern(sent + i);
+		}
+		size_t left = LARGE - sent < sizeof(bytes) ? LARGE - sent : sizeof(bytes);
+		ssize_t n = left == 0 ? 0 : send(crossing->near, bytes, left, 0);
+		if (n > 0) {
+			sent += (size_t)n;
+			continue;
+		}
+		run(crossing);
+		assert_true(crossing->ends.host.refs.memory <= CHANNEL_SOCKET_WINDOW);
+		n = recv(crossing->far, bytes, sizeof(bytes), MSG_DONTWAIT);
+		for (ssize_t i = 0; i < n; i++) {
+			assert_int_equal(bytes[i], pattern(got + (size_t)i));
+		}
+		got += n > 0 ? (size_t)n : 0;
+	}
+	assert_int_equal(crossing->ends.host.refs.memory, 0);
+}
+
+static void sockets_go_through_sockets(void **state)
+{
+	struct crossing *crossing = *state;
+	enum { DEPTH = 6 };
+	int near[DEPTH + 1], far[DEPTH + 1];
+	cross(crossing, SOCK_STREAM);
+	near[0] = crossing->near;
+	far[0] = crossing->far;
+	for (int i = 0; i < DEPTH; i++) {
+		int pair[2];
+		make_pair(i % 2 ? SOCK_SEQPACKET : SOCK_STREAM, pair);
+		near[i + 1] = pair[0];
+		bool from_guest = i % 3 != 1;
+		say(from_guest ? near[i] : far[i], "take", &pair[1], 1);
+		run(crossing);
+		expect(from_guest ? far[i] : near[i], "take", &far[i + 1], 1);
+		if (!from_guest) {
+			int swap = near[i + 1];
+			near[i + 1] = far[i + 1];
+			far[i + 1] = swap;
+		}
+	}
+	say(near[DEPTH], "deep", NULL, 0);
+	run(crossing);
+	char bytes[8] = "";
+	assert_int_equal(recv(far[DEPTH], bytes, sizeof(bytes), MSG_DONTWAIT), 4);
+	for (int i = 1; i <= DEPTH; i++) {
+		close(near[i]);
+		close(far[i]);
+	}
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 1);
+	assert_int_equal(crossing->ends.host.refs.streams, 1);
+}
+
+static void one_that_is_passed_twice_in_a_message_is_one(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], got[2];
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	say(crossing->near, "both", (int[]){pair[1], dup(pair[1])}, 2);
+	run(crossing);
+	expect(crossing->far, "both", got, 2);
+	assert_true(same_file(got[0], got[1]));
+	say(pair[0], "x", NULL, 0);
+	run(crossing);
+	expect(got[1], "x", NULL, 0);
+	close(pair[0]);
+	close(got[0]);
+	close(got[1]);
+}
+
+// The host's program gets one end of a pair of the guest's.
+static void send_away(struct crossing *crossing, int pair[2], int *visitor)
+{
+	say(crossing->near, "go", (int[]){dup(pair[1])}, 1);
+	run(crossing);
+	expect(crossing->far, "go", visitor, 1);
+}
+
+static void a_socket_that_comes_home_is_what_it_was(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	say(visitor, "greetings", NULL, 0);
+	say(crossing->far, "home", &visitor, 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	assert_true(same_file(home, pair[1]));
+	expect(pair[0], "greetings", NULL, 0);
+	// nobody is between the two ends any more
+	say(pair[0], "direct", NULL, 0);
+	expect(home, "direct", NULL, 0);
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 1);
+	assert_int_equal(crossing->ends.guest.refs.counts.homecomings, 1);
+	close(pair[0]);
+	close(pair[1]);
+	close(home);
+}
+
+static void what_was_not_read_comes_home_too(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(pair[1]);
+	say(pair[0], "unread", NULL, 0);
+	run(crossing);
+	say(crossing->far, "home", &visitor, 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	run(crossing);
+	expect(home, "unread", NULL, 0);
+	say(home, "back", NULL, 0);
+	run(crossing);
+	expect(pair[0], "back", NULL, 0);
+	close(pair[0]);
+	run(crossing);
+	assert_hung_up(home);
+	close(home);
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 1);
+}
+
+static void one_that_carries_itself_is_reclaimed(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(pair[1]);
+	say(visitor, "me", (int[]){dup(visitor)}, 1);
+	close(visitor);
+	run(crossing);
+	close(pair[0]);
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 1);
+	assert_int_equal(crossing->ends.host.refs.streams, 1);
+}
+
+static void fds_of_a_message_that_nobody_reads_are_closed(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2];
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	say(crossing->near, "unread", &pair[1], 1);
+	run(crossing);
+	close_end(&crossing->far);
+	run(crossing);
+	assert_hung_up(pair[0]);
+	close(pair[0]);
+	assert_int_equal(crossing->ends.guest.refs.streams, 0);
+}
+
+static void what_cannot_cross_ends_the_session(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_STREAM);
+	say(crossing->near, "0123456789", NULL, 0);
+	run(crossing);
+	int directory = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	say(crossing->near, "x", &directory, 1);
+	run(crossing);
+	assert_non_null(strstr(crossing->failure, "a directory"));
+	assert_non_null(strstr(crossing->failure, "byte 10"));
+}
+
+static void what_cannot_cross_can_be_left_out(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], got;
+	crossing->ends.guest.refs.rules.unsupported = FDREF_UNSUPPORTED_DROP;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	int directory = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	say(crossing->near, "x", (int[]){directory, pair[1]}, 2);
+	run(crossing);
+	expect(crossing->far, "x", &got, 1);
+	assert_string_equal(crossing->failure, "");
+	assert_int_equal(crossing->ends.guest.refs.counts.unsupported, 1);
+	close(got);
+	close(pair[0]);
+}
+
+/* ---- what a hostile peer may send ---- */
+
+static const char *data_frame(struct crossing *crossing, uint32_t arg, size_t len)
+{
+	uint8_t *bytes = calloc(1, len + 1);
+	const char *wrong =
+		end_frame(&crossing->ends.host, CHANNEL_STREAM_DATA, crossing->id, arg, bytes, len);
+	free(bytes);
+	return wrong;
+}
+
+static void wrong_data_frames_are_refused(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_STREAM);
+	assert_non_null(data_frame(crossing, 0, 0));
+	assert_non_null(data_frame(crossing, 1, 3));
+	assert_non_null(data_frame(crossing, 1, 5)); // fdref 0
+	assert_non_null(data_frame(crossing, 254, 254 * 4 + 1));
+	assert_non_null(data_frame(crossing, 0x7fffffff, 8));
+	assert_non_null(data_frame(crossing, CHANNEL_SOCKET_MORE, 5));
+	assert_non_null(data_frame(crossing, 0, CHANNEL_MAX_STREAM + 1));
+	assert_null(data_frame(crossing, 0, CHANNEL_MAX_STREAM));
+}
+
+static void data_beyond_its_credit_is_refused(void **state)
+{
+	struct crossing *crossing = *state;
+	const char *wrong = NULL;
+	size_t taken = 0;
+	cross(crossing, SOCK_STREAM);
+	while (wrong == NULL && taken <= 4 * CHANNEL_SOCKET_WINDOW) {
+		wrong = data_frame(crossing, 0, CHANNEL_MAX_STREAM);
+		taken += CHANNEL_MAX_STREAM;
+	}
+	assert_non_null(strstr(wrong, "credit"));
+}
+
+static void frames_out_of_place_are_refused(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	cross(crossing, SOCK_SEQPACKET);
+	uint32_t id = crossing->id;
+	assert_non_null(end_frame(host, CHANNEL_STREAM_PAUSE, id, 1, NULL, 0));
+	assert_non_null(end_frame(host, CHANNEL_STREAM_PAUSED, id, 0, NULL, 0));
+	assert_non_null(end_frame(host, CHANNEL_CREDIT, id, 1, NULL, 0));
+	assert_non_null(end_frame(host, CHANNEL_CREDIT, id, UINT32_MAX, NULL, 0));
+	assert_non_null(end_frame(host, CHANNEL_MEM_RESIZE, id, 0, "12345678", 8));
+	assert_null(data_frame(crossing, CHANNEL_SOCKET_MORE, 4));
+	assert_non_null(data_frame(crossing, 1, 8)); // fdrefs inside a record
+	for (int i = 0; i < 3; i++) {
+		assert_null(data_frame(crossing, CHANNEL_SOCKET_MORE, CHANNEL_MAX_STREAM));
+	}
+	assert_non_null(data_frame(crossing, 0, CHANNEL_MAX_STREAM)); // too long in all
+	assert_non_null(end_frame(host, CHANNEL_STREAM_EOF, id, 0, NULL, 0));
+}
+
+static void a_second_eof_or_data_after_it_is_refused(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	cross(crossing, SOCK_STREAM);
+	assert_null(end_frame(host, CHANNEL_STREAM_EOF, crossing->id, 0, NULL, 0));
+	assert_non_null(end_frame(host, CHANNEL_STREAM_EOF, crossing->id, 0, NULL, 0));
+	assert_non_null(data_frame(crossing, 0, 1));
+}
+
+static void opens_that_are_wrong_are_refused(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	const struct channel_open_socket good = {.type = SOCK_STREAM};
+	struct channel_open_socket open = good;
+	const uint32_t kind = CHANNEL_KIND_SOCKET;
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 5, kind, &open, sizeof(open) - 1));
+	open.type = SOCK_DGRAM;
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 5, kind, &open, sizeof(open)));
+	open = good;
+	open.nonblocking = 2;
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 5, kind, &open, sizeof(open)));
+	open = good;
+	open.root = 1; // nothing to join it to
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 5, kind, &open, sizeof(open)));
+	assert_null(end_frame(host, CHANNEL_OPEN, 5, kind, &good, sizeof(good)));
+	assert_null(end_frame(host, CHANNEL_CLOSE, 5, 0, NULL, 0)); // without EOF: cut off
+	assert_int_equal(host->refs.streams, 0);
+}
+
+static void a_root_is_joined_once_and_to_its_like(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	struct channel_open_socket open = {.type = SOCK_SEQPACKET, .root = 1};
+	int pair[2];
+	make_pair(SOCK_STREAM, pair);
+	host->refs.has_root = true;
+	host->refs.root_fd = pair[0];
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 5, CHANNEL_KIND_SOCKET, &open, sizeof(open)));
+	open.type = SOCK_STREAM;
+	assert_null(end_frame(host, CHANNEL_OPEN, 5, CHANNEL_KIND_SOCKET, &open, sizeof(open)));
+	assert_non_null(end_frame(host, CHANNEL_OPEN, 6, CHANNEL_KIND_SOCKET, &open, sizeof(open)));
+	assert_null(end_frame(host, CHANNEL_STREAM_DATA, 5, 0, "hello", 5));
+	expect(pair[1], "hello", NULL, 0);
+	close(pair[1]);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(bytes_go_both_ways),
+		TEST(fds_stay_with_their_bytes),
+		TEST(records_keep_their_boundaries),
+		TEST(an_empty_record_can_have_fds),
+		TEST(a_half_close_ends_one_direction),
+		TEST(a_reader_that_leaves_is_told_to_the_writer),
+		TEST(a_long_stream_waits_for_its_reader),
+		TEST(sockets_go_through_sockets),
+		TEST(one_that_is_passed_twice_in_a_message_is_one),
+		TEST(a_socket_that_comes_home_is_what_it_was),
+		TEST(what_was_not_read_comes_home_too),
+		TEST(one_that_carries_itself_is_reclaimed),
+		TEST(fds_of_a_message_that_nobody_reads_are_closed),
+		TEST(what_cannot_cross_ends_the_session),
+		TEST(what_cannot_cross_can_be_left_out),
+		TEST(wrong_data_frames_are_refused),
+		TEST(data_beyond_its_credit_is_refused),
+		TEST(frames_out_of_place_are_refused),
+		TEST(a_second_eof_or_data_after_it_is_refused),
+		TEST(opens_that_are_wrong_are_refused),
+		TEST(a_root_is_joined_once_and_to_its_like),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
