@@ -43,7 +43,8 @@ static bool parse_number(const char *text, const char *end, uint32_t *number)
 	return true;
 }
 
-static const char *parse_unix(const char *path, struct transport *transport)
+static const char *parse_path(
+	const char *path, enum transport_kind kind, struct transport *transport)
 {
 	size_t len = strlen(path);
 	if (len == 0 || strcmp(path, "@") == 0) {
@@ -52,7 +53,7 @@ static const char *parse_unix(const char *path, struct transport *transport)
 	if (len >= sizeof(transport->path)) {
 		return "the path is too long for a UNIX socket (107 bytes at most)";
 	}
-	transport->kind = TRANSPORT_UNIX;
+	transport->kind = kind;
 	memcpy(transport->path, path, len + 1);
 	return NULL;
 }
@@ -79,7 +80,7 @@ const char *transport_parse(const char *text, struct transport *transport)
 {
 	*transport = (struct transport){0};
 	if (strncmp(text, "unix:", 5) == 0) {
-		return parse_unix(text + 5, transport);
+		return parse_path(text + 5, TRANSPORT_UNIX, transport);
 	}
 	if (strncmp(text, "vsock:", 6) == 0) {
 		return parse_vsock(text + 6, transport);
@@ -88,6 +89,18 @@ const char *transport_parse(const char *text, struct transport *transport)
 		return "vhost-user is not supported yet";
 	}
 	return "must be unix:PATH or vsock:[CID:]PORT";
+}
+
+const char *transport_parse_service(const char *text, struct transport *transport)
+{
+	*transport = (struct transport){0};
+	if (strncmp(text, "unix:", 5) == 0) {
+		return parse_path(text + 5, TRANSPORT_UNIX, transport);
+	}
+	if (strncmp(text, "seqpacket:", 10) == 0) {
+		return parse_path(text + 10, TRANSPORT_SEQPACKET, transport);
+	}
+	return "must be unix:PATH or seqpacket:PATH";
 }
 
 static void unix_address(const struct transport *transport, struct address *address)
@@ -124,7 +137,8 @@ static void raise_vsock_buffers(int fd)
 static int open_socket(const struct transport *transport, int flags)
 {
 	bool vsock = transport->kind == TRANSPORT_VSOCK;
-	int fd = socket(vsock ? AF_VSOCK : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+	int type = transport->kind == TRANSPORT_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
+	int fd = socket(vsock ? AF_VSOCK : AF_UNIX, type | SOCK_CLOEXEC | flags, 0);
 	if (fd >= 0 && vsock) {
 		raise_vsock_buffers(fd);
 	}
@@ -191,8 +205,8 @@ int transport_listen(const struct transport *transport)
 	if (fd < 0) {
 		return fd;
 	}
-	int error = transport->kind == TRANSPORT_UNIX ? bind_unix(fd, transport)
-						      : bind_vsock(fd, transport);
+	int error = transport->kind == TRANSPORT_VSOCK ? bind_vsock(fd, transport)
+						       : bind_unix(fd, transport);
 	if (error == 0 && listen(fd, SOMAXCONN) < 0) {
 		error = -errno;
 	}
@@ -205,7 +219,7 @@ int transport_listen(const struct transport *transport)
 
 void transport_unlink(const struct transport *transport)
 {
-	if (transport->kind == TRANSPORT_UNIX && transport->path[0] != '@') {
+	if (transport->kind != TRANSPORT_VSOCK && transport->path[0] != '@') {
 		unlink(transport->path);
 	}
 }
@@ -213,10 +227,10 @@ void transport_unlink(const struct transport *transport)
 int transport_connect(const struct transport *transport)
 {
 	struct address address;
-	if (transport->kind == TRANSPORT_UNIX) {
-		unix_address(transport, &address);
-	} else {
+	if (transport->kind == TRANSPORT_VSOCK) {
 		vsock_address(transport, VMADDR_CID_HOST, &address);
+	} else {
+		unix_address(transport, &address);
 	}
 	int fd = open_socket(transport, 0);
 	if (fd < 0) {

@@ -7,31 +7,36 @@
 #include <sys/socket.h>
 
 /**
- * Where a channel is reached: "unix:PATH", "vsock:[CID:]PORT". Listening: CID defaults to
- * VMADDR_CID_ANY; connecting: to VMADDR_CID_HOST.
+ * Where a channel is reached: "unix:PATH", "vsock:[CID:]PORT"; or where a service is, on its own
+ * machine: "unix:PATH", "seqpacket:PATH". Listening: CID defaults to VMADDR_CID_ANY; connecting: to
+ * VMADDR_CID_HOST.
  */
 enum transport_kind {
 	TRANSPORT_UNIX,
+	TRANSPORT_SEQPACKET, // UNIX, with records
 	TRANSPORT_VSOCK,
 };
 
 struct transport {
 	enum transport_kind kind;
-	char path[108]; // of UNIX, NUL-terminated; "@name" is an abstract address
+	char path[108]; // of UNIX and SEQPACKET, NUL-terminated; "@name" is an abstract address
 	uint32_t cid;   // of VSOCK; UINT32_MAX (VMADDR_CID_ANY) if none was given
 	uint32_t port;
 };
 
-// NULL, or in one static phrase what is wrong with the text.
+// Of a channel: UNIX or VSOCK. NULL, or in one static phrase what is wrong with the text.
 const char *transport_parse(const char *text, struct transport *transport);
+// Of a service: UNIX or SEQPACKET.
+const char *transport_parse_service(const char *text, struct transport *transport);
 
-// A CLOEXEC, non-blocking listening stream socket; -errno on failure (-EADDRINUSE: somebody is
+// A CLOEXEC, non-blocking listening socket; -errno on failure (-EADDRINUSE: somebody is
 // listening there). A dead UNIX socket is replaced. vsock buffers are raised to 1 MiB
 // (SO_VM_SOCKETS_BUFFER_MAX_SIZE, then _SIZE; vm_sockets.h).
 int transport_listen(const struct transport *transport);
 // Removes the socket file of a UNIX listener.
 void transport_unlink(const struct transport *transport);
-// A CLOEXEC, blocking connected stream socket; -errno on failure.
+// A CLOEXEC, blocking connected socket; -errno on failure (-EPROTOTYPE: the listener is of the other
+// kind, UNIX or SEQPACKET).
 int transport_connect(const struct transport *transport);
 
 // "unix", "vsock cid 3 port 1022" and so on of a connected peer, for logs.

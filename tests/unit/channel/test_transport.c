@@ -77,6 +77,24 @@ static void wrong_addresses_are_refused(void **state)
 	}
 }
 
+static void a_service_is_at_a_unix_socket_of_either_kind(void **state)
+{
+	(void)state;
+	struct transport transport;
+	assert_null(transport_parse_service("unix:/run/x", &transport));
+	assert_int_equal(transport.kind, TRANSPORT_UNIX);
+	assert_string_equal(transport.path, "/run/x");
+	assert_null(transport_parse_service("seqpacket:@name", &transport));
+	assert_int_equal(transport.kind, TRANSPORT_SEQPACKET);
+	assert_string_equal(transport.path, "@name");
+	static const char *const wrong[] = {"", "unix:", "seqpacket:", "seqpacket:@", "/run/x",
+		"vsock:1022", "dgram:/run/x", "seqpacket/run/x"};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_non_null(transport_parse_service(wrong[i], &transport));
+	}
+	assert_non_null(transport_parse("seqpacket:/run/x", &transport)); // no channel
+}
+
 static void a_path_has_to_fit(void **state)
 {
 	(void)state;
@@ -145,6 +163,37 @@ static void a_dead_socket_is_replaced_but_a_live_one_is_not(void **state)
 	clean(&transport);
 }
 
+static int type_of(int fd)
+{
+	int type = 0;
+	socklen_t len = sizeof(type);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len), 0);
+	return type;
+}
+
+static void records_are_a_kind_of_their_own(void **state)
+{
+	(void)state;
+	struct transport records = temporary();
+	struct transport stream = records;
+	records.kind = TRANSPORT_SEQPACKET;
+	int fd = transport_listen(&records);
+	assert_true(fd >= 0);
+	assert_int_equal(type_of(fd), SOCK_SEQPACKET);
+	talk(&records, fd);
+	assert_int_equal(transport_connect(&stream), -EPROTOTYPE);
+	assert_int_equal(transport_listen(&stream), -EADDRINUSE); // it is not dead
+	close(fd);
+	fd = transport_listen(&stream); // in its place
+	assert_true(fd >= 0);
+	assert_int_equal(type_of(fd), SOCK_STREAM);
+	assert_int_equal(transport_connect(&records), -EPROTOTYPE);
+	close(fd);
+	transport_unlink(&records);
+	assert_int_equal(access(records.path, F_OK), -1);
+	clean(&records);
+}
+
 static void a_file_that_is_no_socket_is_left_alone(void **state)
 {
 	(void)state;
@@ -173,10 +222,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(addresses_are_parsed),
 		fd_count_test(wrong_addresses_are_refused),
+		fd_count_test(a_service_is_at_a_unix_socket_of_either_kind),
 		fd_count_test(a_path_has_to_fit),
 		fd_count_test(a_unix_socket_connects_and_is_only_for_its_owner),
 		fd_count_test(an_abstract_socket_connects),
 		fd_count_test(a_dead_socket_is_replaced_but_a_live_one_is_not),
+		fd_count_test(records_are_a_kind_of_their_own),
 		fd_count_test(a_file_that_is_no_socket_is_left_alone),
 		fd_count_test(nobody_listening_is_an_error),
 	};
