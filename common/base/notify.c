@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,23 +64,69 @@ static int check_listener(int fd)
 	return fd;
 }
 
-int notify_take_listener(void)
+// Those that the service manager says it has passed to us: from 1 to max; 0: to nobody or another.
+static int count_passed(size_t max)
 {
 	const char *pid = getenv("LISTEN_PID");
-	const char *count = getenv("LISTEN_FDS");
+	const char *text = getenv("LISTEN_FDS");
 	char *end = NULL;
-	bool ours = pid != NULL && count != NULL && strtol(pid, &end, 10) == getpid() &&
-		end != pid && *end == '\0';
-	bool one = ours && strcmp(count, "1") == 0;
+	if (pid == NULL || text == NULL || strtol(pid, &end, 10) != getpid() || end == pid ||
+		*end != '\0') {
+		return 0;
+	}
+	errno = 0;
+	long count = text[0] >= '0' && text[0] <= '9' ? strtol(text, &end, 10) : 0;
+	if (errno != 0 || *end != '\0' || count < 1 || (size_t)count > max) {
+		log_error("the service manager must pass %s%zu listening socket%s, LISTEN_FDS is "
+			  "'%s'",
+			max > 1 ? "1 to " : "", max, max > 1 ? "s" : "", text);
+		return -EINVAL;
+	}
+	return (int)count;
+}
+
+// The next of names, which are separated by colons; what follows it.
+static const char *take_name(const char *names, char name[static NOTIFY_NAME_MAX + 1])
+{
+	size_t len = strcspn(names, ":");
+	size_t kept = len < NOTIFY_NAME_MAX ? len : NOTIFY_NAME_MAX;
+	memcpy(name, names, kept);
+	name[kept] = '\0';
+	return names[len] == ':' ? names + len + 1 : names + len;
+}
+
+static int take_passed(struct notify_listener *listeners, int count)
+{
+	const char *names = getenv("LISTEN_FDNAMES");
+	const char *rest = names != NULL ? names : "";
+	for (int i = 0; i < count; i++) {
+		rest = take_name(rest, listeners[i].name);
+		listeners[i].fd = check_listener(LISTEN_FDS_START + i);
+		if (listeners[i].fd < 0) {
+			log_error("the service manager has passed what is no listening socket as "
+				  "fd %d",
+				LISTEN_FDS_START + i);
+			return listeners[i].fd;
+		}
+	}
+	return count;
+}
+
+int notify_take_listeners(struct notify_listener *listeners, size_t max)
+{
+	int count = count_passed(max);
+	if (count > 0) {
+		count = take_passed(listeners, count);
+	}
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");
-	if (!ours) {
-		return 0;
-	}
-	int fd = one ? check_listener(LISTEN_FDS_START) : -EINVAL;
-	if (fd < 0) {
-		log_error("the service manager must pass exactly one listening socket");
-	}
-	return fd;
+	return count;
+}
+
+int notify_take_listener(void)
+{
+	struct notify_listener listener;
+	int count = notify_take_listeners(&listener, 1);
+	return count > 0 ? listener.fd : count;
 }

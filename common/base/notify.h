@@ -1,6 +1,8 @@
 #ifndef BASE_NOTIFY_H
 #define BASE_NOTIFY_H
 
+#include <stddef.h>
+
 /**
  * What a service manager and we tell each other: sd_notify(3) and sd_listen_fds(3), whose protocols
  * are a datagram and three environment variables. Each forgets its variables, so that no child
@@ -10,8 +12,17 @@
 // Says READY=1 to $NOTIFY_SOCKET, where there is one.
 void notify_ready(void);
 
-// The listening socket that we were started with, CLOEXEC and non-blocking: ours from now on. 0 if
-// there is none; -errno, logged, if what was passed is not one listening socket.
+#define NOTIFY_NAME_MAX 255
+
+struct notify_listener {
+	int fd;
+	char name[NOTIFY_NAME_MAX + 1]; // of $LISTEN_FDNAMES; empty if it has none
+};
+
+// The listening sockets that we were started with, CLOEXEC and non-blocking: ours from now on. Their
+// number, 0 if there are none; -errno, logged, if what was passed are not 1 to max listening sockets.
+int notify_take_listeners(struct notify_listener *listeners, size_t max);
+// The same for one: its fd, 0 if there is none; -errno, logged.
 int notify_take_listener(void);
 
 #endif

@@ -17,7 +17,8 @@
 
 #include "tests/support/fd_count.h"
 
-#define PASSED_FD 3 // where sd_listen_fds(3) begins
+#define PASSED_FD  3 // where sd_listen_fds(3) begins
+#define PASSED_MAX 3
 
 static int open_manager(const struct sockaddr_un *address, size_t name_len)
 {
@@ -118,43 +119,59 @@ static void the_longest_address_is_told(void **state)
 	close(manager);
 }
 
-// What the process itself was started with at that place; -1 if nothing.
-static int saved;
+// What the process itself was started with at those places; -1 if nothing.
+static int saved[PASSED_MAX];
 
 static int setup(void **state)
 {
 	int result = fd_count_setup(state);
-	saved = fcntl(PASSED_FD, F_DUPFD_CLOEXEC, PASSED_FD + 1);
-	close(PASSED_FD);
+	for (int i = 0; i < PASSED_MAX; i++) {
+		saved[i] = fcntl(PASSED_FD + i, F_DUPFD_CLOEXEC, PASSED_FD + PASSED_MAX);
+	}
+	for (int i = 0; i < PASSED_MAX; i++) {
+		close(PASSED_FD + i);
+	}
 	return result;
 }
 
 static int teardown(void **state)
 {
-	close(PASSED_FD);
-	if (saved >= 0) {
-		dup2(saved, PASSED_FD);
-		close(saved);
+	for (int i = 0; i < PASSED_MAX; i++) {
+		close(PASSED_FD + i);
+		if (saved[i] >= 0) {
+			dup2(saved[i], PASSED_FD + i);
+			close(saved[i]);
+		}
 	}
 	return fd_count_teardown(state);
 }
 
-static void pass(int fd)
+static void pass_as(int fd, int place)
 {
 	assert_true(fd >= 0);
-	if (fd != PASSED_FD) {
-		assert_int_equal(dup2(fd, PASSED_FD), PASSED_FD);
+	if (fd != place) {
+		assert_int_equal(dup2(fd, place), place);
 		close(fd);
 	}
 }
 
-static void pass_listener(void)
+static void pass(int fd)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	pass_as(fd, PASSED_FD);
+}
+
+static int listening_socket(int type)
+{
+	int fd = socket(AF_UNIX, type, 0);
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)), 0);
 	assert_int_equal(listen(fd, 1), 0);
-	pass(fd);
+	return fd;
+}
+
+static void pass_listener(void)
+{
+	pass(listening_socket(SOCK_STREAM));
 }
 
 static void set_variables(long pid, const char *count)
@@ -256,6 +273,61 @@ static void what_does_not_listen_is_refused(void **state)
 	assert_forgotten();
 }
 
+static void several_listeners_are_taken_with_their_names(void **state)
+{
+	(void)state;
+	struct notify_listener listeners[PASSED_MAX];
+	pass_listener();
+	pass_as(listening_socket(SOCK_SEQPACKET), PASSED_FD + 1);
+	pass_as(listening_socket(SOCK_STREAM), PASSED_FD + 2);
+	set_variables(getpid(), "3");
+	setenv("LISTEN_FDNAMES", "dbus::fdferry-guest.socket", 1);
+	assert_int_equal(notify_take_listeners(listeners, PASSED_MAX), 3);
+	static const char *const names[] = {"dbus", "", "fdferry-guest.socket"};
+	for (int i = 0; i < PASSED_MAX; i++) {
+		assert_int_equal(listeners[i].fd, PASSED_FD + i);
+		assert_string_equal(listeners[i].name, names[i]);
+		assert_int_equal(fcntl(PASSED_FD + i, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+		assert_int_equal(fcntl(PASSED_FD + i, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+	}
+	assert_forgotten();
+	assert_int_equal(notify_take_listeners(listeners, PASSED_MAX), 0); // once
+}
+
+static void names_may_be_fewer_or_long(void **state)
+{
+	(void)state;
+	struct notify_listener listeners[2];
+	char names[2 * NOTIFY_NAME_MAX];
+	memset(names, 'n', sizeof(names) - 1);
+	names[sizeof(names) - 1] = '\0';
+	pass_listener();
+	pass_as(listening_socket(SOCK_STREAM), PASSED_FD + 1);
+	set_variables(getpid(), "2");
+	setenv("LISTEN_FDNAMES", names, 1);
+	assert_int_equal(notify_take_listeners(listeners, 2), 2);
+	assert_int_equal(strlen(listeners[0].name), NOTIFY_NAME_MAX);
+	assert_string_equal(listeners[1].name, "");
+	set_variables(getpid(), "2");
+	unsetenv("LISTEN_FDNAMES");
+	assert_int_equal(notify_take_listeners(listeners, 2), 2);
+	assert_string_equal(listeners[0].name, "");
+}
+
+static void one_that_does_not_listen_spoils_them_all(void **state)
+{
+	(void)state;
+	struct notify_listener listeners[2];
+	pass_listener();
+	pass_as(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), PASSED_FD + 1);
+	set_variables(getpid(), "2");
+	assert_int_equal(notify_take_listeners(listeners, 2), -EINVAL);
+	assert_forgotten();
+	set_variables(getpid(), "3"); // more than there is room for
+	assert_int_equal(notify_take_listeners(listeners, 2), -EINVAL);
+	assert_forgotten();
+}
+
 int main(void)
 {
 #define listener_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -270,6 +342,9 @@ int main(void)
 		listener_test(what_another_process_was_passed_is_left_alone),
 		listener_test(any_other_count_than_one_is_refused),
 		listener_test(what_does_not_listen_is_refused),
+		listener_test(several_listeners_are_taken_with_their_names),
+		listener_test(names_may_be_fewer_or_long),
+		listener_test(one_that_does_not_listen_spoils_them_all),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
