@@ -4,8 +4,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define SERVICE_WAYLAND "wayland=unix:"
-
 static const char *set_connect(void *data, const char *value)
 {
 	struct guest_options *options = data;
@@ -32,16 +30,17 @@ static const char *set_display(void *data, const char *value)
 static const char *set_service(void *data, const char *value)
 {
 	struct guest_options *options = data;
-	if (strncmp(value, "wayland=", strlen("wayland=")) != 0) {
-		return "only the service wayland is known";
+	const char *path;
+	if (!service_parse_wayland(value, &path)) {
+		return services_parse(&options->program.services, value);
 	}
-	if (strncmp(value, SERVICE_WAYLAND "/", strlen(SERVICE_WAYLAND "/")) != 0) {
+	if (path == NULL) {
 		return "must be wayland=unix:PATH with an absolute path";
 	}
 	if (options->display != NULL) {
 		return "the socket of the service wayland is named already";
 	}
-	options->display = value + strlen(SERVICE_WAYLAND);
+	options->display = path;
 	return NULL;
 }
 
@@ -49,7 +48,7 @@ static const struct option_spec specs[] = {
 	{"connect", "ADDR", "where fdferry-host listens: unix:PATH or vsock:[CID:]PORT", false,
 		set_connect},
 	{"display", "NAME", "the display to be: a name or an absolute path", false, set_display},
-	{"service", "NAME=unix:PATH", "where to listen for a service (only wayland)", true,
+	{"service", "NAME=unix:PATH", "where to listen for a service; or seqpacket:PATH", true,
 		set_service},
 	PROGRAM_OPTIONS,
 };
@@ -61,6 +60,16 @@ static const struct options_usage usage = {
 	.specs = specs,
 };
 
+static bool addresses_collide(const struct guest_options *options)
+{
+	const struct services *services = &options->program.services;
+	bool collide = services_collide(services);
+	for (size_t i = 0; options->display != NULL && i < services->count; i++) {
+		collide |= strcmp(services->list[i].address.path, options->display) == 0;
+	}
+	return collide;
+}
+
 int guest_options_parse(struct guest_options *options, int argc, char *argv[])
 {
 	static_assert(offsetof(struct guest_options, program) == 0, "what the shared rows set");
@@ -70,5 +79,14 @@ int guest_options_parse(struct guest_options *options, int argc, char *argv[])
 	if (status == OPTIONS_STATUS_RUN && options->connect_text == NULL) {
 		status = options_wrong(&usage, "--connect is missing (see --help)");
 	}
+	if (status == OPTIONS_STATUS_RUN && addresses_collide(options)) {
+		status = options_wrong(&usage, "two services have the same path");
+	}
 	return status;
+}
+
+bool guest_options_serve_wayland(const struct guest_options *options)
+{
+	return options->display != NULL || options->command != NULL ||
+		options->program.services.count == 0;
 }

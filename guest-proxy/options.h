@@ -1,6 +1,8 @@
 #ifndef GUEST_PROXY_OPTIONS_H
 #define GUEST_PROXY_OPTIONS_H
 
+#include <stdbool.h>
+
 #include "channel/transport.h"
 #include "program/options.h"
 
@@ -8,11 +10,14 @@ struct guest_options {
 	struct program_options program; // first
 	struct transport connect;
 	const char *connect_text; // as it was given; NULL until then
-	const char *display;      // NULL: the first free one
+	const char *display;      // NULL: the first free one, if any (guest_options_serve_wayland)
 	char **command;           // NULL: none
 };
 
 // OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.
 int guest_options_parse(struct guest_options *options, int argc, char *argv[]);
+
+// Whether we are to be a display: not if all that is asked for is other services.
+bool guest_options_serve_wayland(const struct guest_options *options);
 
 #endif

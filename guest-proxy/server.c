@@ -5,31 +5,18 @@
 #include <stdlib.h>
 
 #include "base/log.h"
-#include "base/notify.h"
 #include "guest-proxy/command.h"
-#include "guest-proxy/listener.h"
+#include "guest-proxy/listeners.h"
 #include "guest-proxy/options.h"
 #include "guest-proxy/refusal.h"
 #include "program/server.h"
 
-static bool open_listener(struct listener *listener, const struct guest_options *options)
+// Of what a service says, only Wayland's errors are known; a client of another sees the end.
+static void refuse(int fd, uint32_t service, const char *text)
 {
-	char error[512];
-	int fd = notify_take_listener();
-	if (fd < 0) {
-		return false;
+	if (service == 0) {
+		refusal_send(fd, text);
 	}
-	bool ok = fd > 0 ? listener_adopt(listener, fd, error, sizeof(error))
-			 : listener_open(listener, options->display, error, sizeof(error));
-	if (!ok) {
-		log_error("%s", error);
-		return false;
-	}
-	if (fd > 0 && options->display != NULL) {
-		log_error("the service manager names the display: there is no choosing one");
-		return false;
-	}
-	return true;
 }
 
 static void handle_exited(void *data, int status)
@@ -54,41 +41,45 @@ static int run_server(struct server *server, struct event_base *base,
 	return status;
 }
 
-static int serve(struct listener *listener, struct event_base *base,
+static int serve(struct listeners *listeners, struct event_base *base,
 	const struct guest_options *options, char *const argv[])
 {
+	const char *display = listeners->display.display;
 	const struct server_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
 		.argv = argv,
 		.base = base,
-		.listen_fd = listener_take_fd(listener),
+		.listeners = listeners->list,
+		.n_listeners = listeners->count,
 		.keeps_contents = true,
 		.waits_for_finish = options->command != NULL,
-		.refuse = refusal_send,
+		.refuse = refuse,
 	};
+	listeners->count = 0; // the server has them
 	struct server *server = server_create(&config);
 	if (server == NULL) {
 		return EXIT_FAILURE;
 	}
-	log_info("listening as %s for %s", listener->display, options->connect_text);
-	int status = run_server(server, base, options, listener->display);
+	log_info("listening as %s for %s", display[0] != '\0' ? display : "no display",
+		options->connect_text);
+	int status = run_server(server, base, options, display);
 	server_destroy(server);
 	return status;
 }
 
 int guest_server_run(const struct guest_options *options, char *const argv[])
 {
-	struct listener listener;
+	struct listeners listeners;
 	int status = EXIT_FAILURE;
-	listener_init(&listener);
+	listeners_init(&listeners, options);
 	struct event_base *base = event_base_new();
 	if (base == NULL) {
 		log_error("cannot create an event loop");
-	} else if (open_listener(&listener, options)) {
-		status = serve(&listener, base, options, argv);
+	} else if (listeners_open(&listeners)) {
+		status = serve(&listeners, base, options, argv);
 	}
-	listener_finish(&listener);
+	listeners_finish(&listeners);
 	if (base != NULL) {
 		event_base_free(base);
 	}

@@ -23,10 +23,9 @@ static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file
 
 static int say_hello(int channel_fd, const struct session_options *session)
 {
-	struct handshake_hello hello = {
-		.service = "wayland",
-		.n_contents = session->contents->count,
-	};
+	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
+	struct handshake_hello hello = {.n_contents = session->contents->count};
+	snprintf(hello.service, sizeof(hello.service), "%s", service);
 	for (size_t i = 0; i < hello.n_contents; i++) {
 		hello.contents[i] = session->contents->entries[i].hash;
 	}
@@ -58,7 +57,9 @@ static bool prepare(void *data, int client_fd, struct session_options *session)
 		snprintf(text, sizeof(text), "cannot reach %s: %s", options->connect_text,
 			strerror(-session->channel_fd));
 		log_error("%s", text);
-		refusal_send(client_fd, text);
+		if (session->service == NULL) {
+			refusal_send(client_fd, text);
+		}
 		close(client_fd);
 		return false;
 	}

@@ -8,19 +8,31 @@
 #include "program/protocols.h"
 #include "wire/schema.h"
 
-static int run(struct host_options *options, char *const argv[])
+// The compositor is the service wayland. Who names only others need not have one.
+static bool add_compositor(struct host_options *options)
 {
+	struct services *services = &options->program.services;
 	struct transport compositor;
 	char error[512];
-	if (!protocols_load(&options->program)) {
-		return EXIT_FAILURE;
-	}
 	if (!compositor_locate(options->compositor, &compositor, error, sizeof(error))) {
-		log_error("%s", error);
+		bool needed = options->compositor != NULL || services->count == 0;
+		log_write(needed ? LOG_ERROR : LOG_DEBUG, "%s", error);
+		return !needed;
+	}
+	const char *wrong = services_add(services, SERVICE_WAYLAND, &compositor);
+	if (wrong != NULL) {
+		log_error("the compositor: %s", wrong);
+	}
+	return wrong == NULL;
+}
+
+static int run(struct host_options *options, char *const argv[])
+{
+	if (!protocols_load(&options->program) || !add_compositor(options)) {
 		return EXIT_FAILURE;
 	}
-	return options->program.session_fd >= 0 ? host_session_run(options, &compositor)
-						: host_server_run(options, &compositor, argv);
+	return options->program.session_fd >= 0 ? host_session_run(options)
+						: host_server_run(options, argv);
 }
 
 int main(int argc, char *argv[])

@@ -8,7 +8,6 @@
 #define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
 #define DEFAULT_MAX_OBJECTS (4 * 65536)
 #define DEFAULT_MAX_FDS     4096
-#define SERVICE_WAYLAND     "wayland=unix:"
 
 static const char *set_listen(void *data, const char *value)
 {
@@ -33,16 +32,17 @@ static const char *set_compositor(void *data, const char *value)
 static const char *set_service(void *data, const char *value)
 {
 	struct host_options *options = data;
-	if (strncmp(value, "wayland=", strlen("wayland=")) != 0) {
-		return "only the service wayland is known";
+	const char *path;
+	if (!service_parse_wayland(value, &path)) {
+		return services_parse(&options->program.services, value);
 	}
-	if (strncmp(value, SERVICE_WAYLAND "/", strlen(SERVICE_WAYLAND "/")) != 0) {
+	if (path == NULL) {
 		return "must be wayland=unix:PATH with an absolute path";
 	}
 	if (options->compositor != NULL) {
 		return "the compositor is named already";
 	}
-	options->compositor = value + strlen(SERVICE_WAYLAND);
+	options->compositor = path;
 	return NULL;
 }
 
@@ -72,38 +72,10 @@ static const char *set_title_prefix(void *data, const char *value)
 	return NULL;
 }
 
-static unsigned int unit_shift(char unit)
-{
-	switch (unit) {
-	case 'K':
-		return 10;
-	case 'M':
-		return 20;
-	case 'G':
-		return 30;
-	default:
-		return 0;
-	}
-}
-
 static const char *set_max_memory(void *data, const char *value)
 {
 	struct host_options *options = data;
-	char digits[24];
-	size_t len = strlen(value);
-	unsigned int shift = len > 0 ? unit_shift(value[len - 1]) : 0;
-	len -= shift > 0 ? 1 : 0;
-	if (len >= sizeof(digits)) {
-		return "too large";
-	}
-	memcpy(digits, value, len);
-	digits[len] = '\0';
-	unsigned long number;
-	const char *wrong = options_number(digits, 1, (unsigned long)(INT64_MAX >> shift), &number);
-	if (wrong == NULL) {
-		options->max_memory = (uint64_t)number << shift;
-	}
-	return wrong;
+	return options_size(value, 1, &options->max_memory);
 }
 
 static const char *set_max_objects(void *data, const char *value)
@@ -133,7 +105,7 @@ static const struct option_spec specs[] = {
 		set_listen},
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
-	{"service", "NAME=unix:PATH", "where a service is (only wayland)", true, set_service},
+	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
 	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow},
 	{"deny", "G", "never offer a global", true, set_deny},
 	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix},

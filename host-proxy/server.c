@@ -46,11 +46,11 @@ static bool open_listener(struct listening *listening, const struct host_options
 }
 
 // A compositor may start later, but most often it is a mistake.
-static void probe(const struct transport *compositor)
+static void probe(const struct service *wayland)
 {
-	int fd = transport_connect(compositor);
+	int fd = transport_connect(&wayland->address);
 	if (fd < 0) {
-		log_warn("cannot connect to the compositor at %s yet: %s", compositor->path,
+		log_warn("cannot connect to the compositor at %s yet: %s", wayland->address.path,
 			strerror(-fd));
 		return;
 	}
@@ -71,20 +71,23 @@ static void check_rules(const char *option, const struct policy_rule *rules, siz
 	}
 }
 
-static void refuse(int fd, const char *text)
+static void refuse(int fd, uint32_t service, const char *text)
 {
+	(void)service;
 	handshake_refuse(fd, CHANNEL_REFUSE_BUSY, text);
 }
 
 static int serve(int listen_fd, struct event_base *base, const struct host_options *options,
 	char *const argv[])
 {
+	const struct server_listener listener = {.fd = listen_fd};
 	const struct server_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
 		.argv = argv,
 		.base = base,
-		.listen_fd = listen_fd,
+		.listeners = &listener,
+		.n_listeners = 1,
 		.refuse = refuse,
 	};
 	struct server *server = server_create(&config);
@@ -97,14 +100,16 @@ static int serve(int listen_fd, struct event_base *base, const struct host_optio
 	return status;
 }
 
-int host_server_run(
-	const struct host_options *options, const struct transport *compositor, char *const argv[])
+int host_server_run(const struct host_options *options, char *const argv[])
 {
+	const struct service *wayland = services_find(&options->program.services, SERVICE_WAYLAND);
 	struct listening listening;
 	int status = EXIT_FAILURE;
 	check_rules("--allow", options->policy.allowed, options->policy.n_allowed);
 	check_rules("--deny", options->policy.denied, options->policy.n_denied);
-	probe(compositor);
+	if (wayland != NULL) {
+		probe(wayland);
+	}
 	if (!open_listener(&listening, options)) {
 		return status;
 	}

@@ -15,7 +15,6 @@
 
 struct preparation {
 	const struct host_options *options;
-	const struct transport *compositor;
 	struct handshake_hello hello; // the session borrows its contents
 };
 
@@ -30,34 +29,43 @@ static bool read_hello(int channel_fd, struct handshake_hello *hello)
 	const char *wrong = handshake_read(channel_fd, HELLO_TIMEOUT_MS, hello);
 	if (wrong != NULL) {
 		refuse(channel_fd, hello->refuse, wrong);
-		return false;
 	}
-	if (strcmp(hello->service, "wayland") != 0) {
-		char text[128];
-		snprintf(text, sizeof(text), "no such service here: %s", hello->service);
-		refuse(channel_fd, CHANNEL_REFUSE_SERVICE, text);
-		return false;
-	}
-	return true;
+	return wrong == NULL;
 }
 
-// -1: the guest has been told.
-static int connect_compositor(int channel_fd, const struct transport *compositor)
+// NULL: the guest has been told so.
+static const struct service *find_service(
+	int channel_fd, const struct services *services, const char *name)
 {
-	int fd = transport_connect(compositor);
+	const struct service *service = services_find(services, name);
+	if (service == NULL) {
+		char text[128];
+		snprintf(text, sizeof(text), "no such service here: %s", name);
+		refuse(channel_fd, CHANNEL_REFUSE_SERVICE, text);
+	}
+	return service;
+}
+
+// -1: the guest has been told why.
+static int connect_service(int channel_fd, const struct service *service)
+{
+	int fd = transport_connect(&service->address);
 	if (fd < 0) {
-		char text[256];
-		snprintf(text, sizeof(text), "cannot connect to the compositor at %s: %s",
-			compositor->path, strerror(-fd));
+		char text[384];
+		snprintf(text, sizeof(text), "cannot connect to %s at %s: %s",
+			service_is_wayland(service) ? "the compositor" : service->name,
+			service->address.path, strerror(-fd));
 		refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
 		return -1;
 	}
 	return fd;
 }
 
-static void fill_session(const struct preparation *preparation, struct session_options *session)
+static void fill_session(const struct preparation *preparation, const struct service *service,
+	struct session_options *session)
 {
 	const struct host_options *options = preparation->options;
+	session->service = service_is_wayland(service) ? NULL : service->name;
 	session->peer_contents = preparation->hello.contents;
 	session->n_peer_contents = preparation->hello.n_contents;
 	session->app_id_prefix = options->app_id_prefix;
@@ -67,22 +75,39 @@ static void fill_session(const struct preparation *preparation, struct session_o
 	session->max_fds = options->max_fds;
 }
 
-static bool prepare(void *data, int channel_fd, struct session_options *session)
+static void log_connection(int channel_fd)
 {
-	struct preparation *preparation = data;
 	char peer[64];
 	transport_peer_name(channel_fd, peer, sizeof(peer));
 	log_info("connection from %s", peer);
+}
+
+// A connection to the service that the guest wants; -1: the guest has been told why there is none.
+static int open_service(
+	struct preparation *preparation, int channel_fd, struct session_options *session)
+{
+	const struct services *services = &preparation->options->program.services;
 	if (!read_hello(channel_fd, &preparation->hello)) {
-		close(channel_fd);
-		return false;
+		return -1;
 	}
-	int local_fd = connect_compositor(channel_fd, preparation->compositor);
+	const struct service *service =
+		find_service(channel_fd, services, preparation->hello.service);
+	if (service == NULL) {
+		return -1;
+	}
+	fill_session(preparation, service, session);
+	return connect_service(channel_fd, service);
+}
+
+static bool prepare(void *data, int channel_fd, struct session_options *session)
+{
+	struct preparation *preparation = data;
+	log_connection(channel_fd);
+	int local_fd = open_service(preparation, channel_fd, session);
 	if (local_fd < 0) {
 		close(channel_fd);
 		return false;
 	}
-	fill_session(preparation, session);
 	int error = handshake_welcome(channel_fd, &preparation->hello, 0);
 	if (error < 0) {
 		log_error("the guest is gone: %s", strerror(-error));
@@ -101,9 +126,9 @@ static uint32_t offer_global(void *data, const char *interface, uint32_t version
 	return policy_offer((void *)&preparation->options->policy, interface, version);
 }
 
-int host_session_run(struct host_options *options, const struct transport *compositor)
+int host_session_run(struct host_options *options)
 {
-	struct preparation preparation = {.options = options, .compositor = compositor};
+	struct preparation preparation = {.options = options};
 	const struct worker_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,

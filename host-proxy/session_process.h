@@ -2,9 +2,8 @@
 #define HOST_PROXY_SESSION_PROCESS_H
 
 struct host_options;
-struct transport;
 
 // A process that serves one client of a guest; its exit status.
-int host_session_run(struct host_options *options, const struct transport *compositor);
+int host_session_run(struct host_options *options);
 
 #endif

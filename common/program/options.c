@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_MAX_SESSIONS 256
-#define HELP_COLUMN          26
+#define DEFAULT_MAX_SESSIONS  256
+#define DEFAULT_MAX_FILE_COPY (UINT64_C(64) << 20)
+#define HELP_COLUMN           26
 
 void program_options_init(struct program_options *options)
 {
@@ -18,6 +19,12 @@ void program_options_init(struct program_options *options)
 		.log_level = LOG_WARN,
 		.max_sessions = DEFAULT_MAX_SESSIONS,
 		.session_fd = -1,
+		.rules =
+			{
+				.shared = FDREF_SHARED_REFUSE,
+				.unsupported = FDREF_UNSUPPORTED_CLOSE,
+				.max_file_copy = DEFAULT_MAX_FILE_COPY,
+			},
 	};
 }
 
@@ -37,6 +44,40 @@ const char *options_number(
 		return "too large";
 	}
 	return *number < min ? "too small" : NULL;
+}
+
+static unsigned int unit_shift(char unit)
+{
+	switch (unit) {
+	case 'K':
+		return 10;
+	case 'M':
+		return 20;
+	case 'G':
+		return 30;
+	default:
+		return 0;
+	}
+}
+
+const char *options_size(const char *text, uint64_t min, uint64_t *size)
+{
+	char digits[24];
+	size_t len = strlen(text);
+	unsigned int shift = len > 0 ? unit_shift(text[len - 1]) : 0;
+	len -= shift > 0 ? 1 : 0;
+	if (len >= sizeof(digits)) {
+		return "too large";
+	}
+	memcpy(digits, text, len);
+	digits[len] = '\0';
+	unsigned long number;
+	const char *wrong = options_number(digits, 0, (unsigned long)(INT64_MAX >> shift), &number);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	*size = (uint64_t)number << shift;
+	return *size < min ? "too small" : NULL;
 }
 
 const char *program_set_protocol(void *options, const char *value)
@@ -97,6 +138,42 @@ const char *program_set_max_sessions(void *options, const char *value)
 		program->max_sessions = (unsigned int)number;
 	}
 	return wrong;
+}
+
+const char *program_set_shm_mode(void *options, const char *value)
+{
+	struct program_options *program = options;
+	if (strcmp(value, "refuse") == 0) {
+		program->rules.shared = FDREF_SHARED_REFUSE;
+	} else if (strcmp(value, "snapshot") == 0) {
+		program->rules.shared = FDREF_SHARED_SNAPSHOT;
+	} else if (strcmp(value, "diff") == 0) {
+		program->rules.shared = FDREF_SHARED_DIFF;
+	} else {
+		return "must be refuse, snapshot or diff";
+	}
+	return NULL;
+}
+
+const char *program_set_on_unsupported(void *options, const char *value)
+{
+	struct program_options *program = options;
+	if (strcmp(value, "close") == 0) {
+		program->rules.unsupported = FDREF_UNSUPPORTED_CLOSE;
+	} else if (strcmp(value, "drop") == 0) {
+		program->rules.unsupported = FDREF_UNSUPPORTED_DROP;
+	} else if (strcmp(value, "devnull") == 0) {
+		program->rules.unsupported = FDREF_UNSUPPORTED_DEVNULL;
+	} else {
+		return "must be close, drop or devnull";
+	}
+	return NULL;
+}
+
+const char *program_set_max_file_copy(void *options, const char *value)
+{
+	struct program_options *program = options;
+	return options_size(value, 0, &program->rules.max_file_copy);
 }
 
 const char *program_set_session_fd(void *options, const char *value)

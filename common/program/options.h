@@ -3,8 +3,11 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/log.h"
+#include "fdpass/fdref.h"
+#include "program/services.h"
 
 /**
  * The command line: a table says which options there are, one function reads them all. Wrong usage
@@ -42,6 +45,8 @@ struct program_options {
 	bool print_ready;
 	unsigned int max_sessions;
 	int session_fd; // -1 in the parent
+	struct fdref_rules rules;
+	struct services services; // by --service
 	size_t n_protocols;
 	const char *protocols[OPTIONS_MAX_PROTOCOLS];
 };
@@ -56,6 +61,9 @@ const char *program_set_log_level(void *options, const char *value);
 const char *program_set_oneshot(void *options, const char *value);
 const char *program_set_print_ready(void *options, const char *value);
 const char *program_set_max_sessions(void *options, const char *value);
+const char *program_set_shm_mode(void *options, const char *value);
+const char *program_set_on_unsupported(void *options, const char *value);
+const char *program_set_max_file_copy(void *options, const char *value);
 const char *program_set_session_fd(void *options, const char *value);
 
 // --version, --help, and the end of the table.
@@ -65,6 +73,12 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_protocol}, \
 	{"max-sessions", "N", "clients at a time (default 256)", false, \
 		program_set_max_sessions}, \
+	{"shm-mode", "MODE", "memory that both sides write: refuse, snapshot or diff", false, \
+		program_set_shm_mode}, \
+	{"on-unsupported", "WHAT", "an fd that cannot cross: close, drop or devnull", false, \
+		program_set_on_unsupported}, \
+	{"max-file-copy", "BYTES[K|M|G]", "a larger file is read on demand (default 64M)", false, \
+		program_set_max_file_copy}, \
 	{"trace", NULL, "print every message to stderr", false, program_set_trace}, \
 	{"stats", NULL, "print what crossed when a session ends, and at exit", false, \
 		program_set_stats}, \
@@ -91,5 +105,7 @@ int options_wrong(const struct options_usage *usage, const char *fmt, ...)
 // Decimal numbers from min to max. NULL, or what is wrong.
 const char *options_number(
 	const char *text, unsigned long min, unsigned long max, unsigned long *number);
+// Bytes from min to INT64_MAX, with a K, M or G for powers of 1024. NULL, or what is wrong.
+const char *options_size(const char *text, uint64_t min, uint64_t *size);
 
 #endif

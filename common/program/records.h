@@ -22,6 +22,7 @@ enum record_type {
 struct record_session {
 	uint32_t type;
 	uint32_t number;
+	uint32_t service; // server_listener.service
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };

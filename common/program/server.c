@@ -25,9 +25,15 @@
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
 
+struct entrance {
+	struct server *server;
+	struct acceptor *acceptor; // NULL: nobody is accepted any more
+	uint32_t service;
+};
+
 struct server {
 	struct server_config config;
-	struct acceptor *acceptor; // NULL: nobody is accepted any more
+	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
@@ -53,10 +59,14 @@ static void stop(struct server *server)
 }
 
 // The record of a new session, with the files that it may use.
-static bool prepare_record(
-	const struct server *server, struct record_session *record, struct fdlist *fds)
+static bool prepare_record(const struct server *server, uint32_t service,
+	struct record_session *record, struct fdlist *fds)
 {
-	*record = (struct record_session){.type = RECORD_SESSION, .number = server->numbers};
+	*record = (struct record_session){
+		.type = RECORD_SESSION,
+		.number = server->numbers,
+		.service = service,
+	};
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
 		int fd = fcntl(entry->fd, F_DUPFD_CLOEXEC, 0);
@@ -70,19 +80,19 @@ static bool prepare_record(
 }
 
 // Takes fd.
-static void start_session(struct server *server, int fd)
+static void start_session(struct server *server, uint32_t service, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
 	server->numbers++;
-	if (fdlist_push(&fds, fd) && prepare_record(server, &record, &fds)) {
+	if (fdlist_push(&fds, fd) && prepare_record(server, service, &record, &fds)) {
 		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
 		if (error < 0) {
 			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
 				strerror(-error));
 			server->config.refuse(
-				*fdlist_peek(&fds), "no process can be started for it");
+				*fdlist_peek(&fds), service, "no process can be started for it");
 		}
 	}
 	fdlist_finish(&fds);
@@ -90,23 +100,26 @@ static void start_session(struct server *server, int fd)
 
 static void stop_accepting(struct server *server)
 {
-	acceptor_destroy(server->acceptor);
-	server->acceptor = NULL;
+	for (size_t i = 0; i < SERVER_MAX_LISTENERS; i++) {
+		acceptor_destroy(server->entrances[i].acceptor);
+		server->entrances[i].acceptor = NULL;
+	}
 }
 
 static void handle_connected(void *data, int fd)
 {
-	struct server *server = data;
+	const struct entrance *entrance = data;
+	struct server *server = entrance->server;
 	unsigned int max = server->config.options->max_sessions;
 	if (workers_busy(server->workers) >= max) {
 		char text[64];
 		snprintf(text, sizeof(text), "too many sessions (%u)", max);
 		log_limited(LOG_WARN, "a connection was turned away: %s", text);
-		server->config.refuse(fd, text);
+		server->config.refuse(fd, entrance->service, text);
 		close(fd);
 		return;
 	}
-	start_session(server, fd);
+	start_session(server, entrance->service, fd);
 	if (server->config.options->oneshot) {
 		stop_accepting(server);
 		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
@@ -165,7 +178,7 @@ static void handle_gone(void *data, pid_t pid, int status)
 	if (workers_busy(server->workers) > 0 || server->stopping) {
 		return;
 	}
-	bool done = server->acceptor == NULL && !server->config.waits_for_finish;
+	bool done = server->entrances[0].acceptor == NULL && !server->config.waits_for_finish;
 	if (done || server->finishing) {
 		stop(server);
 	}
@@ -214,20 +227,42 @@ static bool add_signals(struct server *server)
 	return true;
 }
 
+// Takes the fds, also on failure.
+static bool accept_from(
+	struct server *server, const struct server_listener *listeners, size_t n_listeners)
+{
+	bool ok = true;
+	for (size_t i = 0; i < n_listeners; i++) {
+		struct entrance *entrance = &server->entrances[i];
+		*entrance = (struct entrance){.server = server, .service = listeners[i].service};
+		entrance->acceptor = acceptor_create(
+			server->config.base, listeners[i].fd, handle_connected, entrance);
+		ok = ok && entrance->acceptor != NULL;
+	}
+	return ok;
+}
+
+static void close_listeners(const struct server_config *config)
+{
+	for (size_t i = 0; i < config->n_listeners; i++) {
+		close(config->listeners[i].fd);
+	}
+}
+
 struct server *server_create(const struct server_config *config)
 {
+	assert(config->n_listeners >= 1 && config->n_listeners <= SERVER_MAX_LISTENERS);
 	struct server *server = calloc(1, sizeof(*server));
 	if (server == NULL) {
-		close(config->listen_fd);
 		log_errno("cannot start");
+		close_listeners(config);
 		return NULL;
 	}
 	server->config = *config;
 	content_store_init(&server->contents);
 	rlimit_raise_files();
-	server->acceptor =
-		acceptor_create(config->base, config->listen_fd, handle_connected, server);
-	if (server->acceptor == NULL) {
+	if (!accept_from(server, config->listeners, config->n_listeners)) {
+		errno = ENOMEM;
 		goto err_server;
 	}
 	server->deadline = evtimer_new(config->base, handle_deadline, server);

@@ -2,6 +2,10 @@
 #define PROGRAM_SERVER_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "program/services.h"
 
 struct event_base;
 struct program_options;
@@ -12,16 +16,27 @@ struct server;
  * byte of a client or of the channel.
  */
 
+#define SERVER_MAX_LISTENERS (SERVICES_MAX + 1)
+
+struct server_listener {
+	int fd; // listening, non-blocking
+	// What those who connect there want: 1 + its place among the services of the options. 0:
+	// Wayland, or what they have yet to say.
+	uint32_t service;
+};
+
 struct server_config {
 	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed
 	char *const *argv;                     // borrowed
 	struct event_base *base;               // borrowed
-	int listen_fd;                         // taken
-	bool keeps_contents;                   // sessions get the files that earlier ones stored
-	bool waits_for_finish;                 // --oneshot is over with server_finish, not before
+	// 1 to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
+	const struct server_listener *listeners;
+	size_t n_listeners;
+	bool keeps_contents;   // sessions get the files that earlier ones stored
+	bool waits_for_finish; // --oneshot is over with server_finish, not before
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
-	void (*refuse)(int fd, const char *text);
+	void (*refuse)(int fd, uint32_t service, const char *text);
 };
 
 // NULL on failure, which has been logged.

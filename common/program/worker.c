@@ -17,6 +17,14 @@
 #include "program/records.h"
 #include "relay/session.h"
 
+/*
+ * An event's priority is PRIORITIES / 2 = 1 unless it is set, and libevent calls it only when none
+ * of a lower number is active. Counts of eventfds go at the last, event_base_get_npriorities() - 1,
+ * so that bytes that were written before a count leave before it. Of two priorities, the default
+ * would be the last already.
+ */
+#define PRIORITIES 3
+
 struct worker {
 	const struct worker_config *config;
 	struct event_base *base;
@@ -25,6 +33,7 @@ struct worker {
 	struct session *session;
 	struct content_store contents;
 	unsigned int number;
+	uint32_t service;
 	bool ended;
 	bool failed; // with a reason
 };
@@ -92,7 +101,7 @@ static bool worker_init(struct worker *worker, const struct worker_config *confi
 	*worker = (struct worker){.config = config};
 	content_store_init(&worker->contents);
 	worker->base = event_base_new();
-	if (worker->base == NULL) {
+	if (worker->base == NULL || event_base_priority_init(worker->base, PRIORITIES) < 0) {
 		return false;
 	}
 	worker->terminate = evsignal_new(worker->base, SIGTERM, handle_terminate, worker);
@@ -139,8 +148,10 @@ static int receive_session(struct worker *worker, int *status)
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 	if (n == sizeof(record) && record.type == RECORD_SESSION &&
+		record.service <= worker->config->options->services.count &&
 		record.n_contents <= CONTENT_STORE_MAX && fds.count == record.n_contents + 1) {
 		worker->number = record.number;
+		worker->service = record.service;
 		fd = fdlist_take(&fds);
 		for (size_t i = 0; i < record.n_contents; i++) {
 			content_store_put(
@@ -157,11 +168,14 @@ static int receive_session(struct worker *worker, int *status)
 static bool create_session(struct worker *worker, int fd)
 {
 	const struct worker_config *config = worker->config;
+	const struct services *services = &config->options->services;
 	struct session_options options = {
 		.base = worker->base,
 		.exports = config->exports,
 		.local_fd = -1,
 		.channel_fd = -1,
+		.service = worker->service > 0 ? services->list[worker->service - 1].name : NULL,
+		.rules = config->options->rules,
 		.contents = &worker->contents,
 		.offer_global = config->offer_global != NULL ? handle_offer_global : NULL,
 		.trace = config->options->trace ? stderr : NULL,

@@ -19,7 +19,7 @@ struct worker_config {
 	enum wire_direction exports;           // of the sessions
 	bool keeps_contents;                   // what the session stores is reported
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
-	// the program decides. Takes fd. False: no session is to be; why has been logged, and the
+	// the program decides. session->service is that of the listener. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.
 	bool (*prepare)(void *data, int fd, struct session_options *session);
 	// As in session_options; may be NULL.

@@ -85,6 +85,40 @@ static void the_service_wayland_is_the_display(void **state)
 	assert_int_equal(
 		parse(&options, CONNECT, "--service", "wayland=unix:/run/w"), OPTIONS_STATUS_RUN);
 	assert_string_equal(options.display, "/run/w");
+	assert_int_equal(options.program.services.count, 0);
+}
+
+static void other_services_are_kept_in_order(void **state)
+{
+	(void)state;
+	struct guest_options options;
+	assert_int_equal(parse(&options, CONNECT, "--service", "dbus=unix:/run/bus", "--service",
+				 "wayland=unix:/run/w", "--service", "zygote=seqpacket:@zygote"),
+		OPTIONS_STATUS_RUN);
+	const struct services *services = &options.program.services;
+	assert_int_equal(services->count, 2);
+	assert_string_equal(services->list[0].name, "dbus");
+	assert_string_equal(services->list[0].address.path, "/run/bus");
+	assert_string_equal(services->list[1].name, "zygote");
+	assert_int_equal(services->list[1].address.kind, TRANSPORT_SEQPACKET);
+	assert_string_equal(options.display, "/run/w");
+}
+
+static void wayland_is_served_unless_only_others_are_asked_for(void **state)
+{
+	(void)state;
+	struct guest_options options;
+	parse(&options, CONNECT);
+	assert_true(guest_options_serve_wayland(&options));
+	parse(&options, CONNECT, "--service", "dbus=unix:/run/bus");
+	assert_false(guest_options_serve_wayland(&options));
+	parse(&options, CONNECT, "--service", "dbus=unix:/run/bus", "--display", "wayland-3");
+	assert_true(guest_options_serve_wayland(&options));
+	parse(&options, CONNECT, "--service", "dbus=unix:/run/bus", "--service",
+		"wayland=unix:/run/w");
+	assert_true(guest_options_serve_wayland(&options));
+	parse(&options, CONNECT, "--service", "dbus=unix:/run/bus", "--", "foot");
+	assert_true(guest_options_serve_wayland(&options));
 }
 
 static void wrong_usage_is_status_2(void **state)
@@ -108,7 +142,17 @@ static void wrong_usage_is_status_2(void **state)
 	assert_int_equal(parse(&options, CONNECT, "--max-sessions", "1x"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--max-sessions", "99999999999999999999"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--log-level", "loud"), 2);
-	assert_int_equal(parse(&options, CONNECT, "--service", "mojo=unix:/run/m"), 2);
+	assert_int_equal(parse(&options, CONNECT, "--service", "mojo"), 2);
+	assert_int_equal(parse(&options, CONNECT, "--service", "mojo=vsock:1"), 2);
+	assert_int_equal(
+		parse(&options, CONNECT, "--service", "mojo=unix:/a", "--service", "mojo=unix:/b"),
+		2);
+	assert_int_equal(parse(&options, CONNECT, "--service", "mojo=unix:/a", "--service",
+				 "dbus=seqpacket:/a"),
+		2);
+	assert_int_equal(
+		parse(&options, CONNECT, "--service", "mojo=unix:/a", "--display", "/a"), 2);
+	assert_int_equal(parse(&options, CONNECT, "--service", "wayland=seqpacket:/run/w"), 2);
 	assert_int_equal(parse(&options, CONNECT, "--service", "wayland=unix:relative"), 2);
 	assert_int_equal(
 		parse(&options, CONNECT, "--display", "a", "--service", "wayland=unix:/run/w"), 2);
@@ -131,6 +175,8 @@ int main(void)
 		fd_count_test(a_command_keeps_its_own_options),
 		fd_count_test(a_session_process_parses_the_same_arguments),
 		fd_count_test(the_service_wayland_is_the_display),
+		fd_count_test(other_services_are_kept_in_order),
+		fd_count_test(wayland_is_served_unless_only_others_are_asked_for),
 		fd_count_test(wrong_usage_is_status_2),
 		fd_count_test(help_and_version_need_nothing_else),
 	};

@@ -86,6 +86,20 @@ static void the_service_wayland_is_the_compositor(void **state)
 	assert_int_equal(
 		parse(&options, LISTEN, "--service", "wayland=unix:/run/w"), OPTIONS_STATUS_RUN);
 	assert_string_equal(options.compositor, "/run/w");
+	assert_int_equal(options.program.services.count, 0);
+}
+
+static void other_services_are_kept(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--service", "dbus=unix:/run/bus", "--service",
+				 "alias=unix:/run/bus", "--service", "zygote=seqpacket:@zygote"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.program.services.count, 3);
+	assert_string_equal(
+		services_find(&options.program.services, "alias")->address.path, "/run/bus");
+	assert_null(options.compositor);
 }
 
 static void activation_makes_listen_superfluous(void **state)
@@ -120,7 +134,12 @@ static void wrong_usage_is_status_2(void **state)
 	assert_int_equal(parse(&options, LISTEN, "--deny", "wl_shm:1"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--deny", "*"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--compositor", ""), 2);
-	assert_int_equal(parse(&options, LISTEN, "--service", "dbus=unix:/run/bus"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--service", "dbus"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--service", "dbus=/run/bus"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--service", "wayland=unix:relative"), 2);
+	assert_int_equal(
+		parse(&options, LISTEN, "--service", "dbus=unix:/a", "--service", "dbus=unix:/b"),
+		2);
 	assert_int_equal(parse(&options, LISTEN, "--compositor", "wayland-0", "--service",
 				 "wayland=unix:/run/w"),
 		2);
@@ -141,6 +160,7 @@ int main(void)
 		fd_count_test(every_option_is_understood),
 		fd_count_test(memory_has_units),
 		fd_count_test(the_service_wayland_is_the_compositor),
+		fd_count_test(other_services_are_kept),
 		fd_count_test(activation_makes_listen_superfluous),
 		fd_count_test(wrong_usage_is_status_2),
 		fd_count_test(help_and_version_need_nothing_else),

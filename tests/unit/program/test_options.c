@@ -92,6 +92,10 @@ static void nothing_at_all_leaves_the_defaults(void **state)
 	assert_int_equal(options.max_sessions, 256);
 	assert_int_equal(options.session_fd, -1);
 	assert_int_equal(options.n_protocols, 0);
+	assert_int_equal(options.services.count, 0);
+	assert_int_equal(options.rules.shared, FDREF_SHARED_REFUSE);
+	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_CLOSE);
+	assert_int_equal(options.rules.max_file_copy, 64 << 20);
 }
 
 static void an_unknown_option_is_named(void **state)
@@ -148,7 +152,7 @@ static void an_option_given_twice_is_refused(void **state)
 	(void)state;
 	assert_wrong("--trace: given twice", "--trace", "--trace");
 	assert_wrong("--max-sessions: given twice", "--max-sessions", "3", "--max-sessions=3");
-	assert_wrong("--max-sessions: given twice", "--max-sessions", "3", "--max", "4");
+	assert_wrong("--max-sessions: given twice", "--max-sessions", "3", "--max-s", "4");
 }
 
 static void a_repeatable_option_keeps_its_order_up_to_the_most(void **state)
@@ -172,7 +176,7 @@ static void a_repeatable_option_keeps_its_order_up_to_the_most(void **state)
 static void a_beginning_that_is_unique_is_understood(void **state)
 {
 	(void)state;
-	assert_runs("--tr", "--max=7", "--log", "info", "--ses", "3");
+	assert_runs("--tr", "--max-s=7", "--log", "info", "--ses", "3");
 	assert_true(options.trace);
 	assert_int_equal(options.max_sessions, 7);
 	assert_int_equal(options.log_level, LOG_INFO);
@@ -183,7 +187,7 @@ static void a_beginning_of_several_is_refused(void **state)
 {
 	(void)state;
 	assert_int_equal(parse("--p"), OPTIONS_STATUS_USAGE); // protocol, print-ready
-	assert_int_equal(parse("--s"), OPTIONS_STATUS_USAGE); // stats, session-fd
+	assert_int_equal(parse("--s"), OPTIONS_STATUS_USAGE); // stats, session-fd, shm-mode
 	assert_null(strstr(text, "value"));
 }
 
@@ -238,6 +242,62 @@ static void what_is_no_decimal_number_is_refused(void **state)
 	assert_int_equal(number, 10); // not octal
 	assert_null(options_number("18446744073709551615", 0, UINT64_MAX, &number));
 	assert_true(number == UINT64_MAX);
+}
+
+static void sizes_have_units(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		uint64_t size;
+	} right[] = {{"1", 1}, {"1023", 1023}, {"3K", 3072}, {"64M", 64 << 20},
+		{"5G", UINT64_C(5) << 30}, {"8589934591G", UINT64_C(8589934591) << 30},
+		{"9223372036854775807", INT64_MAX}, {"010K", 10240}};
+	for (size_t i = 0; i < sizeof(right) / sizeof(right[0]); i++) {
+		uint64_t size = 0;
+		assert_null(options_size(right[i].text, 1, &size));
+		assert_true(size == right[i].size);
+	}
+}
+
+static void wrong_sizes_are_refused(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text, *wrong;
+	} sizes[] = {{"", "not a number"}, {"G", "not a number"}, {"1T", "not a number"},
+		{"1k", "not a number"}, {"1KK", "not a number"}, {"-1", "not a number"},
+		{" 1", "not a number"}, {"1.5G", "not a number"},
+		{"9223372036854775808", "too large"}, {"8589934592G", "too large"},
+		{"9007199254740992K", "too large"},
+		{"00000000000000000000000000000001", "too large"}, {"0", "too small"},
+		{"2", "too small"}};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		uint64_t size;
+		assert_string_equal(options_size(sizes[i].text, 3, &size), sizes[i].wrong);
+	}
+	uint64_t size;
+	assert_null(options_size("1K", 1024, &size)); // the least counts bytes
+	assert_string_equal(options_size("1K", 1025, &size), "too small");
+}
+
+static void fds_go_by_rules(void **state)
+{
+	(void)state;
+	assert_runs("--shm-mode", "snapshot", "--on-unsupported", "drop", "--max-file-copy", "2K");
+	assert_int_equal(options.rules.shared, FDREF_SHARED_SNAPSHOT);
+	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_DROP);
+	assert_int_equal(options.rules.max_file_copy, 2048);
+	assert_runs("--shm-mode=diff", "--on-unsupported=devnull", "--max-file-copy=0");
+	assert_int_equal(options.rules.shared, FDREF_SHARED_DIFF);
+	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_DEVNULL);
+	assert_int_equal(options.rules.max_file_copy, 0);
+	assert_runs("--shm-mode=refuse", "--on-unsupported=close");
+	assert_int_equal(options.rules.shared, FDREF_SHARED_REFUSE);
+	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_CLOSE);
+	assert_wrong("--shm-mode copy: must be refuse, snapshot or diff", "--shm-mode", "copy");
+	assert_wrong("--on-unsupported : must be close, drop or devnull", "--on-unsupported=");
+	assert_wrong("--max-file-copy 1T: not a number", "--max-file-copy", "1T");
 }
 
 static void a_command_follows_two_dashes(void **state)
@@ -315,6 +375,9 @@ int main(void)
 		fd_count_test(a_long_wrong_value_is_cut),
 		fd_count_test(numbers_have_bounds),
 		fd_count_test(what_is_no_decimal_number_is_refused),
+		fd_count_test(sizes_have_units),
+		fd_count_test(wrong_sizes_are_refused),
+		fd_count_test(fds_go_by_rules),
 		fd_count_test(a_command_follows_two_dashes),
 		fd_count_test(a_command_that_is_missing_or_has_no_dashes_is_refused),
 		fd_count_test(who_takes_no_command_refuses_one),
