@@ -4,17 +4,18 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 
 from compositor import Compositor
-from harness import (DEADLINE, Program, Stage, case_list, check, processes_of, wait_until)
+from harness import (DEADLINE, Program, Stage, activated, case_list, check, listen, processes_of,
+                     wait_until)
 from wayland import Client, Ended
 
 CASES, case = case_list("command line")
 HOST, GUEST = "fdferry-host", "fdferry-guest"
 
 LONG = "/" + 110 * "x"
+MANY = [word for n in range(33) for word in ("--service", f"s{n}=unix:/s{n}")]
 XML = """<protocol name="test"><interface name="test_thing_v1" version="1">
 <request name="destroy" type="destructor"/></interface></protocol>"""
 
@@ -35,7 +36,20 @@ WRONG = [
     (HOST, ["--listen", "vsock:x:1"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--compositor", ""], 2, "missing"),
     (HOST, ["--listen", "unix:{dir}/a", "--compositor", LONG], 1, "too long"),
-    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound=unix:/x"], 2, "only the service"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound"], 2, "must be NAME=unix:PATH"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound=/x"], 2, "must be unix:PATH"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound=vsock:1"], 2, "must be unix:PATH"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound=unix:"], 2, "the path is missing"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "sound=unix:" + LONG], 2, "too long"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "a b=unix:/x"], 2, "the name must be"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "=unix:/x"], 2, "the name must be"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", 65 * "n" + "=unix:/x"], 2, "the name must"),
+    (HOST, ["--listen", "unix:{dir}/a", "--service", "n=unix:/x", "--service", "n=unix:/y"], 2,
+     "named already"),
+    (HOST, ["--listen", "unix:{dir}/a", *MANY], 2, "too many services"),
+    (HOST, ["--listen", "unix:{dir}/a", "--shm-mode", "copy"], 2, "must be refuse, snapshot or"),
+    (HOST, ["--listen", "unix:{dir}/a", "--on-unsupported", "no"], 2, "must be close, drop or"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-file-copy", "-1"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--service", "wayland=unix:x"], 2, "absolute path"),
     (HOST, ["--listen", "unix:{dir}/a", "--allow", "no such"], 2, "--allow no such"),
     (HOST, ["--listen", "unix:{dir}/a", "--allow", ""], 2, "--allow"),
@@ -78,6 +92,24 @@ WRONG = [
     (GUEST, ["--connect", "unix:x", "--display", "{dir}/a", "--max-sessions", ""], 2, "number"),
     (GUEST, ["--connect", "unix:x", "--display", "{dir}/a", "--protocol", "{dir}/file"], 1, "file"),
     (GUEST, ["--connect", "unix:x", "--display", "{dir}/a", "--log-level", ""], 2, "must be"),
+    (GUEST, ["--connect", "unix:x", "--service", "sound"], 2, "must be NAME=unix:PATH"),
+    (GUEST, ["--connect", "unix:x", "--service", "so/und=unix:/x"], 2, "the name must be"),
+    (GUEST, ["--connect", "unix:x", "--service", "n=unix:/x", "--service", "n=unix:/y"], 2,
+     "named already"),
+    (GUEST, ["--connect", "unix:x", "--service", "a=unix:/x", "--service", "b=seqpacket:/x"], 2,
+     "the same path"),
+    (GUEST, ["--connect", "unix:x", "--display", "/x", "--service", "b=unix:/x"], 2,
+     "the same path"),
+    (GUEST, ["--connect", "unix:x", "--service", "b=unix:{dir}/taken"], 1,
+     "cannot listen for the service b at {dir}/taken: Address already in use"),
+    (GUEST, ["--connect", "unix:x", "--service", "a=unix:{dir}/a", "--service",
+             "b=seqpacket:{dir}/taken"], 1, "Address already in use"),
+    (GUEST, ["--connect", "unix:x", "--service", "b=unix:{dir}/file"], 1, "cannot listen"),
+    (GUEST, ["--connect", "unix:x", "--service", "b=unix:{dir}/none/b"], 1, "No such file"),
+    (GUEST, ["--connect", "unix:x", "--shm-mode", "share"], 2, "must be refuse, snapshot or diff"),
+    (GUEST, ["--connect", "unix:x", "--on-unsupported", ""], 2, "must be close, drop or devnull"),
+    (GUEST, ["--connect", "unix:x", "--max-file-copy", "1T"], 2, "not a number"),
+    (GUEST, ["--connect", "unix:x", "--max-file-copy", "99999999999G"], 2, "too large"),
 ]
 
 # program, arguments, XDG_RUNTIME_DIR, what the line says
@@ -103,13 +135,6 @@ def make_directory(suite):
         with open(os.path.join(directory, name), "w") as file:
             file.write(content)
     return directory
-
-
-def listen(path, backlog=8):
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.bind(path)
-    sock.listen(backlog)
-    return sock
 
 
 def check_refusal(suite, directory, program, arguments, status, says, environment=()):
@@ -331,25 +356,13 @@ def _(suite):
             check(text and "fdferry-guest is stopping" in text, f"the client is told {text!r}")
 
 
-LAUNCH = """import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_FDS=sys.argv[2], LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[3], sys.argv[3:])"""
-
-
-def activated(suite, program, arguments, sock, count="1", **options):
-    """Starts a program as a service manager does that listens for it."""
-    return Program(suite, program, arguments, pass_fds=[sock.fileno()], launcher=[
-        sys.executable, "-c", LAUNCH, str(sock.fileno()), count], **options)
-
-
 @case("a service manager's sockets are used, and left to it")
 def _(suite):
     with Stage(suite) as stage:
         chan, display = suite.path("chan"), suite.path("display")
         with listen(chan) as chan_socket, listen(display) as display_socket:
-            host = activated(suite, HOST, ["--compositor", stage.compositor.path], chan_socket)
-            guest = activated(suite, GUEST, ["--connect", f"unix:{chan}"], display_socket)
+            host = activated(suite, HOST, ["--compositor", stage.compositor.path], [chan_socket])
+            guest = activated(suite, GUEST, ["--connect", f"unix:{chan}"], [display_socket])
             for _ in range(2):
                 with Client(display) as client:
                     client.sync()
@@ -370,7 +383,7 @@ def _(suite):
                 (GUEST, ["--connect", "unix:x"], bad, "1"),
                 (GUEST, ["--connect", "unix:x"], good, "x"),
                 (GUEST, ["--connect", "unix:x", "--display", f"{directory}/a"], good, "1")):
-            process = activated(suite, program, arguments, sock, count, ready=False)
+            process = activated(suite, program, arguments, [sock], count, ready=False)
             _, status = process.wait()
             lines = process.errors().splitlines()
             check(status == 1 and len(lines) == 1 and lines[0].startswith(program + ": "),

@@ -5,7 +5,9 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 
 from compositor import Compositor
@@ -197,6 +199,31 @@ class Program:
         if complaint:
             text = errors[complaint.start():].splitlines()
             raise Failure(f"{self.name} complains: " + "\n".join(text[:12]))
+
+
+LAUNCH = """import fcntl, os, sys
+passed = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
+for place, fd in enumerate(passed, 3):
+    os.dup2(fd, place)
+    os.close(fd)
+os.environ.update(LISTEN_FDS=sys.argv[2], LISTEN_PID=str(os.getpid()))
+if sys.argv[3]:
+    os.environ["LISTEN_FDNAMES"] = sys.argv[3]
+os.execv(sys.argv[4], sys.argv[4:])"""
+
+
+def activated(suite, program, arguments, socks, count=None, names="", **options):
+    """Starts a program as a service manager does that listens for it."""
+    fds = [str(sock.fileno()) for sock in socks]
+    return Program(suite, program, arguments, pass_fds=[sock.fileno() for sock in socks], launcher=[
+        sys.executable, "-c", LAUNCH, ",".join(fds), count or str(len(fds)), names], **options)
+
+
+def listen(path, backlog=8, kind=socket.SOCK_STREAM):
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+    sock.bind(path)
+    sock.listen(backlog)
+    return sock
 
 
 class Stage:

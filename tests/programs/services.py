@@ -1,0 +1,265 @@
+"""Services other than Wayland: who listens where, who is connected to what, who is turned away."""
+
+import contextlib
+import os
+import signal
+import socket
+
+from compositor import Compositor
+from harness import (DEADLINE, Program, activated, case_list, check, listen, wait_until)
+from wayland import Client
+
+CASES, case = case_list("services")
+HOST, GUEST = "fdferry-host", "fdferry-guest"
+STREAM, SEQPACKET = socket.SOCK_STREAM, socket.SOCK_SEQPACKET
+
+
+class Pair(contextlib.ExitStack):
+    """The two programs with services, and the sockets of these on both sides."""
+
+    def __init__(self, suite, host=(), guest=(), environment=()):
+        """host, guest: arguments, in which {dir} is a directory of this pair."""
+        super().__init__()
+        self.suite, self.environment = suite, dict(environment)
+        self.directory = suite.path("services")
+        os.mkdir(self.directory, 0o700)
+        self.chan = self.path("chan")
+        self.host_arguments, self.guest_arguments = host, guest
+        self.host = self.guest = None
+
+    def __enter__(self):
+        try:
+            self.host = self.start(HOST, "--listen", self.host_arguments)
+            self.guest = self.start(GUEST, "--connect", self.guest_arguments)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *why):
+        for program in (self.host, self.guest):
+            if program:
+                program.kill()
+        return super().__exit__(*why)
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def fill(self, arguments):
+        return [argument.replace("{dir}", self.directory) for argument in arguments]
+
+    def start(self, program, where, arguments):
+        return Program(self.suite, program, [
+            where, f"unix:{self.chan}", "--log-level", "info", *self.fill(arguments)],
+            self.environment)
+
+    def service(self, name, kind=STREAM):
+        """What listens on the host. An address that begins with a NUL is abstract."""
+        address = name if name.startswith("\0") else self.path(name)
+        service = self.enter_context(listen(address, kind=kind))
+        service.settimeout(DEADLINE)
+        return service
+
+    def client(self, name, kind=STREAM):
+        """A client in the guest."""
+        sock = self.enter_context(socket.socket(socket.AF_UNIX, kind))
+        sock.settimeout(DEADLINE)
+        sock.connect(name if name.startswith("\0") else self.path(name))
+        return sock
+
+    def check_carried(self, client, service):
+        """The client's connection gets through to that service."""
+        accepted, _ = service.accept()
+        accepted.close()
+        drain(client)
+        client.close()
+
+    def check_told(self, *texts):
+        for program, text in zip((self.host, self.guest), texts):
+            wait_until(lambda: f"{program.name} says «{text}»: {program.errors()}",
+                       lambda: text in program.errors())
+            check(program.alive(), f"{program.name} died: {program.errors()}")
+            program.check_quiet()
+
+
+def drain(sock):
+    """What comes up to the end of the connection."""
+    data = b""
+    try:
+        while part := sock.recv(4096):
+            data += part
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        check(False, f"the client is not told of the end, but {data!r}")
+    return data
+
+
+def abstract(name):
+    return f"fdferry-programs-{os.getpid()}-{name}"
+
+
+@case("each client is connected to the service that it has come for")
+def _(suite):
+    host = ["--service", "one=unix:{dir}/h1", "--service", "two=unix:{dir}/h2"]
+    guest = ["--service", "two=unix:{dir}/g2", "--service", "one=unix:{dir}/g1"]
+    with Pair(suite, host, guest) as pair:
+        one, two = pair.service("h1"), pair.service("h2")
+        check(not [name for name in os.listdir(suite.directory) if name.startswith("wayland-")],
+              "a display is served that nobody asked for")
+        for name, service in (("g1", one), ("g2", two), ("g1", one)):
+            pair.check_carried(pair.client(name), service)
+        check(pair.guest.stop() == 0 and pair.host.stop() == 0, "SIGTERM")
+        left = set(os.listdir(pair.directory)) - {"h1", "h2"}
+        check(not left, f"files are left: {left}")
+
+
+@case("a display is served beside other services where it is asked for")
+def _(suite):
+    host = ["--service", "one=unix:{dir}/h1", "--compositor", "{dir}/compositor"]
+    guest = ["--service", "one=unix:{dir}/g1", "--display", "{dir}/display"]
+    with Pair(suite, host, guest) as pair:
+        compositor = Compositor(pair.path("compositor"))
+        pair.callback(compositor.close)
+        with Client(pair.path("display")) as client:
+            client.sync()
+            pair.check_carried(pair.client("g1"), pair.service("h1"))
+            client.sync()
+
+
+@case("a service that the host does not have is refused, which both sides tell")
+def _(suite):
+    host = ["--service", "one=unix:{dir}/h1"]
+    guest = ["--service", "other=unix:{dir}/g1", "--service", "one=unix:{dir}/g2"]
+    with Pair(suite, host, guest) as pair:
+        service = pair.service("h1")
+        drain(pair.client("g1"))
+        pair.check_told("no such service here: other", "no such service here: other")
+        pair.check_carried(pair.client("g2"), service)
+
+
+@case("a host with services needs no compositor, and refuses Wayland then")
+def _(suite):
+    host = ["--service", "one=unix:{dir}/h1"]
+    guest = ["--service", "one=unix:{dir}/g1", "--display", "{dir}/display"]
+    with Pair(suite, host, guest, {"XDG_RUNTIME_DIR": None}) as pair:
+        check("XDG_RUNTIME_DIR" not in pair.host.errors(), pair.host.errors())
+        with Client(pair.path("display")) as client:
+            text, _ = client.wait_end()
+            check(text and "no such service here: wayland" in text, f"it is told {text!r}")
+        pair.check_carried(pair.client("g1"), pair.service("h1"))
+
+
+@case("a service that nobody listens for is told of, and may start later")
+def _(suite):
+    with Pair(suite, ["--service", "one=unix:{dir}/h1"],
+              ["--service", "one=unix:{dir}/g1"]) as pair:
+        drain(pair.client("g1"))
+        pair.check_told(*(2 * [f"cannot connect to one at {pair.path('h1')}: No such file"]))
+        pair.check_carried(pair.client("g1"), pair.service("h1"))
+
+
+@case("services listen at abstract addresses")
+def _(suite):
+    inside, outside = abstract("guest"), abstract("host")
+    with Pair(suite, ["--service", f"one=unix:@{outside}"],
+              ["--service", f"one=unix:@{inside}"]) as pair:
+        pair.check_carried(pair.client("\0" + inside), pair.service("\0" + outside))
+        check(os.listdir(pair.directory) == ["chan"], os.listdir(pair.directory))
+
+
+@case("services of records have sockets of records on both sides")
+def _(suite):
+    host = ["--service", "one=seqpacket:{dir}/h1", "--service", "two=unix:{dir}/h1"]
+    guest = ["--service", "one=seqpacket:{dir}/g1", "--service", "two=seqpacket:{dir}/g2"]
+    with Pair(suite, host, guest) as pair:
+        service = pair.service("h1", SEQPACKET)
+        pair.check_carried(pair.client("g1", SEQPACKET), service)
+        try:
+            pair.client("g1")
+            check(False, "a stream is let in")
+        except OSError:
+            pass
+        drain(pair.client("g2", SEQPACKET))
+        pair.check_told(*(2 * ["cannot connect to two"]))
+
+
+@case("the socket of a guest that was killed is replaced")
+def _(suite):
+    with Pair(suite, ["--service", "one=unix:{dir}/h1"],
+              ["--service", "one=unix:{dir}/g1"]) as pair:
+        service = pair.service("h1")
+        os.kill(pair.guest.pid, signal.SIGKILL)
+        pair.guest.kill()
+        check(os.path.exists(pair.path("g1")), "it is not left")
+        pair.guest = pair.start(GUEST, "--connect", pair.guest_arguments)
+        pair.check_carried(pair.client("g1"), service)
+
+
+@case("a client that cannot be served sees the end, and nothing else")
+def _(suite):
+    guest = ["--service", "one=unix:{dir}/g1"]
+    with Pair(suite, ["--service", "one=unix:{dir}/h1"], [*guest, "--max-sessions", "1"]) as pair:
+        service = pair.service("h1")
+        with pair.client("g1"), service.accept()[0]:
+            check(drain(pair.client("g1")) == b"", "it gets something")
+            pair.check_told("", "too many sessions (1)")
+        pair.host.stop()
+        wait_until("the session ends", lambda: drain(pair.client("g1")) == b"" and
+                   "cannot reach" in pair.guest.errors())
+
+
+@case("a client of any service is the one of --oneshot")
+def _(suite):
+    one = ["--service", "one=unix:{dir}/g1", "--service", "two=unix:{dir}/g2", "--oneshot"]
+    with Pair(suite, ["--service", "two=unix:{dir}/h2"], one) as pair:
+        service = pair.service("h2")
+        with pair.client("g2"), service.accept()[0]:
+            for name in ("g1", "g2"):
+                try:
+                    pair.client(name)
+                    check(False, "a second client is let in")
+                except ConnectionRefusedError:
+                    pass
+        pair.guest.wait()
+        check(not os.path.exists(pair.path("g1")), "a socket is left")
+
+
+@case("a service manager's sockets go to the services of their names")
+def _(suite):
+    host = ["--service", "one=unix:{dir}/h1", "--service", "two=seqpacket:{dir}/h2",
+            "--service", "three=unix:{dir}/h3"]
+    guest = ["--service", "two=seqpacket:{dir}/none/g2", "--service", "three=unix:{dir}/g3",
+             "--service", "one=unix:{dir}/none/g1"]
+    with Pair(suite, host, guest[2:4]) as pair:
+        pair.guest.stop()
+        sockets = [pair.enter_context(listen(pair.path(name), kind=kind))
+                   for name, kind in (("s1", STREAM), ("s2", SEQPACKET))]
+        pair.guest = activated(suite, GUEST, ["--connect", f"unix:{pair.chan}", *pair.fill(guest)],
+                               sockets, names="one:two")
+        pair.check_carried(pair.client("s1"), pair.service("h1"))
+        pair.check_carried(pair.client("s2", SEQPACKET), pair.service("h2", SEQPACKET))
+        pair.check_carried(pair.client("g3"), pair.service("h3"))
+        check(pair.guest.stop() == 0, pair.guest.errors())
+        check({"s1", "s2"} <= set(os.listdir(pair.directory)), "a socket was removed")
+        check("g3" not in os.listdir(pair.directory), "a socket was left")
+
+
+@case("a service manager's socket that no service has the name of is the display")
+def _(suite):
+    directory = suite.path("sockets")
+    os.mkdir(directory)
+    guest = ["--connect", f"unix:{directory}/none", "--service", f"one=unix:{directory}/one"]
+    with listen(f"{directory}/s1") as one, listen(f"{directory}/s2") as two:
+        program = activated(suite, GUEST, guest, [one, two], names="one:fdferry-guest.socket")
+        with Client(f"{directory}/s2") as client:
+            text, _ = client.wait_end()
+            check(text and "cannot reach" in text, f"it is told {text!r}")
+        program.stop()
+        for names, says in (("one:one", "a second socket for a service: 'one'"),
+                            ("two:three", "a second socket for the display: 'three'"),
+                            ("", "a second socket for the display: ''")):
+            program = activated(suite, GUEST, guest, [one, two], names=names, ready=False)
+            _, status = program.wait()
+            lines = program.errors().splitlines()
+            check(status == 1 and len(lines) == 1 and says in lines[0], f"{names}: {lines}")
