@@ -40,7 +40,9 @@ static const struct service *find_service(
 	const struct service *service = services_find(services, name);
 	if (service == NULL) {
 		char text[128];
-		snprintf(text, sizeof(text), "no such service here: %s", name);
+		// What is no name could forge lines of the log.
+		snprintf(text, sizeof(text), "no such service here: %s",
+			service_name_is_valid(name) ? name : "(not a name)");
 		refuse(channel_fd, CHANNEL_REFUSE_SERVICE, text);
 	}
 	return service;

@@ -6,7 +6,7 @@
 #define WAYLAND      SERVICE_WAYLAND "="
 #define WAYLAND_UNIX WAYLAND "unix:"
 
-static bool is_name(const char *name)
+bool service_name_is_valid(const char *name)
 {
 	size_t len = strlen(name);
 	return len >= 1 && len <= HANDSHAKE_SERVICE_MAX && strspn(name, NAME_CHARS) == len;
@@ -15,7 +15,7 @@ static bool is_name(const char *name)
 const char *services_add(
 	struct services *services, const char *name, const struct transport *address)
 {
-	if (!is_name(name)) {
+	if (!service_name_is_valid(name)) {
 		return "the name must be 1 to 64 of A-Z a-z 0-9 . _ -";
 	}
 	if (services_find(services, name) != NULL) {

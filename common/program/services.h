@@ -32,6 +32,7 @@ const char *services_add(
 // "NAME=unix:PATH" or "NAME=seqpacket:PATH". NULL, or what is wrong with it.
 const char *services_parse(struct services *services, const char *text);
 
+bool service_name_is_valid(const char *name);
 // NULL if there is none such.
 const struct service *services_find(const struct services *services, const char *name);
 // Whether two of them are at the same address.

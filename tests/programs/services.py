@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 
+import channel
 from compositor import Compositor
 from harness import (DEADLINE, Program, activated, case_list, check, listen, wait_until)
 from wayland import Client
@@ -136,6 +137,20 @@ def _(suite):
         drain(pair.client("g1"))
         pair.check_told("no such service here: other", "no such service here: other")
         pair.check_carried(pair.client("g2"), service)
+
+
+@case("a name that is none is refused without being repeated")
+def _(suite):
+    with Pair(suite, ["--service", "one=unix:{dir}/h1"],
+              ["--service", "one=unix:{dir}/g1"]) as pair:
+        for name in (b"one\nfdferry-host: all is well", b"\x1b[2J", b"%s%n", b" one", 64 * b"\xff"):
+            with contextlib.closing(channel.connect(pair.chan)) as end:
+                end.send(channel.hello(name))
+                text = end.wait_end()
+                check(text == "no such service here: (not a name)", f"{name}: told {text!r}")
+        pair.check_told("no such service here: (not a name)")
+        check("all is well" not in pair.host.errors(), pair.host.errors())
+        pair.check_carried(pair.client("g1"), pair.service("h1"))
 
 
 @case("a host with services needs no compositor, and refuses Wayland then")
