@@ -10,6 +10,8 @@
 #include <unistd.h>
 #include <wayland-util.h>
 
+#include "base/scm.h"
+
 #define READ_MIN       4096
 #define READ_MAX       (256 * 1024)
 #define READS_PER_TURN 8

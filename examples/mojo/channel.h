@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 #include "base/fdlist.h"
-#include "base/scm.h"
 #include "examples/mojo/format.h"
 
 struct event_base;
@@ -21,7 +20,7 @@ struct mojo_channel;
  */
 
 #define MOJO_NOTE_SIZE   8
-#define MOJO_MAX_HANDLES SCM_SEND_MAX
+#define MOJO_MAX_HANDLES 28 // of a message of ours; Chromium has allowed 64, 128 and 253
 
 struct mojo_message {
 	uint32_t kind;

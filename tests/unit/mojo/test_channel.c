@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/scm.h"
 #include "tests/support/fd_count.h"
 
 static struct event_base *base;
