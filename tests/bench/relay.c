@@ -13,9 +13,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "tests/bench/listen.h"
+#include "tests/bench/passing.h"
 
 #define CHUNK_SIZE 65536
-#define FDS_MAX    253 // SCM_MAX_FD in the kernel
 #define EVENTS_MAX 64
 
 // One socket of a pair, with what it received and its peer could not take yet.
@@ -25,9 +25,8 @@ struct end {
 	uint32_t interest;
 	bool eof;
 
-	size_t start, length; // within bytes
-	size_t fd_count;      // fds that go with the byte at start
-	int fds[FDS_MAX];
+	size_t start, length;     // within bytes
+	struct passed_fds passed; // with the byte at start
 	char bytes[CHUNK_SIZE];
 };
 
@@ -40,46 +39,13 @@ struct pair {
 static int epoll_fd = -1;
 static struct pair *dead_pairs; // freed when no event of this round can name them any more
 
-union control {
-	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-};
-
-static void close_fds(struct end *end)
-{
-	for (size_t i = 0; i < end->fd_count; i++) {
-		close(end->fds[i]);
-	}
-	end->fd_count = 0;
-}
-
-static void take_fds(struct end *end, struct msghdr *message)
-{
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(message);
-	for (; cmsg != NULL; cmsg = CMSG_NXTHDR(message, cmsg)) {
-		if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
-			size_t size = cmsg->cmsg_len - CMSG_LEN(0);
-			memcpy(end->fds, CMSG_DATA(cmsg), size);
-			end->fd_count = size / sizeof(int);
-		}
-	}
-}
-
 static ssize_t receive(struct end *end)
 {
-	union control control;
-	struct iovec iov = {.iov_base = end->bytes, .iov_len = sizeof(end->bytes)};
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes),
-	};
-	ssize_t length = recvmsg(end->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t length =
+		passing_recv(end->fd, end->bytes, sizeof(end->bytes), &end->passed, MSG_DONTWAIT);
 	if (length > 0) {
 		end->start = 0;
 		end->length = (size_t)length;
-		take_fds(end, &message);
 	}
 	return length;
 }
@@ -88,28 +54,12 @@ static ssize_t receive(struct end *end)
 static bool forward(struct end *from, struct end *to)
 {
 	while (from->length > 0) {
-		union control control;
-		struct iovec iov = {
-			.iov_base = from->bytes + from->start,
-			.iov_len = from->length,
-		};
-		struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
-		if (from->fd_count > 0) {
-			size_t size = sizeof(int) * from->fd_count;
-			control.align = (struct cmsghdr){
-				.cmsg_level = SOL_SOCKET,
-				.cmsg_type = SCM_RIGHTS,
-				.cmsg_len = CMSG_LEN(size),
-			};
-			memcpy(CMSG_DATA(&control.align), from->fds, size);
-			message.msg_control = control.bytes;
-			message.msg_controllen = CMSG_SPACE(size);
-		}
-		ssize_t length = sendmsg(to->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t length = passing_send(to->fd, from->bytes + from->start, from->length,
+			&from->passed, MSG_DONTWAIT);
 		if (length < 0) {
 			return errno == EAGAIN;
 		}
-		close_fds(from);
+		passed_fds_close(&from->passed);
 		from->start += (size_t)length;
 		from->length -= (size_t)length;
 	}
@@ -135,7 +85,7 @@ static void pair_kill(struct pair *pair)
 	}
 	for (int i = 0; i < 2; i++) {
 		close(pair->ends[i].fd);
-		close_fds(&pair->ends[i]);
+		passed_fds_close(&pair->ends[i].passed);
 	}
 	pair->dead = true;
 	pair->next_dead = dead_pairs;
@@ -203,7 +153,7 @@ static void pair_create(int client, int upstream)
 		end->fd = fds[i];
 		end->interest = EPOLLIN;
 		end->eof = false;
-		end->length = end->fd_count = 0;
+		end->length = end->passed.count = 0;
 		struct epoll_event event = {.events = end->interest, .data.ptr = end};
 		if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, end->fd, &event) < 0) {
 			err(1, "epoll_ctl");
