@@ -78,3 +78,12 @@ void stopwatch_stop(struct stopwatch *watch)
 	watch->total += clock_now() - watch->started;
 	announce(watch, "stop");
 }
+
+void latencies_print(const char *workload, struct samples *samples, const struct stopwatch *watch)
+{
+	printf("{\"workload\": \"%s\", \"count\": %zu, \"seconds\": %.6f, \"p50_us\": %.2f, "
+	       "\"p95_us\": %.2f, \"mean_us\": %.2f}\n",
+		workload, samples->count, watch->total, samples_quantile(samples, 0.5) * 1e6,
+		samples_quantile(samples, 0.95) * 1e6, samples_mean(samples) * 1e6);
+	samples_finish(samples);
+}

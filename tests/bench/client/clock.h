@@ -28,4 +28,7 @@ struct stopwatch {
 void stopwatch_start(struct stopwatch *watch);
 void stopwatch_stop(struct stopwatch *watch);
 
+// Prints a workload's line, see workloads.h. The samples are seconds, and finished.
+void latencies_print(const char *workload, struct samples *samples, const struct stopwatch *watch);
+
 #endif

@@ -26,6 +26,16 @@ static const struct {
 	{"static", workload_static, {1000, 1, 1920, 1080, false}, "full damage, nothing changed"},
 	{"clipboard", workload_clipboard, {64, 1, 0, 0, false},
 		"pastes between two clients, of --count MiB"},
+	{"opaque-rtt", workload_opaque_rtt, {5000, 0.5, 0, 0, false},
+		"64-byte messages of an unknown protocol and back"},
+	{"opaque-rtt-fd", workload_opaque_rtt_fd, {500, 0.5, 0, 0, false},
+		"the same, an end of a pipe with each tenth"},
+	{"opaque-stream-to-service", workload_opaque_stream_to_service, {1024, 0, 0, 0, false},
+		"one stream of --count MiB"},
+	{"opaque-stream-from-service", workload_opaque_stream_from_service, {1024, 0, 0, 0, false},
+		"the other way"},
+	{"opaque-fds", workload_opaque_fds, {10000, 0, 0, 0, false},
+		"pipes, sockets and sealed memory"},
 	{"memory", workload_memory, {0, 0, 1920, 1080, false}, "a window until stdin ends"},
 };
 
@@ -37,7 +47,7 @@ static void usage(void)
 		"usage: bench-client [--count N] [--seconds S] [--timeout S] [--announce] "
 		"WORKLOAD [WIDTHxHEIGHT]\n");
 	for (size_t i = 0; i < WORKLOADS; i++) {
-		fprintf(stderr, "  %-10s %s\n", workloads[i].name, workloads[i].what);
+		fprintf(stderr, "  %-26s %s\n", workloads[i].name, workloads[i].what);
 	}
 	exit(2);
 }

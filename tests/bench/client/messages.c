@@ -12,16 +12,6 @@
 #include "tests/bench/client/connection.h"
 #include "tests/bench/client/window.h"
 
-static void print_latencies(
-	const char *workload, struct samples *samples, const struct stopwatch *watch)
-{
-	printf("{\"workload\": \"%s\", \"count\": %zu, \"seconds\": %.6f, \"p50_us\": %.2f, "
-	       "\"p95_us\": %.2f, \"mean_us\": %.2f}\n",
-		workload, samples->count, watch->total, samples_quantile(samples, 0.5) * 1e6,
-		samples_quantile(samples, 0.95) * 1e6, samples_mean(samples) * 1e6);
-	samples_finish(samples);
-}
-
 // Calls once until the job is done; it returns how long the part that counts took.
 static void repeat(const struct job *job, const char *workload,
 	double (*once)(struct connection *connection), struct connection *connection)
@@ -34,7 +24,7 @@ static void repeat(const struct job *job, const char *workload,
 		samples_add(&samples, once(connection));
 	}
 	stopwatch_stop(&watch);
-	print_latencies(workload, &samples, &watch);
+	latencies_print(workload, &samples, &watch);
 }
 
 static double sync_once(struct connection *connection)
