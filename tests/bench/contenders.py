@@ -1,4 +1,4 @@
-"""Ways from a client to the compositor."""
+"""Ways from a client to the compositor, and to a service of a protocol that nobody knows."""
 
 import os
 import shutil
@@ -7,14 +7,16 @@ import processes
 from processes import Failed
 
 COMPOSITOR = "wayland-bench"
+SERVICE = "service-bench"
 
 
 class Place:
     """Where everything listens, logs and is found."""
 
-    def __init__(self, runtime_dir, build):
+    def __init__(self, runtime_dir, build, has_service):
         self.dir = runtime_dir
         self.build = build
+        self.has_service = has_service
         self.env = {"XDG_RUNTIME_DIR": runtime_dir, "WAYLAND_DISPLAY": COMPOSITOR}
 
     def path(self, name):
@@ -42,6 +44,7 @@ class Contender:
         self.place = place
         self.processes = []
         self.display = place.path(COMPOSITOR)
+        self.service = place.path(SERVICE)  # None: carries nothing but Wayland
 
     def check(self):
         """Raises Failed where this contender is not there."""
@@ -49,9 +52,14 @@ class Contender:
     def launch(self):
         """Starts the processes, each noted in self.processes at once."""
 
+    def launch_service(self):
+        """The same for the way to the service."""
+
     def start(self):
         try:
             self.launch()
+            if self.place.has_service:
+                self.launch_service()
         except (Failed, OSError):
             self.stop()
             raise
@@ -78,16 +86,27 @@ class Relay(Contender):
     name = "relay"
 
     def launch(self):
-        relay = self.place.program("bench-relay")
         self.display = self.place.path("wayland-relay")
-        channel = self.place.path("relay-channel")
-        processes.wait_ready(self.add(relay, channel, COMPOSITOR))
-        processes.wait_ready(self.add(relay, self.display, channel))
+        self.add_hops(self.display, COMPOSITOR)
+
+    def launch_service(self):
+        self.service = self.place.path("service-relay")
+        self.add_hops(self.service, SERVICE)
+
+    def add_hops(self, path, upstream):
+        relay = self.place.program("bench-relay")
+        channel = path + "-channel"
+        processes.wait_ready(self.add(relay, channel, upstream))
+        processes.wait_ready(self.add(relay, path, channel))
 
 
 class Waypipe(Contender):
     name = "waypipe"
     ignored = ("sleep",)
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.service = None
 
     def check(self):
         if shutil.which("waypipe") is None:
@@ -117,12 +136,21 @@ class Fdferry(Contender):
         self.place.program("fdferry-guest")
 
     def launch(self):
-        channel = "unix:" + self.place.path("chan")
         self.display = self.place.path("wayland-fd")
+        self.add_pair("chan", ("--compositor", COMPOSITOR), ("--display", self.display))
+
+    def launch_service(self):
+        self.service = self.place.path("service-fd")
+        self.add_pair("service-chan",
+                      ("--service", "bench=unix:" + self.place.path(SERVICE)),
+                      ("--service", "bench=unix:" + self.service))
+
+    def add_pair(self, channel, host_options, guest_options):
+        channel = "unix:" + self.place.path(channel)
         processes.wait_ready(self.add(self.place.program("fdferry-host"), "--listen", channel,
-                                      "--compositor", COMPOSITOR, "--print-ready"))
+                                      *host_options, "--print-ready"))
         processes.wait_ready(self.add(self.place.program("fdferry-guest"), "--connect", channel,
-                                      "--display", self.display, "--print-ready"))
+                                      *guest_options, "--print-ready"))
 
 
 ALL = {contender.name: contender for contender in (Contender, Relay, Waypipe, Fdferry)}

@@ -96,6 +96,19 @@ def pss_of(roots, ignored):
     return total
 
 
+def fds_of(roots):
+    """The number of open fds of each member."""
+    counts = {}
+    for stat in members(roots):
+        try:
+            counts[stat.pid] = len(os.listdir(f"/proc/{stat.pid}/fd"))
+        except PermissionError as error:
+            raise Failed(f"fds of {stat.comm}: {error.strerror}") from error
+        except OSError:
+            pass  # ended meanwhile
+    return counts
+
+
 def set_cpus(roots, cpus):
     for stat in members(roots):
         try:

@@ -5,9 +5,10 @@ import operator
 import statistics
 
 # args: bench-client's; key: the figure of its result that counts, times scale;
-# one_cpu: everything runs on one CPU (see README.md).
-Workload = collections.namedtuple("Workload", "name args key scale unit one_cpu timeout",
-                                  defaults=(False, 20))
+# one_cpu: everything runs on one CPU (see README.md); opaque: with the service of an unknown protocol
+# instead of the compositor.
+Workload = collections.namedtuple("Workload", "name args key scale unit one_cpu timeout opaque",
+                                  defaults=(False, 20, False))
 
 WORKLOADS = (
     Workload("rtt", ("rtt",), "p50_us", 1, "µs", True),
@@ -24,10 +25,19 @@ WORKLOADS = (
     Workload("static-1080p", ("static", "1920x1080"), "frames_per_s", 1, "frames/s"),
     Workload("clipboard", ("clipboard",), "mib_per_s", 1, "MiB/s", timeout=10),
     Workload("clipboard-one-cpu", ("clipboard",), "mib_per_s", 1, "MiB/s", True, timeout=10),
+    Workload("opaque-rtt", ("opaque-rtt",), "p50_us", 1, "µs", True, opaque=True),
+    Workload("opaque-rtt-fd", ("opaque-rtt-fd",), "p50_us", 1, "µs", True, opaque=True),
+    Workload("opaque-stream-to-host", ("opaque-stream-to-service",), "mib_per_s", 1, "MiB/s",
+             timeout=30, opaque=True),
+    Workload("opaque-stream-to-guest", ("opaque-stream-from-service",), "mib_per_s", 1, "MiB/s",
+             timeout=30, opaque=True),
+    Workload("opaque-fds", ("opaque-fds",), "fds_per_s", 1, "fds/s", timeout=30, opaque=True),
     Workload("memory", ("memory", "1920x1080"), "mib", 1, "MiB"),
 )
 
-Figure = collections.namedtuple("Figure", "workload contender key", defaults=("value",))
+# beyond: the contender whose figure of the same repetition is subtracted.
+Figure = collections.namedtuple("Figure", "workload contender key beyond",
+                                defaults=("value", None))
 Target = collections.namedtuple("Target", "what figure divisor relation limit",
                                 defaults=(None, None, None))
 
@@ -51,6 +61,17 @@ TARGETS = (
            Figure("burst", "fdferry"), Figure("burst", "relay"), ">=", 0.8),
     Target("64 MiB clipboard, rate against direct",
            Figure("clipboard", "fdferry"), Figure("clipboard", "direct"), ">=", 0.3),
+    Target("opaque round trip, what it adds to direct against what Wayland's does",
+           Figure("opaque-rtt", "fdferry", beyond="direct"),
+           Figure("rtt", "fdferry", beyond="direct"), "<=", 1),
+    Target("opaque stream to the host, rate against relay",
+           Figure("opaque-stream-to-host", "fdferry"), Figure("opaque-stream-to-host", "relay"),
+           ">=", 0.8),
+    Target("opaque stream to the guest, rate against relay",
+           Figure("opaque-stream-to-guest", "fdferry"), Figure("opaque-stream-to-guest", "relay"),
+           ">=", 0.8),
+    Target("10,000 opaque fds, left open in the proxies",
+           Figure("opaque-fds", "fdferry", "fds_left"), None, "<=", 0),
     Target("memory beyond the pools per client, MiB",
            Figure("memory", "fdferry"), None, "<", 6),
 )
@@ -64,6 +85,13 @@ class Samples:
         self.failures = {}  # (workload, contender): reasons
 
     def values(self, figure):
+        values = self.plain_values(figure)
+        if figure.beyond is None:
+            return values
+        others = self.plain_values(figure._replace(contender=figure.beyond))
+        return {i: values[i] - others[i] for i in values if i in others}
+
+    def plain_values(self, figure):
         return {sample["repetition"]: sample[figure.key] for sample in self.all
                 if sample["workload"] == figure.workload
                 and sample["contender"] == figure.contender
@@ -107,7 +135,7 @@ def print_figures(samples, workloads, names):
                     + [cell(samples, Figure(workload.name, name)) for name in names])
     print_rows(rows)
 
-    print("\nCPU of the proxies per round trip, request, connection, frame or MiB")
+    print("\nCPU of the proxies per round trip, request, connection, frame, fd or MiB")
     names = [name for name in names if name != "direct"]
     rows = [["workload", "unit", *names]]
     for workload in workloads:
