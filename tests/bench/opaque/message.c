@@ -1,8 +1,7 @@
 #include "tests/bench/opaque/message.h"
 
 #include <err.h>
-#include <errno.h>
-#include <sys/socket.h>
+#include <poll.h>
 #include "tests/bench/passing.h"
 
 void opaque_send(int sock, const struct opaque_message *message, const struct passed_fds *fds)
@@ -16,12 +15,22 @@ void opaque_send(int sock, const struct opaque_message *message, const struct pa
 	}
 }
 
+// Programs with an event loop ask before they read; so does libwayland.
+static void wait_readable(int sock)
+{
+	struct pollfd poll_fd = {.fd = sock, .events = POLLIN};
+	if (poll(&poll_fd, 1, -1) < 0) {
+		err(1, "poll");
+	}
+}
+
 bool opaque_receive(int sock, struct opaque_message *message, struct passed_fds *fds)
 {
 	char *bytes = (char *)message;
 	size_t length = 0;
 	fds->count = 0;
 	while (length < sizeof(*message)) {
+		wait_readable(sock);
 		ssize_t got = passing_recv(sock, bytes + length, sizeof(*message) - length, fds, 0);
 		if (got == 0 && length == 0) {
 			return false;
