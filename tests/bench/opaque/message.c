@@ -35,7 +35,10 @@ bool opaque_receive(int sock, struct opaque_message *message, struct passed_fds 
 		if (got == 0 && length == 0) {
 			return false;
 		}
-		if (got <= 0) {
+		if (got == 0) {
+			errx(1, "the connection ends within a message");
+		}
+		if (got < 0) {
 			err(1, "cannot receive");
 		}
 		length += (size_t)got;
