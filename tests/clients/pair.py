@@ -10,31 +10,28 @@ from processes import Failure, Process, pids_of_session, wait_until
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer.*|\S+: runtime error:.*|.*Assertion .* failed.*")
 
 
-class Pair:
-    """`display` is the absolute path of the socket that clients use."""
+class Proxies:
+    """The two programs as processes; what makes them a pair is up to the class that starts them."""
 
-    def __init__(self, build, directory, compositor, environment, allow=()):
+    def __init__(self, build, directory, environment):
+        self.build = build
         self.directory = os.path.join(directory, "pair")
         os.mkdir(self.directory, 0o700)
         self.environment = {**environment, "XDG_RUNTIME_DIR": self.directory}
-        self.display = os.path.join(self.directory, "fdferry-0")
+        self.channel = f"unix:{self.directory}/chan"
         self.programs = []
-        channel = f"unix:{self.directory}/chan"
-        try:
-            self.start("host", os.path.join(build, "host-proxy", "fdferry-host"), [
-                "--listen", channel, "--compositor", compositor,
-                *(word for name in allow for word in ("--allow", name))])
-            self.start("guest", os.path.join(build, "guest-proxy", "fdferry-guest"), [
-                "--connect", channel, "--display", "fdferry-0"])
-            ping(self.display)
-            self.baseline = self.settled_census()
-        except (Failure, OSError) as failure:
-            self.kill()
-            raise Failure(f"the pair does not start: {failure}")
 
-    def start(self, name, program, options):
+    def start_host(self, *options, **process_options):
+        path = os.path.join(self.build, "host-proxy", "fdferry-host")
+        self.start("host", path, ["--listen", self.channel, *options], **process_options)
+
+    def start_guest(self, *options):
+        path = os.path.join(self.build, "guest-proxy", "fdferry-guest")
+        self.start("guest", path, ["--connect", self.channel, *options])
+
+    def start(self, name, program, options, **process_options):
         process = Process(name, [program, "--print-ready", *options], self.environment,
-                          self.directory)
+                          self.directory, **process_options)
         self.programs.append(process)
 
         def is_ready():
@@ -101,3 +98,20 @@ class Pair:
     def kill(self):
         for program in self.programs:
             program.stop(patience=0)
+
+
+class Pair(Proxies):
+    """`display` is the absolute path of the socket that clients use."""
+
+    def __init__(self, build, directory, compositor, environment, allow=()):
+        super().__init__(build, directory, environment)
+        self.display = os.path.join(self.directory, "fdferry-0")
+        try:
+            self.start_host("--compositor", compositor,
+                            *(word for name in allow for word in ("--allow", name)))
+            self.start_guest("--display", "fdferry-0")
+            ping(self.display)
+            self.baseline = self.settled_census()
+        except (Failure, OSError) as failure:
+            self.kill()
+            raise Failure(f"the pair does not start: {failure}")
