@@ -36,12 +36,12 @@ class Screen(Service):
 
     def __init__(self, trial):
         super().__init__(trial)
-        self.lock = None
+        self.lock = self.taken = None
         self.authority = trial.local("authority")
         with open(self.authority, "wb") as file:
             file.write(authority_entry())
         server = self.start("Xvfb", ["Xvfb", "-displayfd", "1", "-screen", "0", "1024x768x24",
-                                     "-auth", self.authority, "-nolisten", "tcp"])
+                                     "-auth", self.authority, "-nolisten", "tcp", "-noreset"])
         number = wait_until("Xvfb has a display", lambda: display_of(server), deadline=20)
         self.path = os.path.join(SOCKETS, f"X{number}")
         self.empty = self.shot()
@@ -57,7 +57,7 @@ class Screen(Service):
             except FileExistsError:
                 continue
             if is_free(path):
-                self.lock = lock.name
+                self.lock, self.taken = lock.name, path
                 return path
             os.unlink(lock.name)
         raise Failure("there is no free display")
@@ -72,6 +72,7 @@ class Screen(Service):
 
     def close(self):
         if self.lock:
+            remove(self.taken)  # a guest that was killed leaves it behind
             os.unlink(self.lock)
 
 
@@ -90,6 +91,13 @@ def display_of(server):
     server.check_runs()
     match = re.search(r"^(\d+)\n", server.output(), re.MULTILINE)
     return match and match.group(1)
+
+
+def remove(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def is_free(path):

@@ -74,16 +74,17 @@ def serve_bus(address, service):
 def serve_peer(address, service):
     server = Gio.DBusServer.new_sync(address, Gio.DBusServerFlags.NONE, Gio.dbus_generate_guid(),
                                      None, None)
-    kept = []
+    connections = set()
 
     def handle_connection(_server, connection):
-        kept.append(connection)
+        connections.add(connection)
+        connection.connect("closed", lambda *_: connections.discard(connection))
         service.register(connection)
         return True
     server.connect("new-connection", handle_connection)
     server.start()
     print("READY", flush=True)
-    return server, kept
+    return server, connections
 
 
 def main():
