@@ -5,6 +5,7 @@ import difflib
 import itertools
 import os
 import pprint
+import stat
 from typing import Callable
 
 from processes import find_program
@@ -57,6 +58,8 @@ class Case:
         for program in self.built:
             if not os.path.exists(built_path(build, program)):
                 return f"{program} was not built (packages {PACKAGES[program]})"
+        if self.host_as_nobody and not is_reachable(build):
+            return f"only its owner can reach {build}"
         for check in [*self.service.checks, *self.checks]:
             reason = check()
             if reason:
@@ -78,6 +81,15 @@ def case_list(default_service):
 
 def built_path(build, program):
     return os.path.join(build, "tests", "services", program)
+
+
+def is_reachable(directory):
+    """By everybody."""
+    while os.stat(directory).st_mode & stat.S_IXOTH:
+        if directory == "/":
+            return True
+        directory = os.path.dirname(directory)
+    return False
 
 
 def is_root():

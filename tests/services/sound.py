@@ -154,19 +154,17 @@ def start_player(trial):
                          "{node.name=player adapter.auto-port-config={mode=dsp}}", sound])
 
 
-def play(trial):
-    """The player, once it has ended: after the sound, or before it could be linked."""
-    player = start_player(trial)
+def link_when_ready(trial, player):
     wait_until("the player has its ports or ends", lambda: player.has_ended() or
                "player:output_FR" in ports(trial, trial.service.path))
     if not player.has_ended():
         link(trial, "player:output_", "sink:playback_")
-        wait_until("the player ends", player.has_ended)
-    return player
 
 
 def heard_from(recorder, path):
     """How many samples are in the recording as they were played, in their order."""
+    end = os.path.getsize(path) + FRAMES * 2 * len(CHANNELS)
+    wait_until("the recorder has come past the end", lambda: os.path.getsize(path) > end)
     recorder.stop()
     with wave.open(path) as file:
         heard = array.array("h", file.readframes(file.getnframes()))
@@ -175,10 +173,16 @@ def heard_from(recorder, path):
     return sum(played == sample for played, sample in zip(samples(), heard[start:]))
 
 
-def play_and_listen(trial):
+def sound_arrives(trial):
+    """A machine with much else to do may miss a cycle, and then what follows is late."""
     recorder, path = start_recorder(trial)
-    player = play(trial)
-    return player.popen.returncode, "drained" in player.output(), heard_from(recorder, path)
+    player = start_player(trial)
+    link_when_ready(trial, player)
+    wait_until("the player ends", player.has_ended)
+    heard = heard_from(recorder, path)
+    if heard < len(samples()) / 2:
+        raise Failure(f"{heard} of {len(samples())} samples arrive")
+    return player.popen.returncode, "drained" in player.output()
 
 
 def player_is_refused(trial):
@@ -192,18 +196,25 @@ def player_is_refused(trial):
         raise Failure("another client cannot ask for the core")
 
 
-case("a sound reaches the sink, every sample; through the pair the player is refused at once",
-     through=player_is_refused)(play_and_listen)
+case("a sound reaches the sink; through the pair the player is refused at once",
+     through=player_is_refused)(sound_arrives)
 
 
-def player_ends(trial):
-    """What is pushed at messages cannot be in time for a clock that sends none: whatever becomes of
-    the sound, the player ends, and others go on."""
-    status, drained, heard = play_and_listen(trial)
-    trial.case.note = (f"status {status}, {'drained' if drained else 'not drained'}, "
-                       f"{heard} of {len(samples())} samples heard in place")
+def player_harms_nobody(trial):
+    """What is pushed at messages cannot be in time for a clock that sends none, so a player may hear of
+    its turns late or never. Whatever becomes of it, others go on and nothing of it is left."""
+    recorder, path = start_recorder(trial)
+    player = start_player(trial)
+    link_when_ready(trial, player)
+    try:
+        wait_until("the player ends", player.has_ended, deadline=10)
+        end = f"status {player.popen.returncode}"
+    except Failure:
+        player.stop()
+        end = "it waits until it is ended"
+    trial.case.note = f"{end}, {heard_from(recorder, path)} of {len(samples())} samples arrive"
     info(trial)
 
 
-case("a player ends in any case with --shm-mode diff", through=player_ends,
-     host=("--shm-mode", "diff"), guest=("--shm-mode", "diff"))(play_and_listen)
+case("a player with --shm-mode diff harms nobody else", through=player_harms_nobody,
+     host=("--shm-mode", "diff"), guest=("--shm-mode", "diff"))(sound_arrives)

@@ -76,9 +76,13 @@ def serve_peer(address, service):
                                      None, None)
     connections = set()
 
+    def handle_closed(connection, _by_peer, _error):
+        connection.get_stream().close(None)
+        connections.discard(connection)
+
     def handle_connection(_server, connection):
         connections.add(connection)
-        connection.connect("closed", lambda *_: connections.discard(connection))
+        connection.connect("closed", handle_closed)
         service.register(connection)
         return True
     server.connect("new-connection", handle_connection)
