@@ -72,6 +72,8 @@ enum channel_type {
 	CHANNEL_STREAM_PAUSE = 20, // arg: 1 asks the source to send no more, 0 to go on
 	CHANNEL_STREAM_PAUSED = 21,
 	CHANNEL_EVENT_ADD = 22, // arg: how many of them the sender has received
+	CHANNEL_MEM_WORDS = 23,
+	CHANNEL_MEM_UNUSED = 24,
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
@@ -210,6 +212,24 @@ struct channel_open_device {
 	uint32_t reserved;
 };
 static_assert(sizeof(struct channel_open_device) == 16, "on-wire size");
+
+// OPEN of SHARED: a memory that both sides may write to, or an fd of one.
+struct channel_open_shared {
+	uint32_t memory;    // of an fd: the fdref of its memory; 0: this is a memory
+	uint32_t seals;     // of a memory; as in channel_open_memory
+	uint32_t size[2];   // of a memory
+	uint32_t access;    // of an fd: enum channel_access
+	uint32_t offset[2]; // of an fd
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_open_shared) == 32, "on-wire size");
+
+// MEM_WORDS: runs one after another, each followed by its length bytes.
+struct channel_run {
+	uint32_t offset[2]; // in the memory; a multiple of 8
+	uint32_t length;    // a multiple of 8, unless the run ends where the memory does
+};
+static_assert(sizeof(struct channel_run) == 12, "on-wire size");
 
 // MEM_READ, and what its reply begins with; see channel.md, "Files".
 struct channel_mem_read {

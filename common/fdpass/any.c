@@ -12,6 +12,7 @@
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/kind.h"
+#include "fdpass/shared.h"
 #include "fdpass/socket.h"
 #include "fdpass/stream.h"
 #include "fdpass/sync.h"
@@ -35,8 +36,11 @@ static export_func choose_for_socket(const struct fd_facts *facts, const char **
 }
 
 static export_func choose_for_file(
-	const struct fdrefs *refs, const struct fd_facts *facts, const char **wrong)
+	const struct fdrefs *refs, int fd, const struct fd_facts *facts, const char **wrong)
 {
+	if (facts->memory && shared_knows(refs, fd)) {
+		return shared_export;
+	}
 	bool writable = facts->access != O_RDONLY && !facts->immutable;
 	if (!facts->readable_file || facts->access == O_WRONLY) {
 		*wrong = facts->readable_file ? "a file that is only to be written" : facts->name;
@@ -52,13 +56,16 @@ static export_func choose_for_file(
 	if (refs->rules.shared == FDREF_SHARED_SNAPSHOT) {
 		return file_export_exact;
 	}
+	if (refs->rules.shared == FDREF_SHARED_DIFF) {
+		return shared_export;
+	}
 	*wrong = "memory that both sides may write to (--shm-mode)";
 	return NULL;
 }
 
 /* NULL: it cannot cross, and *wrong is what it is. */
 static export_func choose(
-	const struct fdrefs *refs, const struct fd_facts *facts, const char **wrong)
+	const struct fdrefs *refs, int fd, const struct fd_facts *facts, const char **wrong)
 {
 	*wrong = facts->name;
 	if (facts->path_only) {
@@ -75,7 +82,7 @@ static export_func choose(
 	case FD_KIND_CHARACTER_DEVICE:
 		return facts->device >= 0 ? device_export : NULL;
 	case FD_KIND_FILE:
-		return choose_for_file(refs, facts, wrong);
+		return choose_for_file(refs, fd, facts, wrong);
 	default:
 		return NULL;
 	}
@@ -129,7 +136,7 @@ static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_
 	if (facts->kind == FD_KIND_SYNC_FILE) {
 		return export_sync(refs, fd, facts->name, id, wrong);
 	}
-	export_func export = choose(refs, facts, &what);
+	export_func export = choose(refs, fd, facts, &what);
 	if (export == NULL) {
 		return give_up(refs, fd, facts, what, id, wrong);
 	}

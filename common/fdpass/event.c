@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "fdpass/kind.h"
+#include "fdpass/shared.h"
 
 // Counts are left where they are while so much is queued on the channel: they add up by themselves.
 #define CHANNEL_BUSY (64u * 1024)
@@ -166,6 +167,7 @@ static void move_count(struct counter *counter)
 	if (count == 0) {
 		return; // somebody here was faster
 	}
+	shared_push_changes(counter->ref.refs);
 	struct channel_event_add add;
 	channel_put64(add.count, count);
 	counter->sent++;
@@ -357,6 +359,7 @@ uint32_t event_export(struct fdrefs *refs, int fd, const char **wrong)
 		.nonblocking = (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
 	};
 	uint64_t count = take_count(counter);
+	shared_push_changes(refs);
 	channel_put64(open.count, count);
 	if (!fdrefs_open(refs, &counter->ref, &events, CHANNEL_KIND_EVENT, &open, sizeof(open))) {
 		counter->pending = count;

@@ -9,6 +9,7 @@
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/memory.h"
+#include "fdpass/shared.h"
 #include "fdpass/socket.h"
 #include "fdpass/stream.h"
 #include "fdpass/sync.h"
@@ -177,6 +178,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_DEVICE] = {device_import},
 		[CHANNEL_KIND_SYNC] = {sync_import},
 		[CHANNEL_KIND_SOCKET] = {socket_import},
+		[CHANNEL_KIND_SHARED] = {shared_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;
@@ -187,7 +189,8 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 	if (fdrefs_get(refs, id) != NULL) {
 		return "OPEN with an id that is in use";
 	}
-	if (kind >= sizeof(kinds) / sizeof(kinds[0]) || kinds[kind].import == NULL) {
+	if (kind >= sizeof(kinds) / sizeof(kinds[0]) || kinds[kind].import == NULL ||
+		(kind > CHANNEL_KIND_PIPE && !refs->any_kind)) {
 		return "OPEN of an unknown kind";
 	}
 	struct fdref *ref = NULL;

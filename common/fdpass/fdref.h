@@ -106,6 +106,7 @@ struct fdrefs {
 	uint64_t max_memory; // bytes that the peer may make us keep
 	uint64_t memory;
 	size_t streams;          // that are open: data may still be under way on the other side
+	bool any_kind;           // else only those that Wayland's messages can name
 	size_t shared;           // memories that are compared before each message
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t homing;           // sockets and pipes about which the other side was asked

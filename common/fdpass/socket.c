@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/scm.h"
 #include "fdpass/any.h"
+#include "fdpass/shared.h"
 
 // Nothing is read while so much is queued on the channel already.
 #define CHANNEL_BUSY (64u * 1024)
@@ -277,6 +278,7 @@ static void end_writing(struct socket *sock)
 static void push_eof(struct socket *sock)
 {
 	bool closed = has_hung_up(sock->fd);
+	shared_push_changes(sock->ref.refs);
 	push(sock, CHANNEL_STREAM_EOF, closed);
 	if (closed) {
 		end_writing(sock);
@@ -306,6 +308,7 @@ static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 {
 	struct fdrefs *refs = sock->ref.refs;
 	size_t done = 0;
+	shared_push_changes(refs);
 	do {
 		size_t n = len - done < CHANNEL_MAX_STREAM ? len - done : CHANNEL_MAX_STREAM;
 		uint32_t n_ids = done == 0 ? sock->n_held_ids : 0;

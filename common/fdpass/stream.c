@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "fdpass/kind.h"
+#include "fdpass/shared.h"
 
 // A stream waits while so much is queued on the channel already: messages must not wait behind it.
 #define CHANNEL_BUSY (64u * 1024)
@@ -136,6 +137,7 @@ static void source_ready(struct stream *stream)
 		set_waiting(stream, true); // somebody else has read what was there
 		return;
 	}
+	shared_push_changes(stream->ref.refs);
 	if (n <= 0) {
 		push(stream, CHANNEL_STREAM_EOF, 0);
 		channel_flush(channel);

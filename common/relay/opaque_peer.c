@@ -89,6 +89,7 @@ static struct peer *create(const struct peer_context *context)
 	self->peer.interface = &opaque_peer;
 	self->peer.context = *context;
 	const char *wrong = NULL;
+	context->refs->any_kind = true;
 	if (context->options->exports == WIRE_REQUEST) {
 		socket_export_root(context->refs, context->options->local_fd, &wrong);
 		channel_flush(context->channel);

@@ -15,6 +15,7 @@
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
+#include "fdpass/shared.h"
 #include "relay/clock.h"
 #include "relay/handshake.h"
 #include "relay/peer.h"
@@ -292,6 +293,7 @@ static bool has_shape(const struct channel_header *header)
 	case CHANNEL_STREAM_STOP:
 	case CHANNEL_STREAM_PAUSE:
 	case CHANNEL_STREAM_PAUSED:
+	case CHANNEL_MEM_UNUSED:
 		return header->length == 0;
 	default:
 		return true;
@@ -300,7 +302,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ADD;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_MEM_UNUSED;
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
@@ -447,6 +449,7 @@ static void handle_timer(evutil_socket_t fd, short what, void *data)
 		handle_channel_ended(session, -ETIMEDOUT, NULL);
 		return;
 	}
+	shared_collect(&session->refs);
 	ping(session);
 	set_timer(session, PING_SECONDS);
 }

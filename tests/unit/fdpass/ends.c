@@ -17,7 +17,7 @@
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct end *end = data;
-	assert_in_range(frame->header.type, 1, CHANNEL_EVENT_ADD);
+	assert_in_range(frame->header.type, 1, CHANNEL_MEM_UNUSED);
 	end->frames[frame->header.type]++;
 	if (frame->header.type == CHANNEL_OPEN) {
 		end->opened = frame->header.id;
@@ -100,6 +100,8 @@ static void init_end(struct end *end, struct event_base *base, int fd, uint32_t 
 		.base = base,
 		.own_bit = own_bit,
 		.max_refs = 1000,
+		.any_kind = true,
+		.rules.shared = FDREF_SHARED_DIFF,
 		.max_memory = 1u << 30,
 		.contents = &end->contents,
 		.stored = handle_stored,
