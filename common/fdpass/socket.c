@@ -773,7 +773,7 @@ static enum fdref_again again(struct fdref *ref, int fd)
 	if (sock->ours) {
 		return sock->named ? FDREF_AGAIN_NEW : FDREF_AGAIN_NAME; // twice in one message
 	}
-	if (sock->over || sock->homing == HOMING_HOME) {
+	if (sock->over) {
 		return FDREF_AGAIN_NEW;
 	}
 	if (sock->homing == HOMING_NOT) {
@@ -783,10 +783,12 @@ static enum fdref_again again(struct fdref *ref, int fd)
 	if (sock->homing == HOMING_ASKED) {
 		return FDREF_AGAIN_WAIT;
 	}
-	if (!sock->read_over && unread(sock->fd) > 0) {
-		return FDREF_AGAIN_WAIT; // what it has sent goes first
+	bool sent = sock->read_over || unread(sock->fd) == 0; // what it has sent goes first
+	if (!sent && sock->reading) {
+		return FDREF_AGAIN_WAIT;
 	}
-	bool clean = wl_list_empty(&sock->pieces) && sock->partial == NULL && unread(fd) == 0;
+	bool clean =
+		sent && wl_list_empty(&sock->pieces) && sock->partial == NULL && unread(fd) == 0;
 	set_homing(sock, clean ? HOMING_HOME : HOMING_NOT);
 	if (!clean) {
 		push(sock, CHANNEL_STREAM_PAUSE, 0);
@@ -845,11 +847,15 @@ static const char *handle_frame(struct fdref *ref, const struct channel_frame *f
 {
 	struct socket *sock = (struct socket *)ref;
 	const char *wrong = handle_type(sock, frame);
-	if (wrong == NULL) {
-		update_events(sock);
-		confirm(sock);
+	if (wrong != NULL) {
+		return wrong;
 	}
-	return wrong;
+	update_events(sock);
+	if (ref->refs->homing > 0 && sock->over) {
+		fdrefs_retry(ref->refs);
+	}
+	confirm(sock);
+	return NULL;
 }
 
 static void handle_drained(struct fdref *ref)

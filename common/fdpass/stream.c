@@ -21,12 +21,23 @@
 #define CHANNEL_BUSY (64u * 1024)
 #define CREDIT_STEP  (CHANNEL_STREAM_WINDOW / 4)
 
+// How far an end that came from the other side is on its way back.
+enum homing {
+	HOMING_NOT,
+	HOMING_ASKED, // of a read end: STREAM_PAUSE was sent; of a write end: there is more to read
+	HOMING_PAUSED, // nothing more comes from the other side
+};
+
 struct stream {
 	struct fdref ref;
 	const struct stream_role *role;
 	bool ours; // opened here
 	bool over; // the data has ended, one way or the other
 	bool counted;
+	int access; // of the end that crosses
+	bool nonblocking;
+	bool paused; // source: the other side asked for it
+	enum homing homing;
 	int fd;    // our end; -1 when over
 	int given; // of an import: the end for the local peer, until it is asked for
 	enum fd_kind kind;
@@ -52,6 +63,13 @@ static void push(struct stream *stream, uint16_t type, uint32_t arg)
 	channel_push(stream->ref.refs->channel, type, stream->ref.id, arg, NULL, 0, NULL, 0);
 }
 
+static void set_homing(struct stream *stream, enum homing homing)
+{
+	struct fdrefs *refs = stream->ref.refs;
+	refs->homing += (size_t)(homing == HOMING_ASKED) - (size_t)(stream->homing == HOMING_ASKED);
+	stream->homing = homing;
+}
+
 /* The data has ended: our end is closed. The fdref itself goes when its opener has closed it. */
 static void end(struct stream *stream)
 {
@@ -68,11 +86,16 @@ static void end(struct stream *stream)
 	if (stream->ours) {
 		fdrefs_close(&stream->ref);
 	}
+	if (stream->homing == HOMING_ASKED && stream->access == O_WRONLY) {
+		set_homing(stream, HOMING_NOT);
+		fdrefs_retry(stream->ref.refs);
+	}
 }
 
 static void destroy_stream(struct fdref *ref)
 {
 	struct stream *stream = (struct stream *)ref;
+	set_homing(stream, HOMING_NOT);
 	if (stream->event != NULL) {
 		event_free(stream->event);
 	}
@@ -127,8 +150,9 @@ static void source_ready(struct stream *stream)
 	uint8_t data[CHANNEL_MAX_STREAM];
 	struct channel *channel = stream->ref.refs->channel;
 
-	if (stream->credit == 0 || channel_queued(channel) > CHANNEL_BUSY) {
-		set_waiting(stream, false); // CREDIT or drained goes on
+	if (stream->credit == 0 || stream->paused || stream->ref.refs->stopped ||
+		channel_queued(channel) > CHANNEL_BUSY) {
+		set_waiting(stream, false); // CREDIT, drained or STREAM_PAUSE goes on
 		return;
 	}
 	size_t len = stream->credit < sizeof(data) ? stream->credit : sizeof(data);
@@ -165,6 +189,14 @@ static const char *source_frame(struct stream *stream, const struct channel_fram
 		return NULL;
 	case CHANNEL_STREAM_STOP:
 		end(stream);
+		return NULL;
+	case CHANNEL_STREAM_PAUSE:
+		stream->paused = frame->header.arg != 0;
+		if (stream->paused) {
+			push(stream, CHANNEL_STREAM_PAUSED, 0);
+		} else if (!stream->over) {
+			set_waiting(stream, true);
+		}
 		return NULL;
 	default:
 		return "frame of the wrong type for a stream's source";
@@ -297,6 +329,13 @@ static const char *sink_frame(struct stream *stream, const struct channel_frame 
 			sink_ready(stream);
 		}
 		return NULL;
+	case CHANNEL_STREAM_PAUSED:
+		if (stream->homing != HOMING_ASKED) {
+			return "STREAM_PAUSED without being asked";
+		}
+		set_homing(stream, HOMING_PAUSED);
+		fdrefs_retry(stream->ref.refs);
+		return NULL;
 	default:
 		return "frame of the wrong type for a stream's sink";
 	}
@@ -310,33 +349,43 @@ static const struct stream_role sink = {
 
 /* ---- both ---- */
 
+/* CLOSE has come, and the data is over: the stream may be gone after this. */
+static void confirm(struct stream *stream)
+{
+	if (stream->over && stream->ref.closing && !stream->ours &&
+		stream->homing != HOMING_ASKED) {
+		fdrefs_confirm_closed(&stream->ref);
+	}
+}
+
 static void handle_event(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
 	(void)what;
 	struct stream *stream = data;
 	struct channel *channel = stream->ref.refs->channel;
-	bool closing = stream->ref.closing && !stream->ours;
+	struct fdrefs *refs = stream->ref.refs;
 	stream->role->ready(stream);
-	if (closing && stream->over) {
-		fdrefs_confirm_closed(&stream->ref);
-	}
+	confirm(stream);
 	channel_flush(channel);
+	if (refs->homing > 0) {
+		fdrefs_retry(refs);
+	}
 }
 
 static const char *handle_frame(struct fdref *ref, const struct channel_frame *frame)
 {
 	struct stream *stream = (struct stream *)ref;
+	const char *wrong = NULL;
 	if (frame->header.type != CHANNEL_CLOSE) {
-		return stream->role->frame(stream, frame);
-	}
-	if (stream->role == &source || (!stream->eof && !stream->over)) {
+		wrong = stream->role->frame(stream, frame);
+	} else if (stream->role == &source || (!stream->eof && !stream->over)) {
 		end(stream); // nothing more can come or be wanted
 	}
-	if (stream->over) {
-		fdrefs_confirm_closed(ref);
+	if (wrong == NULL) {
+		confirm(stream);
 	}
-	return NULL;
+	return wrong;
 }
 
 static void handle_drained(struct fdref *ref)
@@ -347,18 +396,105 @@ static void handle_drained(struct fdref *ref)
 	}
 }
 
+/*
+ * A description of its own of the pipe that fd is an end of. It is opened without waiting for
+ * anybody, as a named FIFO would.
+ */
+static int reopen(int fd, int access, bool nonblocking)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int own = open(path, access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	if (own >= 0 && !nonblocking) {
+		fcntl(own, F_SETFL, 0);
+	}
+	return own < 0 ? -errno : own;
+}
+
+/* In place of one that is over: nobody is at its other end. */
+static int dead_end(int access)
+{
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) < 0) {
+		return -errno;
+	}
+	close(ends[access == O_RDONLY]);
+	return ends[access != O_RDONLY];
+}
+
+/* What crosses is the same end on both sides: home it is the original, elsewhere our pipe's. */
 static int get_fd(struct fdref *ref)
 {
 	struct stream *stream = (struct stream *)ref;
 	int fd = stream->given;
 	stream->given = -1;
-	return fd < 0 ? -EBADF : fd;
+	ref->refs->counts.homecomings += stream->ours;
+	if (fd >= 0) {
+		return fd;
+	}
+	if (stream->fd < 0) {
+		return dead_end(stream->access);
+	}
+	if (stream->kind == FD_KIND_PIPE) {
+		return reopen(stream->fd, stream->access, stream->nonblocking);
+	}
+	fd = fcntl(stream->fd, F_DUPFD_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+static int unread(int fd)
+{
+	int n = 0;
+	return ioctl(fd, FIONREAD, &n) < 0 ? 0 : n;
+}
+
+/* The read end that was given away goes back if nothing is on its way to it. */
+static enum fdref_again reader_again(struct stream *stream, int fd)
+{
+	if (stream->homing == HOMING_NOT) {
+		push(stream, CHANNEL_STREAM_PAUSE, 1);
+		set_homing(stream, HOMING_ASKED);
+	}
+	if (stream->homing == HOMING_ASKED) {
+		return FDREF_AGAIN_WAIT;
+	}
+	if (evbuffer_get_length(stream->pending) == 0 && unread(fd) == 0) {
+		return FDREF_AGAIN_NAME;
+	}
+	push(stream, CHANNEL_STREAM_PAUSE, 0);
+	set_homing(stream, HOMING_NOT);
+	return FDREF_AGAIN_NEW;
+}
+
+/* The write end that was given away goes back when all that was written to it has gone ahead. */
+static enum fdref_again writer_again(struct stream *stream)
+{
+	bool sent = unread(stream->fd) == 0;
+	bool waits = !sent && event_pending(stream->event, EV_READ, NULL);
+	set_homing(stream, waits ? HOMING_ASKED : HOMING_NOT);
+	if (waits) {
+		return FDREF_AGAIN_WAIT;
+	}
+	return sent ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
+}
+
+static enum fdref_again again(struct fdref *ref, int fd)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (stream->over || (fcntl(fd, F_GETFL) & O_ACCMODE) != stream->access) {
+		return FDREF_AGAIN_NEW;
+	}
+	if (stream->ours) {
+		return FDREF_AGAIN_NAME;
+	}
+	return stream->role == &sink ? reader_again(stream, fd) : writer_again(stream);
 }
 
 static const struct fdref_interface streams = {
 	.name = "pipe",
 	.frame = handle_frame,
 	.get_fd = get_fd,
+	.again = again,
 	.drained = handle_drained,
 	.destroy = destroy_stream,
 };
@@ -377,6 +513,7 @@ static struct stream *create(struct fdrefs *refs, int fd, const struct stream_ro
 	stream->fd = fd;
 	stream->given = -1;
 	stream->kind = fd_kind_of(fd);
+	fd_identity_of(fd, &stream->ref.identity);
 	stream->cautious = (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0;
 	stream->credit = CHANNEL_STREAM_WINDOW;
 	stream->pending = evbuffer_new();
@@ -398,9 +535,7 @@ static struct stream *create(struct fdrefs *refs, int fd, const struct stream_ro
  */
 static int open_nonblocking(int fd, int access)
 {
-	char path[32];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	int own = open(path, access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	int own = reopen(fd, access, true);
 	if (own < 0) {
 		return fd;
 	}
@@ -437,6 +572,8 @@ uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wr
 		return 0;
 	}
 	stream->ours = true;
+	stream->access = access;
+	stream->nonblocking = flags & O_NONBLOCK;
 	struct channel_open_pipe open = {
 		.access = (uint32_t)access,
 		.nonblocking = (flags & O_NONBLOCK) != 0,
@@ -485,6 +622,8 @@ const char *stream_import(
 		return "out of memory";
 	}
 	stream->given = given;
+	stream->access = (int)open.access;
+	stream->nonblocking = open.nonblocking;
 	refs->counts.pipes++;
 	if (stream->role == &source) {
 		set_waiting(stream, true);

@@ -397,6 +397,85 @@ static void what_was_not_read_comes_home_too(void **state)
 	assert_int_equal(crossing->ends.guest.refs.streams, 1);
 }
 
+static void pass(struct crossing *crossing, bool home, int fd, int *got)
+{
+	say(home ? crossing->far : crossing->near, "x", &fd, 1);
+	run(crossing);
+	expect(home ? crossing->near : crossing->far, "x", got, 1);
+}
+
+static void assert_reads(int fd, const char *text)
+{
+	char bytes[64] = "";
+	assert_int_equal(read(fd, bytes, sizeof(bytes) - 1), strlen(text));
+	assert_string_equal(bytes, text);
+}
+
+static void a_pipe_that_comes_home_is_what_it_was(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	for (int writes = 0; writes < 2; writes++) {
+		assert_int_equal(pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK), 0);
+		pass(crossing, false, dup(pipe_ends[writes]), &visitor);
+		if (writes) {
+			assert_int_equal(write(visitor, "away", 4), 4);
+		}
+		pass(crossing, true, visitor, &home);
+		run(crossing);
+		assert_true(same_file(home, pipe_ends[writes]));
+		const int seen = O_ACCMODE | O_NONBLOCK;
+		assert_int_equal(
+			fcntl(home, F_GETFL) & seen, fcntl(pipe_ends[writes], F_GETFL) & seen);
+		assert_int_equal(write(pipe_ends[1], "home", 4), 4);
+		assert_reads(pipe_ends[0], writes ? "awayhome" : "home");
+		assert_int_equal(crossing->ends.guest.refs.streams, 1);
+		close(pipe_ends[0]);
+		close(pipe_ends[1]);
+		close(home);
+	}
+}
+
+static void a_pipe_comes_home_with_what_is_in_it(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
+	pass(crossing, false, pipe_ends[0], &visitor);
+	assert_int_equal(write(pipe_ends[1], "unread", 6), 6);
+	run(crossing);
+	pass(crossing, true, visitor, &home);
+	assert_int_equal(write(pipe_ends[1], " and more", 9), 9);
+	run(crossing);
+	assert_reads(home, "unread and more");
+	close(pipe_ends[1]);
+	run(crossing);
+	char byte;
+	assert_int_equal(read(home, &byte, 1), 0);
+	close(home);
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 1);
+}
+
+static void a_pipe_that_is_sent_again_is_the_same(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], first, second;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
+	pass(crossing, false, dup(pipe_ends[0]), &first);
+	pass(crossing, false, pipe_ends[0], &second);
+	assert_true(same_file(first, second));
+	assert_int_equal(write(pipe_ends[1], "one", 3), 3);
+	run(crossing);
+	assert_reads(second, "one");
+	close(pipe_ends[1]);
+	close(first);
+	close(second);
+}
+
 static void one_that_carries_itself_is_reclaimed(void **state)
 {
 	struct crossing *crossing = *state;
@@ -582,6 +661,9 @@ int main(void)
 		TEST(one_that_is_passed_twice_in_a_message_is_one),
 		TEST(a_socket_that_comes_home_is_what_it_was),
 		TEST(what_was_not_read_comes_home_too),
+		TEST(a_pipe_that_comes_home_is_what_it_was),
+		TEST(a_pipe_comes_home_with_what_is_in_it),
+		TEST(a_pipe_that_is_sent_again_is_the_same),
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
