@@ -1,4 +1,4 @@
-"""X11: Xvfb, and clients that look at its pixels. The guest's display is a number, like any other."""
+"""X11: Xvfb, and clients on a display of the guest's, compared pixel by pixel."""
 
 import os
 import re

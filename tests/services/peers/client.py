@@ -1,9 +1,9 @@
-"""Calls service.py, by the library named, with fds both ways, and prints what both ends say.
+"""Calls service.py, by gdbus, libdbus or sdbus, with fds both ways, and prints what both ends say.
 
-client.py gdbus|libdbus|sdbus bus|peer ADDRESS exchange        everything that crosses
-client.py gdbus|libdbus|sdbus bus|peer ADDRESS send KIND...    one message with these fds
-client.py gdbus|libdbus|sdbus bus|peer ADDRESS twice FILE      a pipe, and another once FILE is there
-client.py gdbus|libdbus|sdbus bus ADDRESS whoami               the uid that the bus knows
+client.py LIBRARY bus|peer ADDRESS exchange        everything that crosses
+client.py LIBRARY bus|peer ADDRESS send KIND...    one message with these fds
+client.py LIBRARY bus|peer ADDRESS twice FILE      a pipe, and one more once FILE is there
+client.py LIBRARY bus ADDRESS whoami             the uid that the bus knows
 """
 
 import os

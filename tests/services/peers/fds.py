@@ -150,8 +150,8 @@ def access_of(fd):
 def describe_memory(fd):
     seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     size = os.fstat(fd).st_size
-    return (f"memory, {ACCESS[access_of(fd)]}, at {os.lseek(fd, 0, os.SEEK_CUR)}, seals {seals:#x}, "
-            f"{summary(os.pread(fd, size, 0))}")
+    return (f"memory, {ACCESS[access_of(fd)]}, at {os.lseek(fd, 0, os.SEEK_CUR)}, "
+            f"seals {seals:#x}, {summary(os.pread(fd, size, 0))}")
 
 
 def describe_pipe(fd):

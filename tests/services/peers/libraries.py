@@ -1,5 +1,5 @@
-"""One interface to the three D-Bus libraries that programs use. Each is imported only if it is asked
-for. `call` takes strings or fds and returns strings or fds; `tell` expects no reply."""
+"""One interface to the three D-Bus libraries that programs use. Each is imported only if it is
+asked for. `call` takes strings or fds and returns strings or fds; `tell` expects no reply."""
 
 import ctypes
 import os
