@@ -201,8 +201,8 @@ case("a sound reaches the sink; through the pair the player is refused at once",
 
 
 def player_harms_nobody(trial):
-    """What is pushed at messages cannot be in time for a clock that sends none, so a player may hear
-    of its turns late or never. Whatever becomes of it, others go on and nothing of it is left."""
+    """What is pushed at messages cannot be in time for a clock that sends none: a player may hear
+    late or never that it is its turn. Whatever becomes of it, others go on, nothing is left."""
     recorder, path = start_recorder(trial)
     player = start_player(trial)
     link_when_ready(trial, player)

@@ -62,6 +62,9 @@ static bool attach_theirs(xcb_connection_t *connection, struct memory *memory)
 	xcb_generic_error_t *error = NULL;
 	xcb_shm_create_segment_reply_t *reply = xcb_shm_create_segment_reply(connection,
 		xcb_shm_create_segment(connection, memory->segment, SIZE, false), &error);
+	if (reply == NULL && error == NULL) {
+		fail("CreateSegment");
+	}
 	if (reply == NULL) {
 		return attached(error);
 	}

@@ -3,7 +3,7 @@
 client.py LIBRARY bus|peer ADDRESS exchange        everything that crosses
 client.py LIBRARY bus|peer ADDRESS send KIND...    one message with these fds
 client.py LIBRARY bus|peer ADDRESS twice FILE      a pipe, and one more once FILE is there
-client.py LIBRARY bus ADDRESS whoami             the uid that the bus knows
+client.py LIBRARY bus ADDRESS whoami               the uid that the bus knows
 """
 
 import os
