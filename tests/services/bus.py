@@ -194,6 +194,16 @@ def both_in_guest(trial):
     return trial.run(client_command(trial, "sdbus", "exchange"))
 
 
+@case("many clients at once do not get each other's", checks=(has_gi, has_sdbus))
+def many(trial):
+    start_service(trial, trial, "bus", trial.service.path)
+    command = client_command(trial, "sdbus", "send", "memfd", "source", "sink", "stream", "records")
+    clients = [trial.start(f"client-{number}", command) for number in range(12)]
+    for client in clients:
+        wait_until("the client ends", client.has_ended)
+    return [(client.popen.returncode, client.output()) for client in clients]
+
+
 # What cannot cross.
 
 def with_another(trial, action):

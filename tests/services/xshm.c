@@ -27,13 +27,16 @@ struct memory {
 
 static void fail(const char *what)
 {
-	perror(what);
+	fprintf(stderr, "xshm: %s\n", what);
 	exit(1);
 }
 
 // True if the server has attached it; takes error.
-static bool attached(xcb_generic_error_t *error)
+static bool attached(xcb_connection_t *connection, xcb_generic_error_t *error)
 {
+	if (xcb_connection_has_error(connection)) {
+		fail("the connection has ended");
+	}
 	if (error == NULL) {
 		return true;
 	}
@@ -53,8 +56,9 @@ static bool attach_fd(xcb_connection_t *connection, struct memory *memory)
 		fail("mmap");
 	}
 	// xcb takes the fd.
-	return attached(xcb_request_check(
-		connection, xcb_shm_attach_fd_checked(connection, memory->segment, fd, false)));
+	return attached(connection,
+		xcb_request_check(connection,
+			xcb_shm_attach_fd_checked(connection, memory->segment, fd, false)));
 }
 
 static bool attach_theirs(xcb_connection_t *connection, struct memory *memory)
@@ -62,11 +66,8 @@ static bool attach_theirs(xcb_connection_t *connection, struct memory *memory)
 	xcb_generic_error_t *error = NULL;
 	xcb_shm_create_segment_reply_t *reply = xcb_shm_create_segment_reply(connection,
 		xcb_shm_create_segment(connection, memory->segment, SIZE, false), &error);
-	if (reply == NULL && error == NULL) {
-		fail("CreateSegment");
-	}
 	if (reply == NULL) {
-		return attached(error);
+		return attached(connection, error);
 	}
 	int fd = xcb_shm_create_segment_reply_fds(connection, reply)[0];
 	free(reply);
@@ -91,8 +92,9 @@ static bool attach_sysv(xcb_connection_t *connection, struct memory *memory)
 	if (memory->pixels == (void *)-1) {
 		fail("shmat");
 	}
-	bool done = attached(xcb_request_check(connection,
-		xcb_shm_attach_checked(connection, memory->segment, (uint32_t)id, false)));
+	bool done = attached(connection,
+		xcb_request_check(connection,
+			xcb_shm_attach_checked(connection, memory->segment, (uint32_t)id, false)));
 	shmctl(id, IPC_RMID, NULL);
 	return done;
 }
