@@ -204,6 +204,20 @@ def many(trial):
     return [(client.popen.returncode, client.output()) for client in clients]
 
 
+@case("clients that are killed in the middle leave nothing behind", checks=(has_gi, has_sdbus))
+def killed(trial):
+    """Each a little later in its exchange, however fast that is here."""
+    start_service(trial, trial, "bus", trial.service.path)
+    command = client_command(trial, "sdbus", "exchange")
+    for lines in range(0, 40, 4):
+        client = trial.start(f"client-{lines}", command)
+        wait_until("the client gets further", lambda: client.has_ended() or
+                   client.output().count("\n") >= lines)
+        client.stop(patience=0)
+    trial.run(client_command(trial, "sdbus", "send"))  # hears of the last notes
+    return trial.run(command)
+
+
 # What cannot cross.
 
 def with_another(trial, action):
