@@ -154,6 +154,12 @@ enum channel_access {
 	CHANNEL_ACCESS_BOTH = 2,
 };
 
+enum channel_cached {
+	CHANNEL_CACHED_NO = 0,
+	CHANNEL_CACHED_KNOWN = 1,     // the receiver has the contents: none follow
+	CHANNEL_CACHED_ON_DEMAND = 2, // they are asked for by MEM_READ
+};
+
 // OPEN of POOL and FILE. A file's contents follow in MEM_WRITE frames unless the receiver named its
 // hash in HELLO.
 struct channel_open_memory {
@@ -162,7 +168,7 @@ struct channel_open_memory {
 	uint32_t size[2];
 	uint32_t offset[2]; // file offset of the original
 	uint8_t hash[16];   // of a file; zeros for a pool
-	uint32_t cached;    // 1: no contents follow; 2: they are asked for by MEM_READ
+	uint32_t cached;    // enum channel_cached
 	uint32_t exact;     // 1: the copy has these seals and no others, and is not kept
 };
 static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");

@@ -8,6 +8,7 @@
 #include "fdpass/device.h"
 #include "fdpass/event.h"
 #include "fdpass/file.h"
+#include "fdpass/fileserver.h"
 #include "fdpass/memory.h"
 #include "fdpass/shared.h"
 #include "fdpass/socket.h"
@@ -38,6 +39,8 @@ void fdrefs_finish(struct fdrefs *refs)
 	}
 	finish_table(&refs->ours);
 	finish_table(&refs->theirs);
+	fileserver_destroy(refs->fileserver);
+	refs->fileserver = NULL;
 }
 
 static bool grow(struct fdref_table *table, size_t index)
@@ -291,7 +294,7 @@ static void table_drained(struct fdref_table *table)
 
 void fdrefs_drained(struct fdrefs *refs)
 {
-	if (refs->streams > 0 || refs->counts.events > 0) {
+	if (refs->streams > 0 || refs->counts.events > 0 || refs->questions > 0) {
 		table_drained(&refs->ours);
 		table_drained(&refs->theirs);
 	}

@@ -10,6 +10,7 @@
 #include "fdpass/kind.h"
 
 struct event_base;
+struct fileserver;
 struct fdref;
 struct fdrefs;
 struct sync_wait;
@@ -39,7 +40,8 @@ struct fdref_interface {
 	// other side names has come home: the original, or -EBADF where that makes no sense. NULL:
 	// never.
 	int (*get_fd)(struct fdref *ref);
-	// Opened here, and the message that it goes with was pushed. NULL: of no interest.
+	// The message that names it was pushed: one that was opened here, or that again has let be named.
+	// NULL: of no interest.
 	void (*named)(struct fdref *ref);
 	// The channel can take more. NULL: of no interest.
 	void (*drained)(struct fdref *ref);
@@ -74,8 +76,9 @@ struct fdref_rules {
 		FDREF_UNSUPPORTED_DROP,  // the message goes without it
 		FDREF_UNSUPPORTED_DEVNULL,
 	} unsupported;
-	// Bytes; a larger file is read on demand. 0: none is, and FILE_MAX is the limit.
-	uint64_t max_file_copy;
+	uint64_t max_file_copy; // bytes; a larger file is read on demand. 0: FILE_MAX
+	// How long a read of such a file waits for the other side; 0: ONDEMAND_READ_MS.
+	uint32_t read_ms;
 };
 
 struct fdref_counts {
@@ -110,6 +113,8 @@ struct fdrefs {
 	size_t shared;           // memories that are compared before each message
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t homing;           // sockets and pipes about which the other side was asked
+	size_t questions;        // for pieces of files that wait until the channel can take more
+	struct fileserver *fileserver; // of files that are read on demand; NULL until there is one
 	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mapping.h"
 #include "fdpass/kind.h"
+#include "fdpass/ondemand.h"
 
 #define CHUNK (64u * 1024)
 
@@ -417,20 +418,29 @@ static const char *make_from_store(struct fdrefs *refs, struct file *file)
 
 static const char *check_open(const struct fdrefs *refs, const struct channel_open_memory *open)
 {
-	uint64_t size = channel_get64(open->size);
-	// For services of their own rules --max-memory is the limit.
-	uint64_t max = open->exact && refs->rules.max_file_copy > 0 ? INT64_MAX : FILE_MAX;
-	if (open->access > CHANNEL_ACCESS_BOTH || size > max) {
+	bool on_demand = open->cached == CHANNEL_CACHED_ON_DEMAND;
+	uint64_t max = FILE_MAX;
+	if (refs->any_kind && (open->exact || on_demand)) {
+		max = INT64_MAX; // --max-memory is the limit of copies
+	}
+	if (open->access > CHANNEL_ACCESS_BOTH || channel_get64(open->size) > max) {
 		return "OPEN of a file with a wrong access mode or size";
 	}
-	if (open->exact > 1 || open->cached > 1 || (open->exact && open->cached)) {
+	if (open->exact > 1 || open->cached > CHANNEL_CACHED_ON_DEMAND ||
+		(open->exact && open->cached) ||
+		(on_demand && open->access != CHANNEL_ACCESS_READ)) {
 		return "OPEN of a file with contradictory fields";
+	}
+	if (on_demand && !refs->any_kind) { // who reads it would wait for the other side
+		return "OPEN of a file on demand for a service that does not expect it";
 	}
 	return NULL;
 }
 
-const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
+static const char *import_copy(
+	struct fdrefs *refs, const struct channel_open_memory *open, struct fdref **ref)
 {
+	const char *wrong = NULL;
 	struct file *file = calloc(1, sizeof(*file));
 	if (file == NULL) {
 		return "out of memory";
@@ -438,22 +448,13 @@ const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, 
 	file->fd = -1;
 	file->ref.interface = &imported;
 	file->ref.refs = refs;
-	const char *wrong = NULL;
-	if (frame->header.length != sizeof(file->open)) {
-		wrong = "OPEN of a file with a wrong length";
-		goto err;
-	}
-	memcpy(&file->open, frame->payload, sizeof(file->open));
-	file->size = channel_get64(file->open.size);
-	wrong = check_open(refs, &file->open);
-	if (wrong != NULL) {
-		goto err;
-	}
+	file->open = *open;
+	file->size = channel_get64(open->size);
 	if (!fdrefs_charge(refs, file->size)) {
 		wrong = "more memory than the session may have (--max-memory)";
 		goto err;
 	}
-	wrong = file->open.cached ? make_from_store(refs, file) : make_empty(file);
+	wrong = open->cached ? make_from_store(refs, file) : make_empty(file);
 	if (wrong != NULL) {
 		if (file->fd < 0) {
 			fdrefs_discharge(refs, file->size);
@@ -466,4 +467,19 @@ const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, 
 err:
 	destroy_file(&file->ref);
 	return wrong;
+}
+
+const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
+{
+	struct channel_open_memory open;
+	if (frame->header.length != sizeof(open)) {
+		return "OPEN of a file with a wrong length";
+	}
+	memcpy(&open, frame->payload, sizeof(open));
+	const char *wrong = check_open(refs, &open);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	return open.cached == CHANNEL_CACHED_ON_DEMAND ? ondemand_import(refs, &open, ref)
+						       : import_copy(refs, &open, ref);
 }

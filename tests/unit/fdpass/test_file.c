@@ -332,12 +332,13 @@ static void an_exact_file_may_be_as_large_as_the_memory_allows(void **state)
 	struct ends ends;
 	ends_init(&ends);
 	struct channel_open_memory open = {.seals = CHANNEL_NO_SEALS, .exact = 1};
+	ends.host.refs.any_kind = false;
 	channel_put64(open.size, FILE_MAX + 1);
 	struct end *host = &ends.host;
 	assert_string_equal(
 		end_frame(host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)),
 		"OPEN of a file with a wrong access mode or size");
-	host->refs.rules.max_file_copy = 1;
+	host->refs.any_kind = true;
 	assert_null(end_frame(host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
 	assert_int_equal(host->refs.memory, FILE_MAX + 1);
 	channel_put64(open.size, host->refs.max_memory);
