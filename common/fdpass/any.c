@@ -12,6 +12,7 @@
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/kind.h"
+#include "fdpass/ondemand.h"
 #include "fdpass/shared.h"
 #include "fdpass/socket.h"
 #include "fdpass/stream.h"
@@ -47,7 +48,8 @@ static export_func choose_for_file(
 		return NULL;
 	}
 	if (!writable) {
-		return file_export_exact;
+		bool large = facts->size > file_copy_max(refs);
+		return large && facts->access == O_RDONLY ? ondemand_export : file_export_exact;
 	}
 	if (!facts->memory) {
 		*wrong = "a file that may be written to";

@@ -20,8 +20,6 @@
 // A semaphore gives one at a time: so many for one frame.
 #define SEMAPHORE_STEP 1024
 
-static const struct timeval grace = {.tv_usec = EVENT_GRACE_MS * 1000};
-
 struct counter {
 	struct fdref ref;
 	bool ours; // opened here
@@ -202,6 +200,9 @@ static void look_for_foreign_count(struct counter *counter)
 	if (!has_foreign_count(counter)) {
 		event_del(counter->turn);
 	} else if (!event_pending(counter->turn, EV_TIMEOUT, NULL)) {
+		uint32_t ms = counter->ref.refs->rules.turn_ms;
+		ms = ms > 0 ? ms : EVENT_GRACE_MS;
+		const struct timeval grace = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 		event_add(counter->turn, &grace);
 	}
 }

@@ -79,6 +79,8 @@ struct fdref_rules {
 	uint64_t max_file_copy; // bytes; a larger file is read on demand. 0: FILE_MAX
 	// How long a read of such a file waits for the other side; 0: ONDEMAND_READ_MS.
 	uint32_t read_ms;
+	// How long a count lies on its reader's side before that is the writer's; 0: EVENT_GRACE_MS.
+	uint32_t turn_ms;
 };
 
 struct fdref_counts {

@@ -169,10 +169,15 @@ out:
 }
 
 /* NULL: a file that can be copied exactly. */
+uint64_t file_copy_max(const struct fdrefs *refs)
+{
+	return refs->rules.max_file_copy > 0 ? refs->rules.max_file_copy : FILE_MAX;
+}
+
 static const char *check_exact(const struct fdrefs *refs, int fd, uint64_t *size)
 {
 	struct stat st;
-	uint64_t max = refs->rules.max_file_copy > 0 ? refs->rules.max_file_copy : FILE_MAX;
+	uint64_t max = file_copy_max(refs);
 	if (fd_kind_of(fd) != FD_KIND_FILE || fstat(fd, &st) < 0) {
 		return "an fd that should be a file is not one";
 	}

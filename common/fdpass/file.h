@@ -19,6 +19,8 @@ uint32_t file_export(struct fdrefs *refs, int fd, const char **wrong);
 // Contents are read when they are sent: what has vanished from the file by then are zeros, what was
 // added is left out.
 uint32_t file_export_exact(struct fdrefs *refs, int fd, const char **wrong);
+// The size up to which file_export_exact copies: what the rules say, or FILE_MAX.
+uint64_t file_copy_max(const struct fdrefs *refs);
 // For fdrefs_frame: OPEN of a file.
 const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 

@@ -173,7 +173,7 @@ const char *program_set_on_unsupported(void *options, const char *value)
 const char *program_set_max_file_copy(void *options, const char *value)
 {
 	struct program_options *program = options;
-	return options_size(value, 0, &program->rules.max_file_copy);
+	return options_size(value, 1, &program->rules.max_file_copy);
 }
 
 const char *program_set_session_fd(void *options, const char *value)

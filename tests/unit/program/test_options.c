@@ -288,10 +288,10 @@ static void fds_go_by_rules(void **state)
 	assert_int_equal(options.rules.shared, FDREF_SHARED_SNAPSHOT);
 	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_DROP);
 	assert_int_equal(options.rules.max_file_copy, 2048);
-	assert_runs("--shm-mode=diff", "--on-unsupported=devnull", "--max-file-copy=0");
+	assert_runs("--shm-mode=diff", "--on-unsupported=devnull", "--max-file-copy=1");
 	assert_int_equal(options.rules.shared, FDREF_SHARED_DIFF);
 	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_DEVNULL);
-	assert_int_equal(options.rules.max_file_copy, 0);
+	assert_int_equal(options.rules.max_file_copy, 1);
 	assert_runs("--shm-mode=refuse", "--on-unsupported=close");
 	assert_int_equal(options.rules.shared, FDREF_SHARED_REFUSE);
 	assert_int_equal(options.rules.unsupported, FDREF_UNSUPPORTED_CLOSE);
