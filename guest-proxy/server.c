@@ -61,7 +61,7 @@ static int serve(struct listeners *listeners, struct event_base *base,
 	if (server == NULL) {
 		return EXIT_FAILURE;
 	}
-	log_info("listening as %s for %s", display[0] != '\0' ? display : "no display",
+	log_info("listening%s%s for %s", display[0] != '\0' ? " as " : "", display,
 		options->connect_text);
 	int status = run_server(server, base, options, display);
 	server_destroy(server);

@@ -102,12 +102,15 @@ static int serve(int listen_fd, struct event_base *base, const struct host_optio
 
 int host_server_run(const struct host_options *options, char *const argv[])
 {
-	const struct service *wayland = services_find(&options->program.services, SERVICE_WAYLAND);
+	const struct services *services = &options->program.services;
+	const struct service *wayland = services_find(services, SERVICE_WAYLAND);
+	// Who names other services only may have no compositor, and need not.
+	bool wanted = options->compositor != NULL || services->count == 1;
 	struct listening listening;
 	int status = EXIT_FAILURE;
 	check_rules("--allow", options->policy.allowed, options->policy.n_allowed);
 	check_rules("--deny", options->policy.denied, options->policy.n_denied);
-	if (wayland != NULL) {
+	if (wayland != NULL && wanted) {
 		probe(wayland);
 	}
 	if (!open_listener(&listening, options)) {
