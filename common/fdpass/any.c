@@ -81,6 +81,8 @@ static export_func choose(
 		return facts->access == O_RDWR ? NULL : export_pipe;
 	case FD_KIND_EVENTFD:
 		return event_export;
+	case FD_KIND_SYNC_FILE:
+		return sync_export;
 	case FD_KIND_CHARACTER_DEVICE:
 		return facts->device >= 0 ? device_export : NULL;
 	case FD_KIND_FILE:
@@ -120,24 +122,10 @@ static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_fact
 	return result_of(*id, what, failure, wrong);
 }
 
-static enum any_result export_sync(
-	struct fdrefs *refs, int fd, const char *name, uint32_t *id, char wrong[ANY_WRONG_MAX])
-{
-	const char *failure = NULL;
-	*id = 0;
-	if (sync_export(refs, fd, id, &failure) == SYNC_WAIT) {
-		return ANY_WAIT;
-	}
-	return result_of(*id, name, failure, wrong);
-}
-
 static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_facts *facts,
 	uint32_t *id, char wrong[ANY_WRONG_MAX])
 {
 	const char *what = NULL;
-	if (facts->kind == FD_KIND_SYNC_FILE) {
-		return export_sync(refs, fd, facts->name, id, wrong);
-	}
 	export_func export = choose(refs, fd, facts, &what);
 	if (export == NULL) {
 		return give_up(refs, fd, facts, what, id, wrong);
@@ -147,25 +135,51 @@ static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_
 	return result_of(*id, facts->name, failure, wrong);
 }
 
-enum any_result any_export(struct fdrefs *refs, int fd, uint32_t *id, char wrong[ANY_WRONG_MAX])
+/* The fdref of what is behind fd; NULL: there is none. */
+static struct fdref *find(const struct fdrefs *refs, int fd)
 {
 	static const struct fd_identity unknown;
-	struct fd_facts facts;
 	struct fd_identity identity;
 	fd_identity_of(fd, &identity);
-	struct fdref *ref =
-		fd_identity_equal(&identity, &unknown) ? NULL : fdrefs_find(refs, &identity);
-	if (ref != NULL && ref->interface->again != NULL) {
-		switch (ref->interface->again(ref, fd)) {
-		case FDREF_AGAIN_NAME:
-			*id = ref->id;
-			close(fd);
-			return ANY_OPENED;
-		case FDREF_AGAIN_WAIT:
-			return ANY_WAIT;
-		case FDREF_AGAIN_NEW:
-			break;
-		}
+	return fd_identity_equal(&identity, &unknown) ? NULL : fdrefs_find(refs, &identity);
+}
+
+/* What can have to wait: the others are not looked for twice. */
+static struct fdref *find_waiting(const struct fdrefs *refs, int fd, enum fd_kind kind)
+{
+	bool comes_home = kind == FD_KIND_UNIX_SOCKET || kind == FD_KIND_PIPE;
+	return comes_home && refs->theirs.used > 0 ? find(refs, fd) : NULL;
+}
+
+bool any_must_wait(struct fdrefs *refs, int fd)
+{
+	enum fd_kind kind = fd_kind_of(fd);
+	if (kind == FD_KIND_SYNC_FILE) {
+		return sync_must_wait(refs, fd);
+	}
+	struct fdref *ref = find_waiting(refs, fd, kind);
+	return ref != NULL && ref->interface->must_wait != NULL &&
+		ref->interface->must_wait(ref, fd);
+}
+
+void any_forget(struct fdrefs *refs, int fd)
+{
+	struct fdref *ref = find_waiting(refs, fd, fd_kind_of(fd));
+	sync_forget(refs, fd);
+	if (ref != NULL && ref->interface->forsaken != NULL) {
+		ref->interface->forsaken(ref);
+	}
+}
+
+enum any_result any_export(struct fdrefs *refs, int fd, uint32_t *id, char wrong[ANY_WRONG_MAX])
+{
+	struct fd_facts facts;
+	struct fdref *ref = find(refs, fd);
+	if (ref != NULL && ref->interface->again != NULL &&
+		ref->interface->again(ref, fd) == FDREF_AGAIN_NAME) {
+		*id = ref->id;
+		close(fd);
+		return ANY_OPENED;
 	}
 	fd_facts_of(fd, &facts);
 	return export_anew(refs, fd, &facts, id, wrong);

@@ -26,7 +26,6 @@ struct sync_wait;
 enum fdref_again {
 	FDREF_AGAIN_NAME, // ref is what it is
 	FDREF_AGAIN_NEW,  // a new fdref has to be made for it
-	FDREF_AGAIN_WAIT, // ask again when interface->retry is called
 };
 
 struct fdref_interface {
@@ -45,11 +44,15 @@ struct fdref_interface {
 	void (*named)(struct fdref *ref);
 	// The channel can take more. NULL: of no interest.
 	void (*drained)(struct fdref *ref);
-	// What an export waited for (ANY_WAIT) may have come. NULL: of no interest.
+	// What ref waited for (any_must_wait) may have come. NULL: of no interest.
 	void (*retry)(struct fdref *ref);
 	// The local peer sends an fd with ref's identity: can ref be named for it? fd is borrowed. NULL:
 	// no, never.
 	enum fdref_again (*again)(struct fdref *ref, int fd);
+	// Whether again cannot tell yet; fdrefs_retry is called when to ask once more. NULL: it can.
+	bool (*must_wait)(struct fdref *ref, int fd);
+	// Who was told to wait does so no more, and will not ask again. NULL: of no interest.
+	void (*forsaken)(struct fdref *ref);
 	void (*destroy)(struct fdref *ref);
 };
 
@@ -114,7 +117,7 @@ struct fdrefs {
 	bool any_kind;           // else only those that Wayland's messages can name
 	size_t shared;           // memories that are compared before each message
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
-	size_t homing;           // sockets and pipes about which the other side was asked
+	size_t waiting;          // sockets with a message that cannot be exported yet
 	size_t questions;        // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL until there is one
 	struct fdref_rules rules;

@@ -67,9 +67,9 @@ struct socket {
 	bool paused;     // the other side asked for it
 	bool pause_owed; // and has not been answered
 	uint32_t credit;
-	uint64_t position;  // bytes that were read, for texts
-	struct piece *held; // read, but one of its fds has to wait
-	uint32_t held_ids[SCM_MAX];
+	uint64_t position;          // bytes that were read, for texts
+	struct piece *held;         // read, but one of its fds has to wait
+	uint32_t held_ids[SCM_MAX]; // of what is being pushed
 	uint32_t n_held_ids;
 
 	// From the channel to the local peer.
@@ -82,6 +82,7 @@ struct socket {
 	struct piece *partial; // a record of which more is to come; in no list
 
 	enum homing homing;
+	bool forsaken; // ASKED, and nobody waits for the answer
 };
 
 /* ---- pieces ---- */
@@ -145,13 +146,29 @@ static void push(struct socket *sock, uint16_t type, uint32_t arg)
 	channel_push(sock->ref.refs->channel, type, sock->ref.id, arg, NULL, 0, NULL, 0);
 }
 
-static void set_homing(struct socket *sock, enum homing homing)
+static void hold(struct socket *sock, struct piece *piece)
 {
-	struct fdrefs *refs = sock->ref.refs;
-	bool was = sock->homing == HOMING_ASKED || sock->homing == HOMING_PAUSED;
-	bool is = homing == HOMING_ASKED || homing == HOMING_PAUSED;
-	refs->homing += (size_t)is - (size_t)was;
-	sock->homing = homing;
+	sock->held = piece;
+	sock->ref.refs->waiting++;
+}
+
+/* The caller's; NULL if there is none. */
+static struct piece *take_held(struct socket *sock)
+{
+	struct piece *piece = sock->held;
+	sock->held = NULL;
+	sock->ref.refs->waiting -= piece != NULL;
+	return piece;
+}
+
+/* Nobody will read it. */
+static void drop_held(struct socket *sock)
+{
+	struct piece *piece = take_held(sock);
+	for (size_t i = 0; piece != NULL && i < piece->fds.count; i++) {
+		any_forget(sock->ref.refs, fdlist_peek(&piece->fds)[i]);
+	}
+	piece_destroy(piece);
 }
 
 static void free_event(struct event **event)
@@ -174,10 +191,9 @@ static void destroy_socket(struct fdref *ref)
 {
 	struct socket *sock = (struct socket *)ref;
 	struct fdrefs *refs = ref->refs;
-	set_homing(sock, HOMING_NOT);
 	free_events(sock);
 	drop_pieces(sock);
-	piece_destroy(sock->held);
+	piece_destroy(take_held(sock));
 	if (sock->fd >= 0) {
 		close(sock->fd);
 	}
@@ -258,8 +274,7 @@ static void answer_pause(struct socket *sock)
 static void end_reading(struct socket *sock)
 {
 	sock->read_over = true;
-	piece_destroy(sock->held);
-	sock->held = NULL;
+	drop_held(sock);
 	answer_pause(sock);
 	check_over(sock);
 }
@@ -331,56 +346,68 @@ static void refuse(struct socket *sock, const char *wrong)
 	fdrefs_fail(sock->ref.refs, text);
 }
 
-/* Exports fds until all have an fdref or one has to wait. False: the session has failed. */
+static bool have_to_wait(struct socket *sock, const struct fdlist *fds)
+{
+	bool wait = false;
+	for (size_t i = 0; i < fds->count; i++) {
+		wait = any_must_wait(sock->ref.refs, fdlist_peek(fds)[i]) || wait;
+	}
+	return wait;
+}
+
+/* Takes the fds. False: the session has failed. */
 static bool export_fds(struct socket *sock, struct fdlist *fds)
 {
 	while (fds->count > 0) {
 		uint32_t id;
 		char wrong[ANY_WRONG_MAX];
-		switch (any_export(sock->ref.refs, *fdlist_peek(fds), &id, wrong)) {
+		switch (any_export(sock->ref.refs, fdlist_take(fds), &id, wrong)) {
 		case ANY_OPENED:
 			sock->held_ids[sock->n_held_ids++] = id;
 			break;
 		case ANY_DROPPED:
 			break;
-		case ANY_WAIT:
-			return true;
 		case ANY_REFUSED:
-			fdlist_take(fds);
 			refuse(sock, wrong);
 			return false;
 		}
-		fdlist_take(fds); // any_export has it
 	}
 	return true;
 }
 
 static void export_held(struct socket *sock)
 {
-	struct piece *piece = sock->held;
-	if (!export_fds(sock, &piece->fds) || piece->fds.count > 0) {
+	struct piece *piece = take_held(sock); // it may carry the socket itself
+	if (have_to_wait(sock, &piece->fds)) {
+		hold(sock, piece);
 		return;
 	}
-	sock->held = NULL;
-	push_data(sock, piece->bytes, piece->len);
+	if (export_fds(sock, &piece->fds)) {
+		push_data(sock, piece->bytes, piece->len);
+		answer_pause(sock);
+		update_events(sock);
+	}
 	piece_destroy(piece);
-	answer_pause(sock);
-	update_events(sock);
+}
+
+static void hold_back(struct socket *sock, const uint8_t *bytes, size_t len, struct fdlist *fds)
+{
+	struct piece *piece = piece_create(bytes, len, len);
+	if (piece == NULL || !fdlist_move(&piece->fds, fds, fds->count)) {
+		piece_destroy(piece);
+		fdrefs_fail(sock->ref.refs, "out of memory");
+		return;
+	}
+	hold(sock, piece);
 }
 
 /* Takes fds. */
 static void export_piece(struct socket *sock, const uint8_t *bytes, size_t len, struct fdlist *fds)
 {
-	if (!export_fds(sock, fds)) {
-		return;
-	}
-	if (fds->count == 0) {
+	if (have_to_wait(sock, fds)) {
+		hold_back(sock, bytes, len, fds);
+	} else if (export_fds(sock, fds)) {
 		push_data(sock, bytes, len);
-		return;
-	}
-	sock->held = piece_create(bytes, len, len);
-	if (sock->held == NULL || !fdlist_move(&sock->held->fds, fds, fds->count)) {
-		fdrefs_fail(sock->ref.refs, "out of memory");
 	}
 }
 
@@ -408,6 +435,17 @@ static void read_some(struct socket *sock)
 	fdlist_finish(&fds);
 }
 
+/* Something has happened to it. It may be gone after this. */
+static void settle(struct socket *sock)
+{
+	struct fdrefs *refs = sock->ref.refs;
+	update_events(sock);
+	if (refs->waiting > 0 && sock->homing != HOMING_NOT) {
+		fdrefs_retry(refs);
+	}
+	confirm(sock);
+}
+
 static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
@@ -420,12 +458,8 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 		return;
 	}
 	read_some(sock);
-	update_events(sock);
-	confirm(sock);
+	settle(sock);
 	channel_flush(refs->channel);
-	if (refs->homing > 0) {
-		fdrefs_retry(refs);
-	}
 }
 
 /* ---- sink: to the local peer ---- */
@@ -558,8 +592,7 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 	struct socket *sock = data;
 	struct channel *channel = sock->ref.refs->channel;
 	write_all(sock);
-	update_events(sock);
-	confirm(sock);
+	settle(sock);
 	channel_flush(channel);
 }
 
@@ -572,7 +605,7 @@ static void handle_hang_up(evutil_socket_t fd, short what, void *data)
 	if (has_hung_up(fd)) {
 		push_stop(sock);
 	}
-	confirm(sock);
+	settle(sock);
 	channel_flush(channel);
 }
 
@@ -747,12 +780,22 @@ static const char *handle_pause(struct socket *sock, uint32_t wanted)
 	return NULL;
 }
 
+/* It does not go home: the other side may go on. */
+static void stay_away(struct socket *sock)
+{
+	push(sock, CHANNEL_STREAM_PAUSE, 0);
+	sock->homing = HOMING_NOT;
+}
+
 static const char *handle_paused(struct socket *sock)
 {
 	if (sock->homing != HOMING_ASKED) {
 		return "STREAM_PAUSED without being asked";
 	}
-	set_homing(sock, HOMING_PAUSED);
+	sock->homing = HOMING_PAUSED;
+	if (sock->forsaken) {
+		stay_away(sock);
+	}
 	fdrefs_retry(sock->ref.refs);
 	return NULL;
 }
@@ -763,38 +806,57 @@ static int unread(int fd)
 	return ioctl(fd, SIOCINQ, &n) < 0 ? 0 : n;
 }
 
+/* All that was written to the end that was given away has gone ahead. */
+static bool has_sent_all(const struct socket *sock)
+{
+	return sock->held == NULL && (sock->read_over || unread(sock->fd) == 0);
+}
+
 /*
- * The socket that was given away is being sent to where it came from. If nothing is on its way to
- * it, the original can take its place there. The other side is asked to be still for that question.
+ * The socket that was given away is being sent to where it came from. The other side is asked to be
+ * still, and what was written to it goes ahead.
  */
+static bool must_wait(struct fdref *ref, int fd)
+{
+	(void)fd;
+	struct socket *sock = (struct socket *)ref;
+	if (sock->ours || sock->over) {
+		return false;
+	}
+	if (sock->homing == HOMING_NOT) {
+		push(sock, CHANNEL_STREAM_PAUSE, 1);
+		sock->homing = HOMING_ASKED;
+	}
+	sock->forsaken = false;
+	return sock->homing == HOMING_ASKED || (sock->reading && !has_sent_all(sock));
+}
+
+static void handle_forsaken(struct fdref *ref)
+{
+	struct socket *sock = (struct socket *)ref;
+	sock->forsaken = sock->homing == HOMING_ASKED;
+	if (sock->homing == HOMING_PAUSED) {
+		stay_away(sock);
+	}
+}
+
+/* If nothing is on its way to it any more, the original can take its place at home. */
 static enum fdref_again again(struct fdref *ref, int fd)
 {
 	struct socket *sock = (struct socket *)ref;
 	if (sock->ours) {
 		return sock->named ? FDREF_AGAIN_NEW : FDREF_AGAIN_NAME; // twice in one message
 	}
-	if (sock->over) {
+	if (sock->over || sock->homing == HOMING_NOT) {
 		return FDREF_AGAIN_NEW;
 	}
-	if (sock->homing == HOMING_NOT) {
-		push(sock, CHANNEL_STREAM_PAUSE, 1);
-		set_homing(sock, HOMING_ASKED);
+	if (has_sent_all(sock) && wl_list_empty(&sock->pieces) && sock->partial == NULL &&
+		unread(fd) == 0) {
+		sock->homing = HOMING_HOME;
+		return FDREF_AGAIN_NAME;
 	}
-	if (sock->homing == HOMING_ASKED) {
-		return FDREF_AGAIN_WAIT;
-	}
-	bool sent = sock->read_over || unread(sock->fd) == 0; // what it has sent goes first
-	if (!sent && sock->reading) {
-		return FDREF_AGAIN_WAIT;
-	}
-	bool clean =
-		sent && wl_list_empty(&sock->pieces) && sock->partial == NULL && unread(fd) == 0;
-	set_homing(sock, clean ? HOMING_HOME : HOMING_NOT);
-	if (!clean) {
-		push(sock, CHANNEL_STREAM_PAUSE, 0);
-		return FDREF_AGAIN_NEW;
-	}
-	return FDREF_AGAIN_NAME;
+	stay_away(sock);
+	return FDREF_AGAIN_NEW;
 }
 
 static void handle_named(struct fdref *ref)
@@ -847,15 +909,10 @@ static const char *handle_frame(struct fdref *ref, const struct channel_frame *f
 {
 	struct socket *sock = (struct socket *)ref;
 	const char *wrong = handle_type(sock, frame);
-	if (wrong != NULL) {
-		return wrong;
+	if (wrong == NULL) {
+		settle(sock);
 	}
-	update_events(sock);
-	if (ref->refs->homing > 0 && sock->over) {
-		fdrefs_retry(ref->refs);
-	}
-	confirm(sock);
-	return NULL;
+	return wrong;
 }
 
 static void handle_drained(struct fdref *ref)
@@ -905,6 +962,8 @@ static const struct fdref_interface sockets = {
 	.drained = handle_drained,
 	.retry = retry,
 	.again = again,
+	.must_wait = must_wait,
+	.forsaken = handle_forsaken,
 	.destroy = destroy_socket,
 };
 

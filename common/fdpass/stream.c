@@ -38,8 +38,9 @@ struct stream {
 	bool nonblocking;
 	bool paused; // source: the other side asked for it
 	enum homing homing;
-	int fd;    // our end; -1 when over
-	int given; // of an import: the end for the local peer, until it is asked for
+	bool forsaken; // ASKED, and nobody waits for the answer
+	int fd;        // our end; -1 when over
+	int given;     // of an import: the end for the local peer, until it is asked for
 	enum fd_kind kind;
 	bool cautious; // fd may block in spite of poll: small pieces only
 	struct event *event;
@@ -63,13 +64,6 @@ static void push(struct stream *stream, uint16_t type, uint32_t arg)
 	channel_push(stream->ref.refs->channel, type, stream->ref.id, arg, NULL, 0, NULL, 0);
 }
 
-static void set_homing(struct stream *stream, enum homing homing)
-{
-	struct fdrefs *refs = stream->ref.refs;
-	refs->homing += (size_t)(homing == HOMING_ASKED) - (size_t)(stream->homing == HOMING_ASKED);
-	stream->homing = homing;
-}
-
 /* The data has ended: our end is closed. The fdref itself goes when its opener has closed it. */
 static void end(struct stream *stream)
 {
@@ -87,7 +81,7 @@ static void end(struct stream *stream)
 		fdrefs_close(&stream->ref);
 	}
 	if (stream->homing == HOMING_ASKED && stream->access == O_WRONLY) {
-		set_homing(stream, HOMING_NOT);
+		stream->homing = HOMING_NOT;
 		fdrefs_retry(stream->ref.refs);
 	}
 }
@@ -95,7 +89,6 @@ static void end(struct stream *stream)
 static void destroy_stream(struct fdref *ref)
 {
 	struct stream *stream = (struct stream *)ref;
-	set_homing(stream, HOMING_NOT);
 	if (stream->event != NULL) {
 		event_free(stream->event);
 	}
@@ -299,6 +292,13 @@ static void sink_ready(struct stream *stream)
 	watch_sink(stream);
 }
 
+/* It does not go home: the other side may go on. */
+static void stay_away(struct stream *stream)
+{
+	push(stream, CHANNEL_STREAM_PAUSE, 0);
+	stream->homing = HOMING_NOT;
+}
+
 static const char *sink_frame(struct stream *stream, const struct channel_frame *frame)
 {
 	switch (frame->header.type) {
@@ -333,7 +333,10 @@ static const char *sink_frame(struct stream *stream, const struct channel_frame 
 		if (stream->homing != HOMING_ASKED) {
 			return "STREAM_PAUSED without being asked";
 		}
-		set_homing(stream, HOMING_PAUSED);
+		stream->homing = HOMING_PAUSED;
+		if (stream->forsaken) {
+			stay_away(stream);
+		}
 		fdrefs_retry(stream->ref.refs);
 		return NULL;
 	default:
@@ -366,11 +369,11 @@ static void handle_event(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = stream->ref.refs->channel;
 	struct fdrefs *refs = stream->ref.refs;
 	stream->role->ready(stream);
-	confirm(stream);
-	channel_flush(channel);
-	if (refs->homing > 0) {
+	if (refs->waiting > 0 && stream->homing != HOMING_NOT) {
 		fdrefs_retry(refs);
 	}
+	confirm(stream);
+	channel_flush(channel);
 }
 
 static const char *handle_frame(struct fdref *ref, const struct channel_frame *frame)
@@ -448,46 +451,79 @@ static int unread(int fd)
 	return ioctl(fd, FIONREAD, &n) < 0 ? 0 : n;
 }
 
-/* The read end that was given away goes back if nothing is on its way to it. */
-static enum fdref_again reader_again(struct stream *stream, int fd)
+/* The end that crossed, and not the other one of the same pipe. */
+static bool is_same_end(const struct stream *stream, int fd)
+{
+	return !stream->over && (fcntl(fd, F_GETFL) & O_ACCMODE) == stream->access;
+}
+
+/* One that was given away is being sent back. The other side is asked to be still for that. */
+static bool reader_must_wait(struct stream *stream)
 {
 	if (stream->homing == HOMING_NOT) {
 		push(stream, CHANNEL_STREAM_PAUSE, 1);
-		set_homing(stream, HOMING_ASKED);
+		stream->homing = HOMING_ASKED;
 	}
-	if (stream->homing == HOMING_ASKED) {
-		return FDREF_AGAIN_WAIT;
+	stream->forsaken = false;
+	return stream->homing == HOMING_ASKED;
+}
+
+/* What was written to it goes ahead. */
+static bool writer_must_wait(struct stream *stream)
+{
+	bool waits = unread(stream->fd) > 0 && event_pending(stream->event, EV_READ, NULL);
+	stream->homing = waits ? HOMING_ASKED : HOMING_NOT;
+	return waits;
+}
+
+static bool must_wait(struct fdref *ref, int fd)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (stream->ours || !is_same_end(stream, fd)) {
+		return false;
+	}
+	return stream->role == &sink ? reader_must_wait(stream) : writer_must_wait(stream);
+}
+
+static void handle_forsaken(struct fdref *ref)
+{
+	struct stream *stream = (struct stream *)ref;
+	if (stream->role == &source) {
+		stream->homing = HOMING_NOT;
+		return;
+	}
+	stream->forsaken = stream->homing == HOMING_ASKED;
+	if (stream->homing == HOMING_PAUSED) {
+		stay_away(stream);
+	}
+}
+
+/* A read end goes back if nothing is on its way to it. */
+static enum fdref_again reader_again(struct stream *stream, int fd)
+{
+	if (stream->homing == HOMING_NOT) {
+		return FDREF_AGAIN_NEW;
 	}
 	if (evbuffer_get_length(stream->pending) == 0 && unread(fd) == 0) {
 		return FDREF_AGAIN_NAME;
 	}
-	push(stream, CHANNEL_STREAM_PAUSE, 0);
-	set_homing(stream, HOMING_NOT);
+	stay_away(stream);
 	return FDREF_AGAIN_NEW;
-}
-
-/* The write end that was given away goes back when all that was written to it has gone ahead. */
-static enum fdref_again writer_again(struct stream *stream)
-{
-	bool sent = unread(stream->fd) == 0;
-	bool waits = !sent && event_pending(stream->event, EV_READ, NULL);
-	set_homing(stream, waits ? HOMING_ASKED : HOMING_NOT);
-	if (waits) {
-		return FDREF_AGAIN_WAIT;
-	}
-	return sent ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
 }
 
 static enum fdref_again again(struct fdref *ref, int fd)
 {
 	struct stream *stream = (struct stream *)ref;
-	if (stream->over || (fcntl(fd, F_GETFL) & O_ACCMODE) != stream->access) {
+	if (!is_same_end(stream, fd)) {
 		return FDREF_AGAIN_NEW;
 	}
 	if (stream->ours) {
 		return FDREF_AGAIN_NAME;
 	}
-	return stream->role == &sink ? reader_again(stream, fd) : writer_again(stream);
+	if (stream->role == &sink) {
+		return reader_again(stream, fd);
+	}
+	return unread(stream->fd) == 0 ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
 }
 
 static const struct fdref_interface streams = {
@@ -495,6 +531,8 @@ static const struct fdref_interface streams = {
 	.frame = handle_frame,
 	.get_fd = get_fd,
 	.again = again,
+	.must_wait = must_wait,
+	.forsaken = handle_forsaken,
 	.drained = handle_drained,
 	.destroy = destroy_stream,
 };

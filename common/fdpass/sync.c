@@ -77,18 +77,26 @@ static void handle_signalled(evutil_socket_t fd, short what, void *data)
 	channel_flush(refs->channel);
 }
 
-static bool is_waited_for(const struct fdrefs *refs, int fd)
+static struct sync_wait *find_wait(const struct fdrefs *refs, int fd)
 {
-	const struct sync_wait *wait = refs->waits;
+	struct sync_wait *wait = refs->waits;
 	while (wait != NULL && wait->asked != fd) {
 		wait = wait->next;
 	}
-	return wait != NULL;
+	return wait;
+}
+
+void sync_forget(struct fdrefs *refs, int fd)
+{
+	struct sync_wait *wait = find_wait(refs, fd);
+	if (wait != NULL) {
+		destroy_wait(wait);
+	}
 }
 
 bool sync_wait_for(struct fdrefs *refs, int fd)
 {
-	if (is_waited_for(refs, fd)) {
+	if (find_wait(refs, fd) != NULL) {
 		return true;
 	}
 	struct sync_wait *wait = calloc(1, sizeof(*wait));
@@ -153,22 +161,25 @@ static uint32_t open_signalled(struct fdrefs *refs)
 	return sync->ref.id;
 }
 
-enum sync_result sync_export(struct fdrefs *refs, int fd, uint32_t *id, const char **wrong)
+bool sync_must_wait(struct fdrefs *refs, int fd)
 {
+	return !has_signalled(fd) && sync_wait_for(refs, fd);
+}
+
+uint32_t sync_export(struct fdrefs *refs, int fd, const char **wrong)
+{
+	uint32_t id = 0;
 	*wrong = NULL;
-	*id = 0;
 	if (fd_kind_of(fd) != FD_KIND_SYNC_FILE) {
 		*wrong = "an fd that should be a sync_file is not one";
-	} else if (has_signalled(fd)) {
-		*id = open_signalled(refs);
-		*wrong = *id == 0 ? "too many fds are open in this session" : NULL;
-	} else if (sync_wait_for(refs, fd)) {
-		return SYNC_WAIT;
+	} else if (!has_signalled(fd)) {
+		*wrong = "out of memory or fds to wait for a sync_file";
 	} else {
-		*wrong = "out of memory or fds for a sync_file";
+		id = open_signalled(refs);
+		*wrong = id == 0 ? "too many fds are open in this session" : NULL;
 	}
 	close(fd);
-	return *wrong == NULL ? SYNC_OPENED : SYNC_FAILED;
+	return id;
 }
 
 /* ---- import ---- */

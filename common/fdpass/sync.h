@@ -9,19 +9,17 @@
  * session ends.
  */
 
-enum sync_result {
-	SYNC_OPENED,
-	SYNC_WAIT,   // it has not signalled; fdrefs_retry is called when to ask again
-	SYNC_FAILED, // *wrong says why
-};
-
-// fd is taken unless the result is SYNC_WAIT.
-enum sync_result sync_export(struct fdrefs *refs, int fd, uint32_t *id, const char **wrong);
+// Whether fd, a sync_file that is borrowed, has not signalled; fdrefs_retry is called when to ask again.
+bool sync_must_wait(struct fdrefs *refs, int fd);
+// Takes fd. The fdref's id, or 0: *wrong says what is wrong, such as that it has not signalled.
+uint32_t sync_export(struct fdrefs *refs, int fd, const char **wrong);
 // For fdrefs_frame: OPEN of a sync_file.
 const char *sync_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
 // Has fdrefs_retry called once fd, which is borrowed, is readable. Asking twice is asking once.
 bool sync_wait_for(struct fdrefs *refs, int fd);
+// What was asked for fd is of no interest any more.
+void sync_forget(struct fdrefs *refs, int fd);
 // For fdrefs_finish: nothing is waited for any more.
 void sync_finish(struct fdrefs *refs);
 

@@ -1,6 +1,7 @@
 #include "fdpass/socket.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -459,6 +460,108 @@ static void a_pipe_comes_home_with_what_is_in_it(void **state)
 	assert_int_equal(crossing->ends.guest.refs.streams, 1);
 }
 
+// Without the flush of all that ends_run does.
+static void turn(struct crossing *crossing, int times)
+{
+	for (int i = 0; i < times; i++) {
+		event_base_loop(crossing->ends.base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+	}
+}
+
+static void a_message_that_had_to_wait_leaves_at_once(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK), 0);
+	pass(crossing, false, pipe_ends[1], &visitor);
+	int writer = dup(visitor);
+	say(crossing->far, "x", &visitor, 1);
+	assert_int_equal(write(writer, "ahead", 5), 5);
+	turn(crossing, 20);
+	expect(crossing->near, "x", &home, 1);
+	assert_reads(pipe_ends[0], "ahead");
+	close(pipe_ends[0]);
+	close(writer);
+	close(home);
+}
+
+static void what_is_over_before_its_message_is_not_lost(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], left[2], visitor, got[2];
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	make_pair(SOCK_STREAM, left);
+	send_away(crossing, pair, &visitor);
+	say(left[0], "last words", NULL, 0);
+	close(left[0]);
+	say(crossing->far, "both", (int[]){left[1], visitor}, 2); // the second has to wait
+	run(crossing);
+	expect(crossing->near, "both", got, 2);
+	expect(got[0], "last words", NULL, 0);
+	expect_end(got[0]);
+	assert_true(same_file(got[1], pair[1]));
+	close(got[0]);
+	close(got[1]);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void who_stays_away_goes_on(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], pipe_ends[2], visitor, reader;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK), 0);
+	pass(crossing, false, pipe_ends[0], &reader);
+	say(crossing->far, "home", (int[]){dup(visitor), dup(reader)}, 2);
+	turn(crossing, 1); // both are asked for, and nobody has answered
+	struct end *host = &crossing->ends.host;
+	assert_null(end_frame(host, CHANNEL_STREAM_STOP, crossing->id, 1, NULL, 0));
+	run(crossing);
+	say(pair[0], "still here?", NULL, 0);
+	assert_int_equal(write(pipe_ends[1], "you?", 4), 4);
+	run(crossing);
+	expect(visitor, "still here?", NULL, 0);
+	assert_reads(reader, "you?");
+	close(pair[0]);
+	close(pair[1]);
+	close(pipe_ends[1]);
+	close(visitor);
+	close(reader);
+}
+
+// Two visitors: the message of one waits for the other.
+static void what_waits_in_a_socket_is_not_overtaken_by_it(void **state)
+{
+	struct crossing *crossing = *state;
+	int pairs[2][2], visitors[2], home, carried;
+	cross(crossing, SOCK_STREAM);
+	for (int i = 0; i < 2; i++) {
+		make_pair(SOCK_STREAM, pairs[i]);
+		send_away(crossing, pairs[i], &visitors[i]);
+	}
+	say(crossing->far, "home", (int[]){dup(visitors[0])}, 1);
+	say(visitors[0], "first", &visitors[1], 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	say(home, "second", NULL, 0);
+	run(crossing);
+	expect(pairs[0][0], "first", &carried, 1);
+	expect(pairs[0][0], "second", NULL, 0);
+	assert_int_equal(crossing->ends.guest.refs.counts.homecomings, 1); // only the one carried
+	for (int i = 0; i < 2; i++) {
+		close(pairs[i][0]);
+		close(pairs[i][1]);
+	}
+	close(visitors[0]);
+	close(home);
+	close(carried);
+}
+
 static void a_pipe_that_is_sent_again_is_the_same(void **state)
 {
 	struct crossing *crossing = *state;
@@ -663,6 +766,10 @@ int main(void)
 		TEST(what_was_not_read_comes_home_too),
 		TEST(a_pipe_that_comes_home_is_what_it_was),
 		TEST(a_pipe_comes_home_with_what_is_in_it),
+		TEST(a_message_that_had_to_wait_leaves_at_once),
+		TEST(what_is_over_before_its_message_is_not_lost),
+		TEST(who_stays_away_goes_on),
+		TEST(what_waits_in_a_socket_is_not_overtaken_by_it),
 		TEST(a_pipe_that_is_sent_again_is_the_same),
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
