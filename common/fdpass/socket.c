@@ -53,6 +53,7 @@ struct socket {
 	bool counted;
 	bool named;  // in a message; the same socket sent again is a new one
 	bool over;   // in both directions
+	bool home;   // the local peer has it again: what becomes of the other copy does not matter
 	int type;    // SOCK_STREAM or SOCK_SEQPACKET
 	int fd;      // our end; -1 when over
 	int given;   // of an import: the local peer's end until it is asked for
@@ -762,7 +763,9 @@ static const char *handle_eof(struct socket *sock, uint32_t closes)
 static void handle_stop(struct socket *sock)
 {
 	if (!sock->read_over) {
-		shutdown(sock->fd, SHUT_RD);
+		if (!sock->home) {
+			shutdown(sock->fd, SHUT_RD);
+		}
 		end_reading(sock);
 	}
 }
@@ -940,6 +943,7 @@ static int take_home(struct socket *sock)
 	}
 	scm_release(sock->fd, sock->adopted);
 	int fd = fcntl(sock->fd, F_DUPFD_CLOEXEC, 0);
+	sock->home = fd >= 0;
 	return fd < 0 ? -errno : fd;
 }
 

@@ -534,6 +534,27 @@ static void who_stays_away_goes_on(void **state)
 	close(reader);
 }
 
+static void a_half_closed_one_that_comes_home_can_be_read(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	assert_int_equal(shutdown(visitor, SHUT_WR), 0);
+	run(crossing);
+	expect_end(pair[0]);
+	say(crossing->far, "home", &visitor, 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	run(crossing);
+	say(pair[0], "direct", NULL, 0);
+	expect(home, "direct", NULL, 0);
+	close(pair[0]);
+	close(pair[1]);
+	close(home);
+}
+
 // Two visitors: the message of one waits for the other.
 static void what_waits_in_a_socket_is_not_overtaken_by_it(void **state)
 {
@@ -769,6 +790,7 @@ int main(void)
 		TEST(a_message_that_had_to_wait_leaves_at_once),
 		TEST(what_is_over_before_its_message_is_not_lost),
 		TEST(who_stays_away_goes_on),
+		TEST(a_half_closed_one_that_comes_home_can_be_read),
 		TEST(what_waits_in_a_socket_is_not_overtaken_by_it),
 		TEST(a_pipe_that_is_sent_again_is_the_same),
 		TEST(one_that_carries_itself_is_reclaimed),
