@@ -646,16 +646,17 @@ static const char *take_fds(
 /* Pieces are ours to keep, but their amount is the other side's doing. */
 static const char *begin_piece(struct socket *sock, size_t room)
 {
-	if (!fdrefs_charge(sock->ref.refs, room)) {
+	size_t charged = sizeof(*sock->partial) + room; // a record may have no bytes
+	if (!fdrefs_charge(sock->ref.refs, charged)) {
 		return "more memory than the session may have (--max-memory)";
 	}
 	sock->partial = piece_create("", 0, room);
 	if (sock->partial == NULL) {
-		fdrefs_discharge(sock->ref.refs, room);
+		fdrefs_discharge(sock->ref.refs, charged);
 		return "out of memory";
 	}
 	wl_list_init(&sock->partial->link);
-	sock->partial->charged = room;
+	sock->partial->charged = charged;
 	return NULL;
 }
 

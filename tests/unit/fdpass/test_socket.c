@@ -700,6 +700,17 @@ static void data_beyond_its_credit_is_refused(void **state)
 	assert_non_null(strstr(wrong, "credit"));
 }
 
+static void records_without_bytes_are_charged(void **state)
+{
+	struct crossing *crossing = *state;
+	const size_t n = 10000, taken = 1000; // at most so many by the kernel
+	cross(crossing, SOCK_SEQPACKET);
+	for (size_t i = 0; i < n; i++) {
+		assert_null(data_frame(crossing, 0, 0));
+	}
+	assert_true(crossing->ends.host.refs.memory > (n - taken) * CHANNEL_SOCKET_FRAME_COST);
+}
+
 static void frames_out_of_place_are_refused(void **state)
 {
 	struct crossing *crossing = *state;
@@ -799,6 +810,7 @@ int main(void)
 		TEST(what_cannot_cross_can_be_left_out),
 		TEST(wrong_data_frames_are_refused),
 		TEST(data_beyond_its_credit_is_refused),
+		TEST(records_without_bytes_are_charged),
 		TEST(frames_out_of_place_are_refused),
 		TEST(a_second_eof_or_data_after_it_is_refused),
 		TEST(opens_that_are_wrong_are_refused),
