@@ -11,6 +11,11 @@ enum stats_fd {
 	STATS_FD_POOL,
 	STATS_FD_FILE,
 	STATS_FD_PIPE,
+	STATS_FD_SOCKET, // but the session's own
+	STATS_FD_EVENT,
+	STATS_FD_DEVICE,
+	STATS_FD_SHARED,
+	STATS_FD_SYNC,
 	STATS_FD_COUNT,
 };
 
@@ -21,9 +26,13 @@ struct stats {
 	uint64_t message_bytes[2];
 	uint64_t fds[STATS_FD_COUNT];
 	uint64_t fds_cached;        // files that did not cross because the other side had them
+	uint64_t fds_on_demand;     // files of which only what is read crosses
+	uint64_t fds_home;          // that went back to where they had come from
+	uint64_t fds_unsupported;   // left out or replaced
 	uint64_t memory_bytes_sent; // pool contents and files
 	uint64_t memory_bytes_received;
 	uint64_t memory_bytes_twinned; // copied on the far side instead of sent
+	uint64_t memory_conflicts;     // words of shared memory that both sides had changed
 	uint64_t stream_bytes_sent;
 	uint64_t stream_bytes_received;
 	uint64_t channel_bytes_sent;
@@ -31,7 +40,7 @@ struct stats {
 };
 
 void stats_add(struct stats *sum, const struct stats *part);
-// A few lines for people: messages, fds by kind, bytes.
+// A few lines for people: messages, fds by kind, bytes. Kinds of which there were none are left out.
 void stats_print(FILE *out, const char *title, const struct stats *stats);
 
 #endif

@@ -56,11 +56,29 @@ static void every_counter_is_printed(void **state)
 	free(text);
 }
 
+static void what_there_was_none_of_is_left_out(void **state)
+{
+	(void)state;
+	char *text = NULL;
+	size_t len = 0;
+	struct stats stats = {.fds = {[STATS_FD_PIPE] = 3, [STATS_FD_SOCKET] = 2}};
+	FILE *out = open_memstream(&text, &len);
+	stats_print(out, "some", &stats);
+	stats = (struct stats){0};
+	stats_print(out, "none", &stats);
+	fclose(out);
+	assert_non_null(strstr(text, "\n  fds       3 pipes, 2 sockets\n"));
+	assert_non_null(strstr(text, "\n  fds       none\n"));
+	assert_null(strstr(text, "conflict"));
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(every_counter_is_added),
 		fd_count_test(every_counter_is_printed),
+		fd_count_test(what_there_was_none_of_is_left_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
