@@ -221,7 +221,9 @@ static const char *handle_end(struct session *session, const struct channel_fram
 	if (frame->header.type == CHANNEL_REFUSE || frame->header.arg != CHANNEL_END_DONE) {
 		snprintf(session->reason, sizeof(session->reason), "%s%.400s",
 			frame->header.type == CHANNEL_REFUSE ? "refused by the host: " : "", text);
-		log_limited(LOG_INFO, "the other side ends the session: %s", session->reason);
+		// A Wayland client is told; for others this is the only place to learn why.
+		log_limited(session->options.service == NULL ? LOG_INFO : LOG_WARN,
+			"the other side ends the session: %s", session->reason);
 		session->peer->interface->tell(
 			session->peer, WAYLAND_ERROR_IMPLEMENTATION, session->reason);
 	}
