@@ -130,6 +130,9 @@ struct fdrefs {
 	// The session cannot go on; may be NULL. Then nothing is read from local peers any more.
 	void (*failed)(void *failed_data, const char *text);
 	void *failed_data;
+	// A socket carries len bytes and the fds of ids, which are not aligned; may be NULL.
+	void (*trace)(void *failed_data, uint32_t socket, bool sent, size_t len, const void *ids,
+		uint32_t n_ids);
 	bool stopped;
 	// A connection that the other side's root socket is to be joined to, until it is.
 	bool has_root;

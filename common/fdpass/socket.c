@@ -319,6 +319,14 @@ static void name_all(struct socket *sock)
 	sock->n_held_ids = 0;
 }
 
+static void trace(const struct socket *sock, bool sent, size_t len, const void *ids, uint32_t n_ids)
+{
+	const struct fdrefs *refs = sock->ref.refs;
+	if (refs->trace != NULL) {
+		refs->trace(refs->failed_data, sock->ref.id, sent, len, ids, n_ids);
+	}
+}
+
 /* Bytes go with the fdrefs that are held; a record in as many frames as it needs. */
 static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 {
@@ -331,6 +339,7 @@ static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 		uint32_t more = done + n < len ? CHANNEL_SOCKET_MORE : 0;
 		channel_push(refs->channel, CHANNEL_STREAM_DATA, sock->ref.id, n_ids | more,
 			sock->held_ids, n_ids * sizeof(uint32_t), bytes + done, n);
+		trace(sock, true, n, sock->held_ids, n_ids);
 		sock->credit -= frame_cost(n, n_ids);
 		done += n;
 	} while (done < len);
@@ -718,6 +727,7 @@ static const char *handle_data(struct socket *sock, const struct channel_frame *
 	sock->receivable -= cost;
 	sock->ref.refs->counts.stream_received += len;
 	const uint8_t *ids = frame->payload;
+	trace(sock, false, len, ids, n_ids);
 	if (sock->write_over) { // STREAM_STOP is on its way; fds still go where they belong: nowhere
 		struct fdlist fds;
 		fdlist_init(&fds);

@@ -3,11 +3,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "base/scm.h"
 #include "fdpass/socket.h"
 #include "relay/session.h"
 #include "relay/wayland.h"
+#include "wire/trace.h"
 
 /*
  * A protocol of which nothing is known is a socket like any other that crosses: fdpass/socket.c has
@@ -37,6 +40,23 @@ static const char *credit(struct peer *peer, uint32_t bytes)
 	(void)peer;
 	(void)bytes;
 	return "CREDIT for messages in a session that is not Wayland's";
+}
+
+static void trace(
+	void *data, uint32_t socket, bool sent, size_t len, const void *ids, uint32_t n_ids)
+{
+	const struct peer_context *context = &((struct opaque_peer *)data)->peer.context;
+	const struct session_options *options = context->options;
+	const char *names[SCM_MAX];
+	for (uint32_t i = 0; i < n_ids; i++) {
+		uint32_t id;
+		memcpy(&id, (const uint8_t *)ids + i * sizeof(id), sizeof(id));
+		const struct fdref *ref = fdrefs_get(context->refs, id);
+		names[i] = ref != NULL ? ref->interface->name : "unknown";
+	}
+	enum wire_direction other = options->exports == WIRE_REQUEST ? WIRE_EVENT : WIRE_REQUEST;
+	wire_trace_bytes(options->trace, sent ? options->exports : other, options->service, socket,
+		len, names, n_ids);
 }
 
 /* Sockets do all that by themselves. */
@@ -104,6 +124,7 @@ static struct peer *create(const struct peer_context *context)
 	}
 	context->refs->failed = handle_failed;
 	context->refs->failed_data = self;
+	context->refs->trace = context->options->trace != NULL ? trace : NULL;
 	return &self->peer;
 }
 

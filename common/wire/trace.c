@@ -71,15 +71,19 @@ static void print_arg(FILE *out, const struct wire_arg *arg, const struct wire_a
 	}
 }
 
-static void print_message(FILE *out, enum wire_direction direction, const char *interface,
-	const struct wire_message *message, const char *const *fd_names)
+static void print_time(FILE *out, enum wire_direction direction)
 {
-	const struct wire_op *op = message->op;
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
-	fprintf(out, "[%lld.%06ld] %s %s#%" PRIu32 ".%s(", (long long)now.tv_sec,
-		now.tv_nsec / 1000, direction == WIRE_REQUEST ? "->" : "<-", interface,
-		message->header.object, op->name);
+	fprintf(out, "[%lld.%06ld] %s ", (long long)now.tv_sec, now.tv_nsec / 1000,
+		direction == WIRE_REQUEST ? "->" : "<-");
+}
+
+static void print_message(FILE *out, const char *interface, const struct wire_message *message,
+	const char *const *fd_names)
+{
+	const struct wire_op *op = message->op;
+	fprintf(out, "%s#%" PRIu32 ".%s(", interface, message->header.object, op->name);
 	size_t n_fds = 0;
 	for (size_t i = 0; i < op->n_args; i++) {
 		fputs(i > 0 ? ", " : "", out);
@@ -91,20 +95,53 @@ static void print_message(FILE *out, enum wire_direction direction, const char *
 	fputs(")\n", out);
 }
 
+/* A line that is built in memory goes out in one write: those of several processes do not mix. */
+struct line {
+	FILE *memory;
+	char *text;
+	size_t len;
+};
+
+static bool begin_line(struct line *line, enum wire_direction direction)
+{
+	*line = (struct line){0};
+	line->memory = open_memstream(&line->text, &line->len);
+	if (line->memory != NULL) {
+		print_time(line->memory, direction);
+	}
+	return line->memory != NULL;
+}
+
+static void end_line(struct line *line, FILE *out)
+{
+	if (fclose(line->memory) == 0) {
+		fwrite(line->text, 1, line->len, out);
+		fflush(out);
+	}
+	free(line->text);
+}
+
 void wire_trace(FILE *out, enum wire_direction direction, const char *interface,
 	const struct wire_message *message, const char *const *fd_names)
 {
-	// One write, so that lines of several processes do not mix.
-	char *line = NULL;
-	size_t len = 0;
-	FILE *memory = open_memstream(&line, &len);
-	if (memory == NULL) {
+	struct line line;
+	if (begin_line(&line, direction)) {
+		print_message(line.memory, interface, message, fd_names);
+		end_line(&line, out);
+	}
+}
+
+void wire_trace_bytes(FILE *out, enum wire_direction direction, const char *service,
+	uint32_t socket, size_t len, const char *const *fd_names, size_t n_fds)
+{
+	struct line line;
+	if (!begin_line(&line, direction)) {
 		return;
 	}
-	print_message(memory, direction, interface, message, fd_names);
-	if (fclose(memory) == 0) {
-		fwrite(line, 1, len, out);
-		fflush(out);
+	fprintf(line.memory, "%s#%" PRIx32 " %zu bytes", service, socket, len);
+	for (size_t i = 0; i < n_fds; i++) {
+		fprintf(line.memory, "%s%s", i == 0 ? ", fds: " : ", ", fd_names[i]);
 	}
-	free(line);
+	fputc('\n', line.memory);
+	end_line(&line, out);
 }

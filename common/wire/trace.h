@@ -18,4 +18,10 @@
 void wire_trace(FILE *out, enum wire_direction direction, const char *interface,
 	const struct wire_message *message, const char *const *fd_names);
 
+// The same for bytes of which nothing is known, on a socket of a service:
+//
+//     [1700000000.123456] -> dbus#1 200 bytes, fds: pipe, socket
+void wire_trace_bytes(FILE *out, enum wire_direction direction, const char *service,
+	uint32_t socket, size_t len, const char *const *fd_names, size_t n_fds);
+
 #endif

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 
@@ -50,9 +51,8 @@ class Pair(contextlib.ExitStack):
         return [argument.replace("{dir}", self.directory) for argument in arguments]
 
     def start(self, program, where, arguments):
-        return Program(self.suite, program, [
-            where, f"unix:{self.chan}", "--log-level", "info", *self.fill(arguments)],
-            self.environment)
+        return Program(self.suite, program, [where, f"unix:{self.chan}", *self.fill(arguments)],
+                       self.environment)
 
     def service(self, name, kind=STREAM):
         """What listens on the host. An address that begins with a NUL is abstract."""
@@ -72,7 +72,7 @@ class Pair(contextlib.ExitStack):
         """The client's connection gets through to that service."""
         accepted, _ = service.accept()
         accepted.close()
-        drain(client)
+        check_end(client)
         client.close()
 
     def check_told(self, *texts):
@@ -83,17 +83,13 @@ class Pair(contextlib.ExitStack):
             program.check_quiet()
 
 
-def drain(sock):
-    """What comes up to the end of the connection."""
-    data = b""
+def check_end(sock):
+    """The connection ends, and nothing came before."""
     try:
-        while part := sock.recv(4096):
-            data += part
-    except ConnectionResetError:
-        pass
+        data = sock.recv(4096)
     except TimeoutError:
-        check(False, f"the client is not told of the end, but {data!r}")
-    return data
+        check(False, "the client is not told of the end")
+    check(data == b"", f"the client gets {data!r}")
 
 
 def abstract(name):
@@ -134,7 +130,7 @@ def _(suite):
     guest = ["--service", "other=unix:{dir}/g1", "--service", "one=unix:{dir}/g2"]
     with Pair(suite, host, guest) as pair:
         service = pair.service("h1")
-        drain(pair.client("g1"))
+        check_end(pair.client("g1"))
         pair.check_told("no such service here: other", "no such service here: other")
         pair.check_carried(pair.client("g2"), service)
 
@@ -169,7 +165,7 @@ def _(suite):
 def _(suite):
     with Pair(suite, ["--service", "one=unix:{dir}/h1"],
               ["--service", "one=unix:{dir}/g1"]) as pair:
-        drain(pair.client("g1"))
+        check_end(pair.client("g1"))
         pair.check_told(*(2 * [f"cannot connect to one at {pair.path('h1')}: No such file"]))
         pair.check_carried(pair.client("g1"), pair.service("h1"))
 
@@ -195,8 +191,35 @@ def _(suite):
             check(False, "a stream is let in")
         except OSError:
             pass
-        drain(pair.client("g2", SEQPACKET))
+        check_end(pair.client("g2", SEQPACKET))
         pair.check_told(*(2 * ["cannot connect to two"]))
+
+
+@case("--trace and --stats tell of bytes, and of fds by their kind")
+def _(suite):
+    options = ["--trace", "--stats"]
+    with Pair(suite, ["--service", "one=unix:{dir}/h1", *options],
+              ["--service", "one=unix:{dir}/g1", *options]) as pair:
+        service, client = pair.service("h1"), pair.client("g1")
+        accepted = pair.enter_context(service.accept()[0])
+        near, far = socket.socketpair()
+        read, write = os.pipe()
+        event = os.eventfd(0, os.EFD_CLOEXEC)
+        socket.send_fds(client, [b"hello"], [far.fileno(), read, event])
+        data, fds, _, _ = socket.recv_fds(accepted, 100, 10)
+        check((data, len(fds)) == (b"hello", 3), f"{data} with {fds} came")
+        accepted.send(b"world!")
+        check(client.recv(100) == b"world!", "no answer")
+        for fd in (near.detach(), far.detach(), read, write, event, client.detach(), *fds):
+            os.close(fd)
+        accepted.close()
+        for program in (pair.host, pair.guest):
+            for line in ("-> one#1 5 bytes, fds: socket, pipe, eventfd", "<- one#1 6 bytes"):
+                line = re.compile(rf"^\[\d+\.\d{{6}}\] {line}$", re.M)
+                wait_until(lambda: f"{program.name}: {program.errors()}",
+                           lambda: line.search(program.errors()))
+            wait_until(lambda: f"{program.name}: {program.errors()}",
+                       lambda: "  fds       1 pipes, 1 sockets, 1 eventfds\n" in program.errors())
 
 
 @case("the socket of a guest that was killed is replaced")
@@ -217,10 +240,10 @@ def _(suite):
     with Pair(suite, ["--service", "one=unix:{dir}/h1"], [*guest, "--max-sessions", "1"]) as pair:
         service = pair.service("h1")
         with pair.client("g1"), service.accept()[0]:
-            check(drain(pair.client("g1")) == b"", "it gets something")
+            check_end(pair.client("g1"))
             pair.check_told("", "too many sessions (1)")
         pair.host.stop()
-        wait_until("the session ends", lambda: drain(pair.client("g1")) == b"" and
+        wait_until("the session ends", lambda: check_end(pair.client("g1")) or
                    "cannot reach" in pair.guest.errors())
 
 

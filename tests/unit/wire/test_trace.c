@@ -8,6 +8,18 @@
 
 #include "tests/support/fd_count.h"
 
+// Compares a line behind its time. Frees it.
+static void check_line(char *line, const char *expected)
+{
+	long long seconds;
+	long micros;
+	int end = 0;
+	assert_int_equal(sscanf(line, "[%lld.%6ld] %n", &seconds, &micros, &end), 2);
+	assert_true(end > 0);
+	assert_string_equal(line + end, expected);
+	free(line);
+}
+
 // Decodes bytes, prints them, and compares the line behind its time.
 static void check(const struct wl_array *bytes, const char *interface,
 	enum wire_direction direction, const char *const *fd_names, const char *expected)
@@ -27,14 +39,7 @@ static void check(const struct wl_array *bytes, const char *interface,
 	assert_non_null(out);
 	wire_trace(out, direction, interface, &message, fd_names);
 	fclose(out);
-
-	long long seconds;
-	long micros;
-	int end = 0;
-	assert_int_equal(sscanf(line, "[%lld.%6ld] %n", &seconds, &micros, &end), 2);
-	assert_true(end > 0);
-	assert_string_equal(line + end, expected);
-	free(line);
+	check_line(line, expected);
 }
 
 static void begin(struct wl_array *out, uint32_t object, uint32_t opcode)
@@ -176,6 +181,23 @@ static void strings_are_escaped_and_cut(void **state)
 	wl_array_release(&bytes);
 }
 
+static void bytes_are_printed_by_their_number(void **state)
+{
+	(void)state;
+	static const char *const names[] = {"pipe", "socket"};
+	for (size_t n_fds = 0; n_fds <= 2; n_fds += 2) {
+		char *line = NULL;
+		size_t len;
+		FILE *out = open_memstream(&line, &len);
+		assert_non_null(out);
+		wire_trace_bytes(out, WIRE_EVENT, "dbus", 0x8000000a, 200, names, n_fds);
+		fclose(out);
+		check_line(line,
+			n_fds == 0 ? "<- dbus#8000000a 200 bytes\n"
+				   : "<- dbus#8000000a 200 bytes, fds: pipe, socket\n");
+	}
+}
+
 static int finish_schema(void **state)
 {
 	(void)state;
@@ -191,6 +213,7 @@ int main(void)
 		fd_count_test(new_ids_are_printed),
 		fd_count_test(fds_are_printed_by_name),
 		fd_count_test(strings_are_escaped_and_cut),
+		fd_count_test(bytes_are_printed_by_their_number),
 	};
 	return cmocka_run_group_tests(tests, NULL, finish_schema);
 }
