@@ -168,12 +168,12 @@ out:
 	return id;
 }
 
-/* NULL: a file that can be copied exactly. */
 uint64_t file_copy_max(const struct fdrefs *refs)
 {
 	return refs->rules.max_file_copy > 0 ? refs->rules.max_file_copy : FILE_MAX;
 }
 
+/* NULL: a file that can be copied exactly. */
 static const char *check_exact(const struct fdrefs *refs, int fd, uint64_t *size)
 {
 	struct stat st;
