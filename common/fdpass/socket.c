@@ -50,6 +50,7 @@ enum homing {
 struct socket {
 	struct fdref ref;
 	bool ours; // opened here
+	bool root; // no local peer has passed it
 	bool counted;
 	bool named;  // in a message; the same socket sent again is a new one
 	bool over;   // in both directions
@@ -962,7 +963,7 @@ static int get_fd(struct fdref *ref)
 {
 	struct socket *sock = (struct socket *)ref;
 	if (sock->ours) {
-		return take_home(sock);
+		return sock->root ? -EBADF : take_home(sock);
 	}
 	int fd = sock->given;
 	sock->given = -1;
@@ -1045,6 +1046,7 @@ static uint32_t export(struct fdrefs *refs, int fd, bool root, const char **wron
 		return 0;
 	}
 	sock->ours = true;
+	sock->root = root;
 	if (known) {
 		sock->ref.identity = (struct fd_identity){st.st_dev, st.st_ino};
 	}

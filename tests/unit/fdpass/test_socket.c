@@ -780,6 +780,19 @@ static void a_root_is_joined_once_and_to_its_like(void **state)
 	close(pair[1]);
 }
 
+static void a_root_never_comes_home(void **state)
+{
+	struct crossing *crossing = *state;
+	struct fdrefs *refs = &crossing->ends.guest.refs;
+	const char *wrong;
+	int pair[2];
+	make_pair(SOCK_STREAM, pair);
+	uint32_t id = socket_export_root(refs, pair[0], &wrong);
+	assert_null(wrong);
+	assert_int_equal(fdrefs_get_fd(refs, id), -EBADF);
+	close(pair[1]);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -815,6 +828,7 @@ int main(void)
 		TEST(a_second_eof_or_data_after_it_is_refused),
 		TEST(opens_that_are_wrong_are_refused),
 		TEST(a_root_is_joined_once_and_to_its_like),
+		TEST(a_root_never_comes_home),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
