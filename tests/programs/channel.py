@@ -13,12 +13,16 @@ MAX_PAYLOAD = 68 * 1024
 MAX_ROWS = 256 * 1024
 MESSAGE_WINDOW = 4 * 1024 * 1024
 STREAM_WINDOW = 256 * 1024
+SOCKET_WINDOW = 1024 * 1024
+MAX_STREAM = 64 * 1024
+MORE = 0x80000000  # a record goes on in the next frame
 SKIPPABLE = 1
 HOST_ID = 0x80000000
 NO_SEALS = 0xffffffff
 
 READ, WRITE, BOTH = range(3)  # access modes
 POOL, FILE, PIPE = 1, 2, 3    # kinds
+SOCKET, EVENT, DEVICE, SHARED, SYNC = range(4, 9)  # of services that are not Wayland
 
 
 class Type(IntEnum):
@@ -41,6 +45,11 @@ class Type(IntEnum):
     STREAM_DATA = 17
     STREAM_EOF = 18
     STREAM_STOP = 19
+    STREAM_PAUSE = 20
+    STREAM_PAUSED = 21
+    EVENT_ADD = 22
+    MEM_WORDS = 23
+    MEM_UNUSED = 24
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
@@ -66,13 +75,46 @@ def messages(data, refs=(), n_refs=None):
                  arg=len(refs) if n_refs is None else n_refs)
 
 
-def open_memory(id, kind, size, access=BOTH, seals=NO_SEALS, cached=0, hash=bytes(16)):
-    return frame(Type.OPEN, struct.pack("<IIQQ16sII", access, seals, size, 0, hash, cached, 0),
+def open_memory(id, kind, size, access=BOTH, seals=NO_SEALS, cached=0, hash=bytes(16), exact=0):
+    return frame(Type.OPEN, struct.pack("<IIQQ16sII", access, seals, size, 0, hash, cached, exact),
                  id=id, arg=kind)
 
 
 def open_pipe(id, access, nonblocking=0):
     return frame(Type.OPEN, struct.pack("<II", access, nonblocking), id=id, arg=PIPE)
+
+
+def open_socket(id, kind=socket.SOCK_STREAM, nonblocking=0, root=0):
+    return frame(Type.OPEN, struct.pack("<IIII", kind, nonblocking, root, 0), id=id, arg=SOCKET)
+
+
+def open_event(id, count=0, semaphore=0, nonblocking=0):
+    return frame(Type.OPEN, struct.pack("<IIQ", semaphore, nonblocking, count), id=id, arg=EVENT)
+
+
+def open_device(id, device=0, access=BOTH, nonblocking=0):
+    return frame(Type.OPEN, struct.pack("<IIII", device, access, nonblocking, 0), id=id, arg=DEVICE)
+
+
+def open_shared(id, size=0, memory=0, seals=NO_SEALS, access=0, offset=0):
+    return frame(Type.OPEN, struct.pack("<IIQIQI", memory, seals, size, access, offset, 0),
+                 id=id, arg=SHARED)
+
+
+def stream_data(id, data=b"", refs=(), n_refs=None, more=0):
+    return frame(Type.STREAM_DATA, struct.pack(f"<{len(refs)}I", *refs) + data, id=id,
+                 arg=(len(refs) if n_refs is None else n_refs) | more)
+
+
+def event_add(id, count=1, seen=0):
+    return frame(Type.EVENT_ADD, struct.pack("<Q", count), id=id, arg=seen)
+
+
+def mem_words(id, *runs):
+    """Each run: offset, bytes, and perhaps another length than theirs."""
+    return frame(Type.MEM_WORDS, b"".join(
+        struct.pack("<QI", run[0], run[2] if len(run) > 2 else len(run[1])) + run[1]
+        for run in runs), id=id)
 
 
 def mem_write(id, offset, data=b"", stride=None, row_bytes=None, rows=1, length=None):

@@ -8,8 +8,9 @@ import random
 
 import channel
 from channel import (BOTH, FILE, HOST_ID, MAX_PAYLOAD, MAX_ROWS, MESSAGE_WINDOW, PIPE, POOL, READ,
-                     SKIPPABLE, WRITE, Type, frame, hello, mem_copy, mem_resize, mem_write,
-                     open_memory, open_pipe, ping, welcome)
+                     SKIPPABLE, SYNC, WRITE, Type, frame, hello, mem_copy, mem_resize, mem_write,
+                     open_device, open_event, open_memory, open_pipe, open_shared, open_socket, ping,
+                     welcome)
 from peers import KEYBOARD, SHM
 from wayland import SERVER_ID, message
 
@@ -127,8 +128,13 @@ def open_cases():
     yield "with the highest id", GOES_ON, lambda p: open_memory(p.bit | 0xffff, POOL, 16)
     yield "with an id that is too high", ENDS, lambda p: open_memory(p.bit | 0x10000, POOL, 16)
     yield "with id 2^31-1 of its range", ENDS, lambda p: open_memory(p.bit | 0x7fffffff, POOL, 16)
-    for kind in (0, 4, 0x10000, 0xffffffff):
+    for kind in (0, 9, 0x10000, 0xffffffff):
         yield f"of kind {kind:#x}", ENDS, lambda p, kind=kind: open_memory(one(p), kind, 16)
+    for name, make in (("a socket", open_socket), ("an eventfd", open_event),
+                       ("a device", open_device), ("shared memory", open_shared)):
+        yield f"of {name}, which no message can name", ENDS, lambda p, make=make: make(one(p))
+    yield "of a sync_file, which no message can name", ENDS, lambda p: (
+        frame(Type.OPEN, id=one(p), arg=SYNC))
     for kind, name in ((POOL, "pool"), (FILE, "file")):
         for size, expected in ((1 << 63, ENDS), ((1 << 64) - 1, ENDS), ((1 << 63) - 1, ENDS),
                                (DEFAULT_MAX_MEMORY + 1, ENDS), (0, GOES_ON)):
@@ -228,6 +234,10 @@ def stream_cases():
     yield "data to a pool", ENDS, lambda p: open_memory(p.bit | 1, POOL, 16) + data(p)
     yield "data to an id that is unknown", ENDS, data
     yield "data to id 0", ENDS, lambda p: frame(Type.STREAM_DATA, bytes(4))
+    for kind in (Type.STREAM_PAUSE, Type.STREAM_PAUSED, Type.EVENT_ADD, Type.MEM_WORDS,
+                 Type.MEM_UNUSED):
+        yield f"{kind.name}, which is for other services", ENDS, lambda p, kind=kind: (
+            sink(p) + frame(kind, id=p.bit | 1))
 
 
 def session_cases():

@@ -237,7 +237,7 @@ class Stage:
         self.environment = dict(environment)
         self.chan = os.path.join(self.directory, "chan")
         self.display = os.path.join(self.directory, "wayland-1")
-        self.compositor = Compositor(os.path.join(self.directory, "wayland-0"), globals_)
+        self.compositor = self.make_compositor(globals_)
         self.host = self.guest = self.witness = self.interposer = None
         try:
             self.start_host()
@@ -248,16 +248,23 @@ class Stage:
             self.close()
             raise
 
+    def make_compositor(self, globals_):
+        return Compositor(os.path.join(self.directory, "wayland-0"), globals_)
+
+    def served(self):
+        """What the host connects to, and where the guest listens."""
+        return ["--compositor", self.compositor.path], ["--display", self.display]
+
     def start_host(self):
         self.host = Program(self.suite, "fdferry-host", [
-            "--listen", f"unix:{self.chan}", "--compositor", self.compositor.path,
-            *self.host_options], self.environment, **self.suite.host_popen)
+            "--listen", f"unix:{self.chan}", *self.served()[0], *self.host_options],
+            self.environment, **self.suite.host_popen)
 
     def start_guest(self):
         chan = self.interposer.path if self.interposer else self.chan
         self.guest = Program(self.suite, "fdferry-guest", [
-            "--connect", f"unix:{chan}", "--display", self.display, *self.guest_options],
-            self.environment)
+            "--connect", f"unix:{chan}", *self.served()[1], *self.guest_options],
+            self.environment, **self.suite.guest_popen)
 
     def add_witness(self):
         self.witness = self.client()
@@ -275,12 +282,14 @@ class Stage:
 
     def settled(self):
         """Once spares are refilled and nothing changes any more."""
-        def twice_the_same():
+        def always_the_same():
             first = self.census()
-            time.sleep(0.1)
-            return first if first == self.census() and all(
-                children > 0 for children, _ in first.values()) else None
-        return wait_until("the idle pair comes to rest", twice_the_same, SLOW)
+            for _ in range(5):
+                time.sleep(0.1)
+                if first != self.census():
+                    return None
+            return first if all(children > 0 for children, _ in first.values()) else None
+        return wait_until("the idle pair comes to rest", always_the_same, SLOW)
 
     def at_rest(self, deadline=DEADLINE):
         """Every process and fd that a session had is gone."""
@@ -330,7 +339,7 @@ class Suite:
         self.count = 0
         self.stages = {}
         self.programs = []  # all that were started
-        self.host_popen = {}
+        self.host_popen, self.guest_popen = {}, {}
 
     def path(self, name):
         self.count += 1
@@ -346,9 +355,9 @@ class Suite:
         environment.update(changes)
         return {name: value for name, value in environment.items() if value is not None}
 
-    def stage(self, name="plain", **options):
+    def stage(self, name="plain", kind=Stage, **options):
         if name not in self.stages:
-            self.stages[name] = Stage(self, **options)
+            self.stages[name] = kind(self, **options)
         return self.stages[name]
 
     def drop_stages(self):
