@@ -122,11 +122,22 @@ static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_fact
 	return result_of(*id, what, failure, wrong);
 }
 
+/* A peer that may look into this process could pass it; nobody would end such a session. */
+static bool is_channel(const struct fdrefs *refs, const struct fd_facts *facts)
+{
+	return facts->identity.number != 0 &&
+		fd_identity_equal(&facts->identity, &refs->channel_identity);
+}
+
 static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_facts *facts,
 	uint32_t *id, char wrong[ANY_WRONG_MAX])
 {
 	const char *what = NULL;
 	export_func export = choose(refs, fd, facts, &what);
+	if (is_channel(refs, facts)) {
+		what = "the connection between guest and host";
+		export = NULL;
+	}
 	if (export == NULL) {
 		return give_up(refs, fd, facts, what, id, wrong);
 	}

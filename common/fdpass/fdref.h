@@ -107,6 +107,8 @@ struct fdref_table {
 // Embedded in a session.
 struct fdrefs {
 	struct channel *channel;
+	struct fd_identity
+		channel_identity; // of its socket, which is never passed on; may be zeros
 	struct event_base *base;
 	uint32_t own_bit; // of the ids that we open: 0 or CHANNEL_ID_HOST
 	struct fdref_table ours, theirs;

@@ -15,6 +15,7 @@
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
+#include "fdpass/kind.h"
 #include "fdpass/shared.h"
 #include "relay/clock.h"
 #include "relay/handshake.h"
@@ -483,6 +484,7 @@ static void init_refs(struct session *session)
 		.streams_over = handle_streams_over,
 		.data = session,
 	};
+	fd_identity_of(options->channel_fd, &session->refs.channel_identity);
 }
 
 static bool create_peer(struct session *session)

@@ -645,6 +645,19 @@ static void what_cannot_cross_ends_the_session(void **state)
 	assert_non_null(strstr(crossing->failure, "byte 10"));
 }
 
+static void the_channel_itself_cannot_cross(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2];
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	fd_identity_of(pair[0], &crossing->ends.guest.refs.channel_identity);
+	say(crossing->near, "x", pair, 1);
+	run(crossing);
+	assert_non_null(strstr(crossing->failure, "between guest and host"));
+	close(pair[1]);
+}
+
 static void what_cannot_cross_can_be_left_out(void **state)
 {
 	struct crossing *crossing = *state;
@@ -820,6 +833,7 @@ int main(void)
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
+		TEST(the_channel_itself_cannot_cross),
 		TEST(what_cannot_cross_can_be_left_out),
 		TEST(wrong_data_frames_are_refused),
 		TEST(data_beyond_its_credit_is_refused),
