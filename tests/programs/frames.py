@@ -9,8 +9,8 @@ import random
 import channel
 from channel import (BOTH, FILE, HOST_ID, MAX_PAYLOAD, MAX_ROWS, MESSAGE_WINDOW, PIPE, POOL, READ,
                      SKIPPABLE, SYNC, WRITE, Type, frame, hello, mem_copy, mem_resize, mem_write,
-                     open_device, open_event, open_memory, open_pipe, open_shared, open_socket, ping,
-                     welcome)
+                     open_device, open_event, open_memory, open_pipe, open_shared, open_socket,
+                     ping, welcome)
 from peers import KEYBOARD, SHM
 from wayland import SERVER_ID, message
 

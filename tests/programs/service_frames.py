@@ -7,10 +7,10 @@ that are free.
 
 import socket
 
-from channel import (BOTH, FILE, HOST_ID, MAX_STREAM, MESSAGE_WINDOW, MORE, PIPE, POOL, READ, SOCKET,
-                     SOCKET_WINDOW, WRITE, DEVICE, EVENT, SHARED, SYNC, Type, frame, hello,
-                     event_add, mem_copy, mem_resize, mem_words, mem_write, messages, open_device,
-                     open_event, open_memory, open_pipe, open_shared, open_socket, stream_data)
+from channel import (DEVICE, EVENT, FILE, HOST_ID, MAX_STREAM, MESSAGE_WINDOW, MORE, PIPE, POOL,
+                     READ, SHARED, SOCKET, SOCKET_WINDOW, SYNC, Type, event_add, frame, hello,
+                     mem_copy, mem_resize, mem_words, mem_write, messages, open_device, open_event,
+                     open_memory, open_pipe, open_shared, open_socket, stream_data)
 from frames import EITHER, ENDS, GOES_ON
 from opaque import ROOT
 
