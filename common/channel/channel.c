@@ -401,6 +401,40 @@ void channel_destroy(struct channel *channel)
 	}
 }
 
+static void set_blocked(struct channel *channel, bool blocked)
+{
+	if (channel->blocked == blocked) {
+		return;
+	}
+	channel->blocked = blocked;
+	if (blocked) {
+		event_add(channel->write_event, NULL);
+	} else {
+		event_del(channel->write_event);
+	}
+}
+
+/* The peer may have said why before it went: its last frames are read before this is told. */
+static void fail_sending(struct channel *channel, int error)
+{
+	if (channel->error != 0 || channel->over || channel->destroyed) {
+		return;
+	}
+	channel->error = error;
+	set_blocked(channel, false);
+	evbuffer_drain(channel->out, evbuffer_get_length(channel->out));
+	event_active(channel->read_event, EV_READ, 0);
+}
+
+/* A frame that is missing, or is there in part, leaves nothing that could be said any more. */
+static bool check_pushed(struct channel *channel, bool pushed)
+{
+	if (!pushed) {
+		fail_sending(channel, -ENOMEM);
+	}
+	return pushed;
+}
+
 bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
 	const void *head, size_t head_len, const void *body, size_t body_len)
 {
@@ -411,10 +445,11 @@ bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t 
 		.id = id,
 		.arg = arg,
 	};
-	return evbuffer_expand(channel->out, sizeof(header) + head_len + body_len) == 0 &&
-		evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
-		evbuffer_add(channel->out, head, head_len) == 0 &&
-		evbuffer_add(channel->out, body, body_len) == 0;
+	return check_pushed(channel,
+		evbuffer_expand(channel->out, sizeof(header) + head_len + body_len) == 0 &&
+			evbuffer_add(channel->out, &header, sizeof(header)) == 0 &&
+			evbuffer_add(channel->out, head, head_len) == 0 &&
+			evbuffer_add(channel->out, body, body_len) == 0);
 }
 
 /* Bytes of a mapping that wait in out. */
@@ -517,7 +552,7 @@ bool channel_push_rows(struct channel *channel, uint32_t id, uint64_t offset,
 		bool ok = at_once > 0
 			? push_chunk(channel, id, at, mapping, &chunk)
 			: push_long_row(channel, id, at, mapping, chunk.base, chunk.row_bytes);
-		if (!ok) {
+		if (!check_pushed(channel, ok)) {
 			return false;
 		}
 	}
@@ -564,28 +599,6 @@ static ssize_t send_some(struct channel *channel, bool *full)
 	}
 	*full = sent >= 0 && (size_t)sent < len;
 	return sent;
-}
-
-static void set_blocked(struct channel *channel, bool blocked)
-{
-	if (channel->blocked == blocked) {
-		return;
-	}
-	channel->blocked = blocked;
-	if (blocked) {
-		event_add(channel->write_event, NULL);
-	} else {
-		event_del(channel->write_event);
-	}
-}
-
-/* The peer may have said why before it went: its last frames are read before this is told. */
-static void fail_sending(struct channel *channel, int error)
-{
-	channel->error = error;
-	set_blocked(channel, false);
-	evbuffer_drain(channel->out, evbuffer_get_length(channel->out));
-	event_active(channel->read_event, EV_READ, 0);
 }
 
 static void write_out(struct channel *channel)

@@ -148,7 +148,7 @@ static void watch(struct counter *counter)
 			counter->event, 1); // what was written before the count comes first
 	}
 	if ((events & (EV_READ | EV_WRITE)) && event_add(counter->event, NULL) < 0) {
-		log_error("cannot watch an eventfd");
+		fdrefs_fail(counter->ref.refs, "an eventfd cannot be waited for: out of memory");
 	}
 }
 

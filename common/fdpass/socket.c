@@ -238,6 +238,13 @@ static bool has_hung_up(int fd)
 	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLHUP | POLLERR));
 }
 
+static void wait_for(struct socket *sock, struct event *event)
+{
+	if (event_add(event, NULL) < 0) {
+		fdrefs_fail(sock->ref.refs, "a socket cannot be waited for: out of memory");
+	}
+}
+
 static void update_events(struct socket *sock)
 {
 	if (sock->over) {
@@ -249,7 +256,7 @@ static void update_events(struct socket *sock)
 	if (reading != sock->reading) {
 		sock->reading = reading;
 		if (reading) {
-			event_add(sock->read_event, NULL);
+			wait_for(sock, sock->read_event);
 		} else {
 			event_del(sock->read_event);
 		}
@@ -257,7 +264,7 @@ static void update_events(struct socket *sock)
 	bool watching = sock->read_over && !sock->write_over &&
 		!event_pending(sock->write_event, EV_WRITE, NULL);
 	if (watching) {
-		event_add(sock->hang_up_event, NULL);
+		wait_for(sock, sock->hang_up_event);
 	} else {
 		event_del(sock->hang_up_event);
 	}
@@ -559,7 +566,7 @@ static void write_failed(struct socket *sock, int error)
 	switch (error) {
 	case -EAGAIN:
 		event_del(sock->hang_up_event);
-		event_add(sock->write_event, NULL);
+		wait_for(sock, sock->write_event);
 		break;
 	case -ETOOMANYREFS:
 	case -ENOBUFS:

@@ -109,6 +109,17 @@ static void destroy_stream(struct fdref *ref)
 	}
 }
 
+/* epoll does not take files (EPERM), and may be out of memory for anything else. */
+static void wait_in_vain(struct stream *stream)
+{
+	if (stream->kind == FD_KIND_FILE || stream->kind == FD_KIND_CHARACTER_DEVICE) {
+		stream->always_ready = true;
+		event_active(stream->event, stream->role->events, 0);
+	} else {
+		fdrefs_fail(stream->ref.refs, "a pipe cannot be waited for: out of memory");
+	}
+}
+
 static void set_waiting(struct stream *stream, bool waiting)
 {
 	if (!waiting) {
@@ -116,8 +127,7 @@ static void set_waiting(struct stream *stream, bool waiting)
 	} else if (stream->always_ready) {
 		event_active(stream->event, stream->role->events, 0);
 	} else if (event_add(stream->event, NULL) < 0) {
-		stream->always_ready = true; // EPERM: epoll does not take files
-		event_active(stream->event, stream->role->events, 0);
+		wait_in_vain(stream);
 	}
 }
 
