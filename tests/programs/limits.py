@@ -1,9 +1,12 @@
 """What a session may take is bounded, and what bounds it is told."""
 
+import os
 import resource
 
 from harness import Stage, case_list, check, wait_until
 from hostile_client import Prepared, commit
+from opaque import ServiceStage, close_all, read_to_end, receive
+from passing import Passing, sealed
 from wayland import Ended, memfd
 
 CASES, case = case_list("limits")
@@ -20,16 +23,17 @@ def end_of(client):
     return None
 
 
-def limited_stage(suite, **limits):
-    """A stage whose host may not have more: the limits are hard, so that it cannot raise them."""
+def limited_stage(suite, kind=Stage, guest=False, **limits):
+    """A stage of which one program may not have more: hard limits, which it cannot raise."""
     def set_limits():
         for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
-    suite.host_popen = {"preexec_fn": set_limits}
+    popen = {"preexec_fn": set_limits}
+    suite.host_popen, suite.guest_popen = ({}, popen) if guest else (popen, {})
     try:
-        return Stage(suite)
+        return kind(suite)
     finally:
-        suite.host_popen = {}
+        suite.host_popen = suite.guest_popen = {}
 
 
 @case("a host out of fds ends the session that wants more, with an error, and nothing else")
@@ -124,4 +128,38 @@ def _(suite):
         text = end_of(prepared.client)
         prepared.close()
         check(text and "--max-objects" in text, f"the client is told {text!r}")
+        stage.check()
+
+
+# Who sends, and which of the programs is out of fds: where they come in, and where they are made.
+for origin, guest in (("client", True), ("client", False), ("service", True), ("service", False)):
+    @case(f"a {'guest' if guest else 'host'} out of fds never gives fewer than a {origin} has sent")
+    def _(suite, origin=origin, guest=guest):
+        with limited_stage(suite, ServiceStage, guest, RLIMIT_NOFILE=FEW_FILES) as stage:
+            for count in (2, 40, 100, 253):
+                passing = Passing(stage, origin)
+                pipes = [fd for _ in range(count) for fd in os.pipe()]
+                passing.pass_fds(*pipes[::2])
+                data, fds = receive(passing.receiver)
+                close_all(fds + pipes)
+                check(len(fds) == (count if data else 0), f"{len(fds)} of {count} fds come")
+                check(data or count > 2, "two are too many")
+                check(not data or count < FEW_FILES, f"{count} fds are none too many")
+                if not data:
+                    read_to_end(passing.sender)
+                passing.close()
+                stage.check(deadline=20)
+
+
+@case("--max-memory bounds what is announced for a service, and is given back")
+def _(suite):
+    with ServiceStage(suite, host=["--max-memory", "1M"]) as stage:
+        passing = Passing(stage, "client")
+        for _ in range(5):
+            passing.pass_one(passing.keep(sealed(512 << 10, b"contents")))
+        passing.pass_fds(passing.keep(sealed((1 << 20) + 1, b"contents")))
+        read_to_end(passing.receiver)
+        read_to_end(passing.sender)
+        check("--max-memory" in stage.host.errors(), stage.host.errors())
+        passing.close()
         stage.check()
