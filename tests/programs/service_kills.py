@@ -8,6 +8,7 @@ import threading
 import time
 
 from harness import (DEADLINE, SLOW, Failure, case_list, check, processes_of, wait_until)
+from kills import kill_parent
 from opaque import (ServiceStage, Session, close_all, read_exactly, read_to_end, receive, send_fds)
 from passing import SEAL_GROW, SEAL_SHRINK, SEAL_WRITE, sealed
 
@@ -182,8 +183,7 @@ for name in ("fdferry-host", "fdferry-guest"):
         for n in range(0, N_STEPS + 1, 3):
             with ServiceStage(suite) as stage, recorded(stage, n) as (session, _):
                 program = stage.host if name == "fdferry-host" else stage.guest
-                os.kill(program.pid, signal.SIGKILL)
-                program.popen.wait()
+                kill_parent(program)
                 session.sync()
                 (stage.start_host if program is stage.host else stage.start_guest)()
                 with stage.client() as another:
