@@ -129,8 +129,8 @@ def naming_rows():
         if kind != EVENT:
             yield f"{name} after its end", ENDS, lambda p, kind=kind: (
                 opened(kind, one(p)) + close(one(p)) + stream_data(ROOT, b"x", [one(p)]))
-    for kind in (SOCKET, PIPE):
-        yield f"{NAMES[kind]} in two frames", ENDS, lambda p, kind=kind: (
+    for kind, outcome in ((SOCKET, ENDS), (PIPE, GOES_ON)):
+        yield f"{NAMES[kind]} in two frames", outcome, lambda p, kind=kind: (
             opened(kind, one(p)) + 2 * stream_data(ROOT, b"x", [one(p)]))
     yield "a socket twice in one frame", GOES_ON, lambda p: (
         open_socket(one(p)) + stream_data(ROOT, b"x", [one(p), one(p)]))
