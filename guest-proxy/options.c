@@ -76,6 +76,9 @@ int guest_options_parse(struct guest_options *options, int argc, char *argv[])
 	*options = (struct guest_options){0};
 	program_options_init(&options->program);
 	int status = options_parse(&usage, argc, argv, options, &options->command);
+	if (status == OPTIONS_STATUS_RUN) {
+		status = program_options_settle(&usage, &options->program);
+	}
 	if (status == OPTIONS_STATUS_RUN && options->connect_text == NULL) {
 		status = options_wrong(&usage, "--connect is missing (see --help)");
 	}

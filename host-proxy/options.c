@@ -134,6 +134,9 @@ int host_options_parse(struct host_options *options, int argc, char *argv[])
 	};
 	program_options_init(&options->program);
 	int status = options_parse(&usage, argc, argv, options, &command);
+	if (status == OPTIONS_STATUS_RUN) {
+		status = program_options_settle(&usage, &options->program);
+	}
 	bool activated = getenv("LISTEN_FDS") != NULL || options->program.session_fd >= 0;
 	if (status == OPTIONS_STATUS_RUN && options->listen_text == NULL && !activated) {
 		status = options_wrong(&usage, "--listen is missing (see --help)");

@@ -11,6 +11,9 @@
 
 #define DEFAULT_MAX_SESSIONS  256
 #define DEFAULT_MAX_FILE_COPY (UINT64_C(64) << 20)
+#define DEFAULT_PING_INTERVAL 20 // seconds
+#define DEFAULT_PING_TIMEOUT  4  // intervals
+#define MAX_PING              86400
 #define HELP_COLUMN           26
 
 void program_options_init(struct program_options *options)
@@ -19,6 +22,7 @@ void program_options_init(struct program_options *options)
 		.log_level = LOG_WARN,
 		.max_sessions = DEFAULT_MAX_SESSIONS,
 		.session_fd = -1,
+		.ping_interval = DEFAULT_PING_INTERVAL,
 		.rules =
 			{
 				.shared = FDREF_SHARED_REFUSE,
@@ -174,6 +178,40 @@ const char *program_set_max_file_copy(void *options, const char *value)
 {
 	struct program_options *program = options;
 	return options_size(value, 1, &program->rules.max_file_copy);
+}
+
+const char *program_set_ping_interval(void *options, const char *value)
+{
+	struct program_options *program = options;
+	unsigned long number;
+	const char *wrong = options_number(value, 1, MAX_PING, &number);
+	if (wrong == NULL) {
+		program->ping_interval = (unsigned int)number;
+	}
+	return wrong;
+}
+
+const char *program_set_ping_timeout(void *options, const char *value)
+{
+	struct program_options *program = options;
+	unsigned long number;
+	const char *wrong = options_number(value, 0, MAX_PING, &number);
+	if (wrong == NULL) {
+		program->ping_timeout = (unsigned int)number;
+		program->ping_timeout_given = true;
+	}
+	return wrong;
+}
+
+int program_options_settle(const struct options_usage *usage, struct program_options *options)
+{
+	if (!options->ping_timeout_given) {
+		options->ping_timeout = DEFAULT_PING_TIMEOUT * options->ping_interval;
+	} else if (options->ping_timeout > 0 && options->ping_timeout < options->ping_interval) {
+		return options_wrong(usage, "--ping-timeout %u: shorter than --ping-interval %u",
+			options->ping_timeout, options->ping_interval);
+	}
+	return OPTIONS_STATUS_RUN;
 }
 
 const char *program_set_session_fd(void *options, const char *value)

@@ -44,7 +44,10 @@ struct program_options {
 	bool oneshot;
 	bool print_ready;
 	unsigned int max_sessions;
-	int session_fd; // -1 in the parent
+	int session_fd;             // -1 in the parent
+	unsigned int ping_interval; // seconds
+	unsigned int ping_timeout;  // seconds, at least ping_interval; 0: never
+	bool ping_timeout_given;
 	struct fdref_rules rules;
 	struct services services; // by --service
 	size_t n_protocols;
@@ -64,6 +67,8 @@ const char *program_set_max_sessions(void *options, const char *value);
 const char *program_set_shm_mode(void *options, const char *value);
 const char *program_set_on_unsupported(void *options, const char *value);
 const char *program_set_max_file_copy(void *options, const char *value);
+const char *program_set_ping_interval(void *options, const char *value);
+const char *program_set_ping_timeout(void *options, const char *value);
 const char *program_set_session_fd(void *options, const char *value);
 
 // --version, --help, and the end of the table.
@@ -79,6 +84,10 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_on_unsupported}, \
 	{"max-file-copy", "BYTES[K|M|G]", "a larger file is read on demand (default 64M)", false, \
 		program_set_max_file_copy}, \
+	{"ping-interval", "SECONDS", "how often to ask for a sign of life (default 20)", false, \
+		program_set_ping_interval}, \
+	{"ping-timeout", "SECONDS", "a longer silence ends a session (default 4 intervals)", false, \
+		program_set_ping_timeout}, \
 	{"trace", NULL, "print every message to stderr", false, program_set_trace}, \
 	{"stats", NULL, "print what crossed when a session ends, and at exit", false, \
 		program_set_stats}, \
@@ -97,6 +106,9 @@ const char *program_set_session_fd(void *options, const char *value);
 // "--", or NULL.
 int options_parse(
 	const struct options_usage *usage, int argc, char *argv[], void *options, char ***command);
+
+// After options_parse: what only several options together can say, or get wrong. Returns as that does.
+int program_options_settle(const struct options_usage *usage, struct program_options *options);
 
 // Says in one line on stderr what is wrong with the usage; returns OPTIONS_STATUS_USAGE.
 int options_wrong(const struct options_usage *usage, const char *fmt, ...)

@@ -176,6 +176,8 @@ static bool create_session(struct worker *worker, int fd)
 		.channel_fd = -1,
 		.service = worker->service > 0 ? services->list[worker->service - 1].name : NULL,
 		.rules = config->options->rules,
+		.ping_interval = config->options->ping_interval,
+		.ping_timeout = config->options->ping_timeout,
 		.contents = &worker->contents,
 		.offer_global = config->offer_global != NULL ? handle_offer_global : NULL,
 		.trace = config->options->trace ? stderr : NULL,

@@ -22,9 +22,6 @@
 #include "relay/peer.h"
 #include "relay/wayland.h"
 
-// A quiet channel is asked after so long, and given up when it was silent for PING_DEAD turns.
-#define PING_SECONDS 20
-#define PING_DEAD    4
 // Who asks without reading the answers gets no more of them.
 #define PONG_MAX_QUEUED (4u * 1024 * 1024)
 // What is queued for a peer that does not read: a file of the largest size, and then answers.
@@ -49,7 +46,10 @@ struct session {
 	int timer_fd;
 	struct event *over_event;
 	uint64_t heard; // channel_bytes_received when the timer last ran
-	unsigned int silent_turns;
+	// Counted by the timer's turns, not by a clock: when all of us were stopped for an hour, the
+	// other side has not been silent for one.
+	unsigned int turn, silent; // seconds
+	bool asked;                // a PING was sent at the beginning of this turn
 	bool welcomed;
 	bool ending; // END was sent or came: no more messages
 	bool over;
@@ -64,10 +64,21 @@ static bool peer_is_client(const struct session *session)
 	return session->options.exports == WIRE_REQUEST;
 }
 
-static void set_timer(struct session *session, int seconds)
+static void set_timer(struct session *session, unsigned int seconds)
 {
 	struct itimerspec after = {.it_value.tv_sec = seconds};
 	timerfd_settime(session->timer_fd, 0, &after, NULL);
+}
+
+/* Until the next PING, or until the silence has lasted too long. */
+static void begin_turn(struct session *session)
+{
+	unsigned int timeout = session->options.ping_timeout;
+	session->turn = session->options.ping_interval;
+	if (timeout > 0 && timeout - session->silent < session->turn) {
+		session->turn = timeout - session->silent;
+	}
+	set_timer(session, session->turn);
 }
 
 static bool peer_is_open(const struct session *session)
@@ -142,7 +153,9 @@ static void begin_ending(struct session *session)
 	session->ending = true;
 	session->refs.stopped = has_failed(session);
 	session->peer->interface->end(session->peer);
-	set_timer(session, carries_data(session) ? PING_SECONDS : LAST_WORDS_SECONDS);
+	if (!carries_data(session)) {
+		set_timer(session, LAST_WORDS_SECONDS);
+	}
 }
 
 static void send_end(struct session *session, enum channel_end code, const char *text)
@@ -361,22 +374,29 @@ static void handle_written(void *data, uint32_t id)
 	(void)id;
 }
 
+static void lose_channel(struct session *session, const char *why)
+{
+	char text[256];
+	snprintf(text, sizeof(text), "the connection between guest and host was lost: %s", why);
+	fail(session, WAYLAND_ERROR_IMPLEMENTATION, text);
+	close_channel(session);
+	advance(session);
+}
+
 static void handle_channel_ended(void *data, int error, const char *wrong)
 {
 	struct session *session = data;
-	char text[256];
-	if (!session->ending && wrong != NULL) {
+	if (wrong == NULL) {
+		lose_channel(session, error == 0 ? "closed by the other side" : strerror(-error));
+		return;
+	}
+	if (!session->ending) {
+		char text[256];
 		snprintf(text, sizeof(text), "the other side sent %s", wrong);
-		fail(session, WAYLAND_ERROR_IMPLEMENTATION, text);
-	} else if (!session->ending) {
-		snprintf(text, sizeof(text), "the connection between guest and host was lost: %s",
-			error == 0 ? "closed by the other side" : strerror(-error));
 		fail(session, WAYLAND_ERROR_IMPLEMENTATION, text);
 	}
 	// The frames that are queued may still help the other side, if it only sent wrong ones.
-	if (wrong != NULL) {
-		channel_shutdown(session->channel);
-	}
+	channel_shutdown(session->channel);
 	close_channel(session);
 	advance(session);
 }
@@ -430,6 +450,17 @@ static void ping(struct session *session)
 	channel_flush(session->channel);
 }
 
+/* At the end of a turn. What was never asked may be silent. */
+static bool is_silent_for_too_long(struct session *session)
+{
+	uint64_t heard = channel_bytes_received(session->channel);
+	bool silent = session->asked && heard == session->heard;
+	session->silent = silent ? session->silent + session->turn : 0;
+	session->heard = heard;
+	return session->options.ping_timeout > 0 &&
+		session->silent >= session->options.ping_timeout;
+}
+
 static void handle_timer(evutil_socket_t fd, short what, void *data)
 {
 	(void)what;
@@ -445,16 +476,16 @@ static void handle_timer(evutil_socket_t fd, short what, void *data)
 		finish(session);
 		return;
 	}
-	uint64_t heard = channel_bytes_received(session->channel);
-	session->silent_turns = heard == session->heard ? session->silent_turns + 1 : 0;
-	session->heard = heard;
-	if (session->silent_turns >= PING_DEAD) {
-		handle_channel_ended(session, -ETIMEDOUT, NULL);
+	if (is_silent_for_too_long(session)) {
+		char text[64];
+		snprintf(text, sizeof(text), "no answer for %u s", session->silent);
+		lose_channel(session, text);
 		return;
 	}
 	shared_collect(&session->refs);
 	ping(session);
-	set_timer(session, PING_SECONDS);
+	session->asked = true;
+	begin_turn(session);
 }
 
 /* ---- life ---- */
@@ -532,7 +563,7 @@ struct session *session_create(const struct session_options *options)
 		errno = ENOMEM;
 		return NULL;
 	}
-	set_timer(session, PING_SECONDS);
+	begin_turn(session);
 	return session;
 }
 

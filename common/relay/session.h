@@ -41,8 +41,10 @@ struct session_options {
 
 	uint64_t max_memory; // bytes of replicas that the peer may make us keep
 	uint32_t max_objects;
-	uint32_t max_fds; // fdrefs open at a time, either way
-	FILE *trace;      // NULL, or where messages are printed; borrowed
+	uint32_t max_fds;           // fdrefs open at a time, either way
+	unsigned int ping_interval; // seconds between PINGs; 0: none
+	unsigned int ping_timeout;  // seconds of silence that end the session; 0: any may last
+	FILE *trace;                // NULL, or where messages are printed; borrowed
 
 	// The session is over: reason is NULL for an orderly end. Destroy it later, not from here.
 	void (*ended)(void *data, const char *reason);

@@ -300,6 +300,43 @@ static void fds_go_by_rules(void **state)
 	assert_wrong("--max-file-copy 1T: not a number", "--max-file-copy", "1T");
 }
 
+static void a_silence_is_too_long_after_four_pings(void **state)
+{
+	(void)state;
+	assert_runs();
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.ping_interval, 20);
+	assert_int_equal(options.ping_timeout, 80);
+	assert_runs("--ping-interval", "86400");
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.ping_timeout, 4 * 86400);
+}
+
+static void a_silence_may_be_as_long_as_is_said(void **state)
+{
+	(void)state;
+	assert_runs("--ping-timeout", "3", "--ping-interval", "3");
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.ping_interval, 3);
+	assert_int_equal(options.ping_timeout, 3);
+	assert_runs("--ping-timeout", "0");
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.ping_timeout, 0);
+}
+
+static void a_silence_before_the_next_ping_is_not_too_long(void **state)
+{
+	(void)state;
+	assert_runs("--ping-interval", "3", "--ping-timeout", "2");
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_USAGE);
+	assert_runs("--ping-timeout", "19");
+	assert_int_equal(program_options_settle(&usage, &options), OPTIONS_STATUS_USAGE);
+	assert_wrong("--ping-interval 0: too small", "--ping-interval", "0");
+	assert_wrong("--ping-interval 86401: too large", "--ping-interval", "86401");
+	assert_wrong("--ping-timeout 86401: too large", "--ping-timeout", "86401");
+	assert_wrong("--ping-timeout 1.5: not a number", "--ping-timeout", "1.5");
+}
+
 static void a_command_follows_two_dashes(void **state)
 {
 	(void)state;
@@ -378,6 +415,9 @@ int main(void)
 		fd_count_test(sizes_have_units),
 		fd_count_test(wrong_sizes_are_refused),
 		fd_count_test(fds_go_by_rules),
+		fd_count_test(a_silence_is_too_long_after_four_pings),
+		fd_count_test(a_silence_may_be_as_long_as_is_said),
+		fd_count_test(a_silence_before_the_next_ping_is_not_too_long),
 		fd_count_test(a_command_follows_two_dashes),
 		fd_count_test(a_command_that_is_missing_or_has_no_dashes_is_refused),
 		fd_count_test(who_takes_no_command_refuses_one),
