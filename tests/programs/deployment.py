@@ -1,10 +1,13 @@
-"""What starts the programs: units and launchers. None is started here, but what they say is checked."""
+"""What starts the programs: units and launchers. No machine is started here, but what they say is
+checked, and that launchers run what they print."""
 
+import json
 import os
 import pathlib
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 
 from harness import SLOW, Program, Skip, case_list, check
@@ -90,3 +93,119 @@ def _(suite):
         process = Program(suite, os.path.basename(program), [*arguments, "--help"], ready=False)
         output, status = process.wait()
         check(status == 0 and output.startswith("Usage: "), f"{unit}: {process.errors()}")
+
+
+LAUNCHERS = {"qemu-vsock": "qemu-system-x86_64", "qemu-vhost-user": "qemu-system-x86_64",
+             "crosvm": "crosvm", "cloud-hypervisor": "cloud-hypervisor",
+             "firecracker": "firecracker"}
+KERNEL, DISK, INITRD = "/a 'kernel'", "/b/disk \"1\".img", "/c/initrd"
+
+# In the place of fdferry-host and of each VMM: writes down its arguments, one a line.
+STUB = """#!/bin/sh
+case $0 in
+*/fdferry-host)
+	trap 'echo ended >>"$RECORDS/host.end"; exit 0' TERM
+	for word; do [ "$word" = --print-ready ] || printf '%s\\n' "$word"; done >"$RECORDS/host.tmp"
+	mv "$RECORDS/host.tmp" "$RECORDS/host"
+	case $1 in --print-ready) echo READY; exec >/dev/null; while :; do sleep 0.01; done ;; esac
+	;;
+*)
+	until [ -e "$RECORDS/host" ]; do sleep 0.01; done
+	printf '%s\\n' "$@" >"$RECORDS/vmm"
+	for word; do case $word in */config.json) cat "$word" >"$RECORDS/config" ;; esac; done
+	exit 7
+	;;
+esac
+"""
+
+
+class Stubs:
+    """Programs that only write down how they were started."""
+
+    def __init__(self, suite):
+        self.suite = suite
+        self.directory = pathlib.Path(suite.path("stubs"))
+        self.directory.mkdir()
+        for name in ("fdferry-host", *LAUNCHERS.values()):
+            stub = self.directory / name
+            stub.write_text(STUB)
+            stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+
+    def run(self, *command):
+        """Status, stdout, and what was written down."""
+        records = pathlib.Path(self.suite.path("records"))
+        records.mkdir()
+        status, output, errors = run(
+            self.suite, *command, RECORDS=str(records), INITRD=INITRD, MEMORY="512",
+            PATH=f"{self.directory}:{os.environ['PATH']}")
+        check(not errors, f"{command}: {errors}")
+        return status, output, {path.name: path.read_text() for path in records.iterdir()}
+
+
+@case("a launcher runs what it prints, and leaves nothing behind")
+def _(suite):
+    stubs = Stubs(suite)
+    for name, vmm in LAUNCHERS.items():
+        launcher = str(ROOT / "examples/vm" / name)
+        status, script, records = stubs.run(launcher, "--print", KERNEL, DISK, "--more", "a b")
+        check(status == 0 and not records, f"{name} --print: {status}, has run {records}")
+        status, output, records = stubs.run(launcher, KERNEL, DISK, "--more", "a b")
+        check(status == 7 and output == "", f"{name}: {status} {output}")
+        check(records.pop("host.end", "") == "ended\n", f"{name}: fdferry-host goes on")
+        left = [entry for entry in os.listdir(suite.directory) if entry.startswith("fdferry-vm")]
+        check(not left, f"{name} leaves {left}")
+        _, _, printed = stubs.run("sh", "-euc", script)
+        check(records == printed, f"{name}: runs {records}, prints {printed}")
+        words = records["vmm"].splitlines()
+        check("--more" in words and "a b" in words, f"{vmm}: {words}")
+        described = records["vmm"] + records.get("config", "")
+        check("512" in described and INITRD in described, f"{vmm} is not told all: {described}")
+
+
+@case("a launcher that fdferry-host fails for starts no machine")
+def _(suite):
+    stubs = Stubs(suite)
+    (stubs.directory / "fdferry-host").write_text("#!/bin/sh\nexit 3\n")
+    for name in LAUNCHERS:
+        status, _, records = stubs.run(str(ROOT / "examples/vm" / name), KERNEL, DISK)
+        check(status == 1 and not records, f"{name}: {status} {records}")
+
+
+@case("what launchers tell fdferry-host is understood")
+def _(suite):
+    stubs = Stubs(suite)
+    output, _ = Program(suite, "fdferry-host", ["--help"], ready=False).wait()
+    skipped = []
+    for name in LAUNCHERS:
+        if name == "qemu-vhost-user" and "vhost-user" not in output:
+            skipped.append(name)
+            continue
+        _, _, records = stubs.run(str(ROOT / "examples/vm" / name), KERNEL, DISK)
+        process = Program(suite, "fdferry-host", [*records["host"].splitlines(), "--help"],
+                          ready=False)
+        _, status = process.wait()
+        check(status == 0, f"{name}: {process.errors()}")
+    return f"not {', '.join(skipped)}" if skipped else None
+
+
+@case("the machine that Firecracker is given has the kernel and the disk in its description")
+def _(suite):
+    stubs = Stubs(suite)
+    _, _, records = stubs.run(str(ROOT / "examples/vm/firecracker"), KERNEL, DISK)
+    config = json.loads(records["config"])
+    check(config["boot-source"]["kernel_image_path"] == KERNEL, config)
+    check(config["boot-source"]["initrd_path"] == INITRD, config)
+    check(config["drives"][0]["path_on_host"] == DISK, config)
+    socket = config["vsock"]["uds_path"]
+    check(f"unix:{socket}_7000" in records["host"].splitlines(), f"{socket}: {records['host']}")
+
+
+@case("launchers tell what they are for, and what is wrong")
+def _(suite):
+    for name in LAUNCHERS:
+        launcher = str(ROOT / "examples/vm" / name)
+        status, output, _ = run(suite, launcher, "--help")
+        check(status == 0 and "ested" in output and "KERNEL DISK" in output, f"{name}: {output}")
+        for arguments in ([], ["--print"], ["--print", KERNEL], [KERNEL]):
+            status, output, errors = run(suite, launcher, *arguments)
+            check(status == 2 and errors.startswith("usage: "), f"{name} {arguments}: {errors}")
