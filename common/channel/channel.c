@@ -628,6 +628,41 @@ static void write_out(struct channel *channel)
 	}
 }
 
+/* Queues a copy of the pieces without their first sent bytes. */
+static bool queue_rest(
+	struct channel *channel, const struct iovec *pieces, size_t n_pieces, size_t sent)
+{
+	for (size_t i = 0; i < n_pieces; i++) {
+		const uint8_t *bytes = pieces[i].iov_base;
+		size_t len = pieces[i].iov_len;
+		size_t skip = sent < len ? sent : len;
+		if (skip < len && evbuffer_add(channel->out, bytes + skip, len - skip) < 0) {
+			return false;
+		}
+		sent -= skip;
+	}
+	return true;
+}
+
+bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces)
+{
+	if (evbuffer_get_length(channel->out) > 0 || channel->error != 0) {
+		bool ok = queue_rest(channel, pieces, n_pieces, 0);
+		channel_flush(channel);
+		return ok;
+	}
+	ssize_t sent = scm_send(channel->fd, pieces, n_pieces, NULL, 0);
+	if (sent < 0 && sent != -EAGAIN) {
+		fail_sending(channel, (int)sent);
+		return true;
+	}
+	size_t taken = sent > 0 ? (size_t)sent : 0;
+	channel->bytes_sent += taken;
+	bool ok = queue_rest(channel, pieces, n_pieces, taken);
+	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
+	return ok;
+}
+
 void channel_flush(struct channel *channel)
 {
 	if (!channel->blocked) { // else the loop says when it is worth trying

@@ -8,6 +8,7 @@
 #include "protocol/channel.h"
 
 struct event_base;
+struct iovec;
 struct mapping;
 struct channel;
 
@@ -41,7 +42,7 @@ struct channel_handler {
 	// All rows of the last place are in.
 	void (*written)(void *data, uint32_t id);
 	// The peer closed (error 0), the connection broke (-errno), or the peer's frames are wrong
-	// (-EPROTO with reason). Called once, never from within channel_flush or channel_push.
+	// (-EPROTO with reason). Called once, never from within a function below.
 	void (*ended)(void *data, int error, const char *reason);
 	// channel_queued has become less.
 	void (*drained)(void *data);
@@ -59,6 +60,10 @@ void channel_destroy(struct channel *channel);
 // channel is of no more use.
 bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
 	const void *head, size_t head_len, const void *body, size_t body_len);
+
+// Sends frames other than MEM_WRITE, encoded by the caller and cut into pieces as it likes, after
+// what is queued. Only what the peer does not take now is copied. False as above.
+bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces);
 
 // Queues MEM_WRITE frames for rows of mapping, which are read when they are sent: until then each
 // frame holds a reference to it. Pages that vanished are sent as zeros. False as above.

@@ -24,6 +24,8 @@
 // Nothing is read while so much is queued on the channel already.
 #define CHANNEL_BUSY (64u * 1024)
 #define CREDIT_STEP  (CHANNEL_SOCKET_WINDOW / 4)
+#define READ_MAX     (2 * CHANNEL_MAX_STREAM)                  // of a stream, at once
+#define FRAMES_MAX   (CHANNEL_MAX_RECORD / CHANNEL_MAX_STREAM) // for what is read at once
 #define GATHER_MAX   16u // plain pieces that go in one sendmsg
 // Out of what the kernel has for fds that are under way: the next try.
 #define RETRY_MS 20
@@ -116,7 +118,7 @@ static uint32_t frame_cost(size_t len, size_t n_fds)
 /* The most that one read can cost. */
 static uint32_t read_cost(const struct socket *sock)
 {
-	size_t len = sock->type == SOCK_STREAM ? CHANNEL_MAX_STREAM : CHANNEL_MAX_RECORD;
+	size_t len = sock->type == SOCK_STREAM ? READ_MAX : CHANNEL_MAX_RECORD;
 	size_t n_frames = len / CHANNEL_MAX_STREAM;
 	return (uint32_t)(n_frames * CHANNEL_SOCKET_FRAME_COST +
 		SCM_MAX * CHANNEL_SOCKET_FDREF_COST + len);
@@ -335,22 +337,37 @@ static void trace(const struct socket *sock, bool sent, size_t len, const void *
 	}
 }
 
-/* Bytes go with the fdrefs that are held; a record in as many frames as it needs. */
+/* Bytes go with the fdrefs that are held, in as many frames as they need. */
 static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 {
 	struct fdrefs *refs = sock->ref.refs;
-	size_t done = 0;
+	struct channel_header headers[FRAMES_MAX];
+	struct iovec pieces[1 + 2 * FRAMES_MAX];
+	size_t n_frames = 0, n_pieces = 0, done = 0;
 	shared_push_changes(refs);
 	do {
 		size_t n = len - done < CHANNEL_MAX_STREAM ? len - done : CHANNEL_MAX_STREAM;
 		uint32_t n_ids = done == 0 ? sock->n_held_ids : 0;
-		uint32_t more = done + n < len ? CHANNEL_SOCKET_MORE : 0;
-		channel_push(refs->channel, CHANNEL_STREAM_DATA, sock->ref.id, n_ids | more,
-			sock->held_ids, n_ids * sizeof(uint32_t), bytes + done, n);
+		size_t ids_len = n_ids * sizeof(uint32_t);
+		bool more = sock->type != SOCK_STREAM && done + n < len;
+		assert(n_frames < FRAMES_MAX);
+		struct channel_header *header = &headers[n_frames++];
+		*header = (struct channel_header){
+			.length = (uint32_t)(ids_len + n),
+			.type = CHANNEL_STREAM_DATA,
+			.id = sock->ref.id,
+			.arg = n_ids | (more ? CHANNEL_SOCKET_MORE : 0),
+		};
+		pieces[n_pieces++] = (struct iovec){header, sizeof(*header)};
+		if (n_ids > 0) {
+			pieces[n_pieces++] = (struct iovec){sock->held_ids, ids_len};
+		}
+		pieces[n_pieces++] = (struct iovec){(void *)(bytes + done), n};
 		trace(sock, true, n, sock->held_ids, n_ids);
 		sock->credit -= frame_cost(n, n_ids);
 		done += n;
 	} while (done < len);
+	channel_send(refs->channel, pieces, n_pieces);
 	refs->counts.stream_sent += len;
 	sock->position += len;
 	name_all(sock);
@@ -436,7 +453,7 @@ static void read_some(struct socket *sock)
 	fdlist_init(&fds);
 	ssize_t n;
 	if (sock->type == SOCK_STREAM) {
-		n = scm_recv_piece(sock->fd, bytes, CHANNEL_MAX_STREAM, &fds);
+		n = scm_recv_piece(sock->fd, bytes, READ_MAX, &fds);
 		n = n == 0 ? SCM_END : n;
 	} else {
 		n = scm_recv_record(sock->fd, bytes, sizeof(bytes), &fds);

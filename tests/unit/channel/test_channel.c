@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -640,21 +641,28 @@ static void what_is_pushed_arrives_at_another_channel(void **state)
 	tear_down(&fixture);
 }
 
-// Pushes one frame and rows over a socket that takes little, then compares what comes out.
+// Over a socket that takes little.
+static void set_up_narrow(struct fixture *fixture)
+{
+	int sockets[2];
+	set_up(fixture);
+	channel_destroy(fixture->channel);
+	close_peer(fixture);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	int least = 1;
+	assert_int_equal(setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
+	fixture->peer = sockets[1];
+	fixture->channel = channel_create(fixture->base, sockets[0], &handler, fixture);
+	assert_non_null(fixture->channel);
+}
+
+// Pushes one frame and rows, then compares what comes out.
 static void short_writes_lose_nothing(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	int fd, sockets[2];
-	set_up(&fixture);
-	channel_destroy(fixture.channel);
-	close_peer(&fixture);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
-	int least = 1;
-	assert_int_equal(setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
-	fixture.peer = sockets[1];
-	fixture.channel = channel_create(fixture.base, sockets[0], &handler, &fixture);
-	assert_non_null(fixture.channel);
+	int fd;
+	set_up_narrow(&fixture);
 
 	struct mapping *mapping = new_mapping(&fd, 256 * 1000);
 	struct channel_rows rows = {
@@ -743,6 +751,124 @@ static void rows_are_cut_into_frames_of_bounded_length(void **state)
 		close(fd);
 		tear_down(&fixture);
 	}
+}
+
+// Sends a frame whose payload of len bytes counts up, in three pieces.
+static bool send_counting(struct fixture *fixture, uint32_t id, size_t len)
+{
+	uint8_t header[16], *bytes = malloc(len);
+	for (size_t i = 0; i < len; i++) {
+		bytes[i] = (uint8_t)(i * 7 + i / 256);
+	}
+	const struct iovec pieces[] = {
+		{header, put_header(header, CHANNEL_STREAM_DATA, id, len)},
+		{bytes, len / 3},
+		{bytes + len / 3, len - len / 3},
+	};
+	bool ok = channel_send(fixture->channel, pieces, 3);
+	free(bytes);
+	return ok;
+}
+
+static void expect_counting(const uint8_t *data, uint32_t id, size_t len)
+{
+	struct channel_header header;
+	memcpy(&header, data, sizeof(header));
+	assert_int_equal(header.id, id);
+	assert_int_equal(header.length, len);
+	for (size_t i = 0; i < len; i++) {
+		assert_int_equal(data[sizeof(header) + i], (uint8_t)(i * 7 + i / 256));
+	}
+}
+
+static void what_is_sent_is_with_the_peer_at_once(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint8_t data[128];
+	set_up(&fixture);
+	assert_true(send_counting(&fixture, 1, 30));
+	assert_int_equal(channel_queued(fixture.channel), 0);
+	assert_int_equal(channel_bytes_sent(fixture.channel), 46);
+	assert_int_equal(recv(fixture.peer, data, sizeof(data), MSG_DONTWAIT), 46);
+	expect_counting(data, 1, 30);
+	tear_down(&fixture);
+}
+
+static void what_is_sent_comes_after_what_is_queued(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint8_t data[128];
+	set_up(&fixture);
+	assert_true(channel_push(fixture.channel, CHANNEL_PING, 1, 0, "abc", 3, NULL, 0));
+	assert_true(send_counting(&fixture, 2, 30));
+	assert_int_equal(channel_queued(fixture.channel), 0);
+	assert_int_equal(channel_bytes_sent(fixture.channel), 19 + 46);
+	assert_int_equal(recv(fixture.peer, data, sizeof(data), MSG_DONTWAIT), 19 + 46);
+	assert_memory_equal(data + 16, "abc", 3);
+	expect_counting(data + 19, 2, 30);
+	tear_down(&fixture);
+}
+
+static void what_the_peer_does_not_take_at_once_is_kept(void **state)
+{
+	(void)state;
+	static const size_t lengths[] = {30000, 12000, 2};
+	const size_t total = 30000 + 12000 + 2 + 3 * 16;
+	struct fixture fixture;
+	uint8_t *data = malloc(total + 1), *at = data;
+	set_up_narrow(&fixture);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_true(send_counting(&fixture, i, lengths[i]));
+	}
+	size_t sent = channel_bytes_sent(fixture.channel);
+	assert_int_equal(sent + channel_queued(fixture.channel), total);
+	assert_true(sent > 0 && sent < 30000);
+	assert_int_equal(read_some(&fixture, data, total + 1), total);
+	for (uint32_t i = 0; i < 3; i++) {
+		expect_counting(at, i, lengths[i]);
+		at += 16 + lengths[i];
+	}
+	assert_true(fixture.drained > 0);
+	assert_int_equal(channel_bytes_sent(fixture.channel), total);
+	free(data);
+	tear_down(&fixture);
+}
+
+static void a_frame_that_the_peer_has_no_room_for_is_kept_whole(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint8_t data[46];
+	uint32_t n = 0;
+	set_up_narrow(&fixture);
+	while (channel_queued(fixture.channel) == 0) {
+		assert_true(send_counting(&fixture, n++, 30));
+	}
+	assert_int_equal(channel_queued(fixture.channel), sizeof(data));
+	for (uint32_t i = 0; i < n; i++) {
+		assert_int_equal(read_some(&fixture, data, sizeof(data)), sizeof(data));
+		expect_counting(data, i, 30);
+	}
+	assert_int_equal(channel_queued(fixture.channel), 0);
+	tear_down(&fixture);
+}
+
+static void a_send_that_fails_is_told_from_the_loop(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	assert_int_equal(shutdown(fixture.peer, SHUT_RD), 0);
+	assert_true(send_counting(&fixture, 1, 30));
+	assert_true(send_counting(&fixture, 2, 30));
+	assert_int_equal(fixture.ended, 0);
+	run(&fixture);
+	assert_int_equal(fixture.ended, 1);
+	assert_int_equal(fixture.error, -EPIPE);
+	assert_int_equal(channel_bytes_sent(fixture.channel), 0);
+	tear_down(&fixture);
 }
 
 static void truncated_memory_is_sent_as_zeros_and_frames_go_on(void **state)
@@ -1056,6 +1182,11 @@ int main(void)
 		fd_count_test(what_is_pushed_arrives_at_another_channel),
 		fd_count_test(short_writes_lose_nothing),
 		fd_count_test(rows_are_cut_into_frames_of_bounded_length),
+		fd_count_test(what_is_sent_is_with_the_peer_at_once),
+		fd_count_test(what_is_sent_comes_after_what_is_queued),
+		fd_count_test(what_the_peer_does_not_take_at_once_is_kept),
+		fd_count_test(a_frame_that_the_peer_has_no_room_for_is_kept_whole),
+		fd_count_test(a_send_that_fails_is_told_from_the_loop),
 		fd_count_test(truncated_memory_is_sent_as_zeros_and_frames_go_on),
 		fd_count_test(a_channel_that_is_destroyed_lets_go_of_queued_memory),
 		fd_count_test(a_peer_that_closes_between_frames_ends_the_channel_without_error),

@@ -287,6 +287,26 @@ static void a_long_stream_waits_for_its_reader(void **state)
 	assert_int_equal(crossing->ends.host.refs.memory, 0);
 }
 
+static void one_read_of_a_stream_may_go_in_several_frames(void **state)
+{
+	struct crossing *crossing = *state;
+	const size_t size = 2 * CHANNEL_MAX_STREAM;
+	uint8_t *bytes = malloc(size);
+	cross(crossing, SOCK_STREAM);
+	for (size_t i = 0; i < size; i++) {
+		bytes[i] = pattern(i);
+	}
+	assert_int_equal(send(crossing->near, bytes, size, 0), size);
+	run(crossing);
+	assert_int_equal(crossing->ends.host.frames[CHANNEL_STREAM_DATA], 2);
+	memset(bytes, 0, size);
+	assert_int_equal(recv(crossing->far, bytes, size, MSG_DONTWAIT), size);
+	for (size_t i = 0; i < size; i++) {
+		assert_int_equal(bytes[i], pattern(i));
+	}
+	free(bytes);
+}
+
 static void sockets_go_through_sockets(void **state)
 {
 	struct crossing *crossing = *state;
@@ -818,6 +838,7 @@ int main(void)
 		TEST(a_half_close_ends_one_direction),
 		TEST(a_reader_that_leaves_is_told_to_the_writer),
 		TEST(a_long_stream_waits_for_its_reader),
+		TEST(one_read_of_a_stream_may_go_in_several_frames),
 		TEST(sockets_go_through_sockets),
 		TEST(one_that_is_passed_twice_in_a_message_is_one),
 		TEST(a_socket_that_comes_home_is_what_it_was),
