@@ -15,8 +15,8 @@
 #include "base/scm.h"
 
 // The buffer holds one whole frame and what one read brings. While rows are read into their place,
-// only the tail of a read goes through it.
-#define READ_SIZE      (32 * 1024)
+// only the tail of a read goes through it. A read may bring two of the longest STREAM_DATA frames.
+#define READ_SIZE      (132 * 1024)
 #define READ_TAIL      (4 * 1024)
 #define BUFFER_SIZE    (sizeof(struct channel_header) + CHANNEL_MAX_PAYLOAD + READ_SIZE)
 #define READS_PER_TURN 8
