@@ -15,11 +15,11 @@ CASES, case = case_list("hostile services")
 
 
 def stage_of(suite):
-    return suite.stage("services", channel=channel.Interposer, kind=ServiceStage)
+    return suite.stage("interposed services", channel=channel.Interposer, kind=ServiceStage)
 
 
 def sharing_stage_of(suite):
-    return suite.stage("sharing", channel=channel.Interposer, kind=ServiceStage,
+    return suite.stage("interposed sharing", channel=channel.Interposer, kind=ServiceStage,
                        host=["--shm-mode", "diff"], guest=["--shm-mode", "diff"])
 
 
