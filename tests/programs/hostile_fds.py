@@ -255,12 +255,14 @@ def own_fds(origin):
             passing = Passing(stage, origin)
             try:
                 pid = passing.program.servant(files[passing.program])
+                passing.sync()
                 fds = sorted(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
                 if number >= len(fds):
                     check("the connection between guest and host cannot cross" in
                           passing.program.errors(), "the channel crosses")
                     return f"{number} fds"
                 passing.pass_fds(passing.keep(steal(passing, pid, fds[number])))
+                close_all(receive(passing.receiver)[1])  # it is dealt with
                 stage.witness.sync()
             finally:
                 passing.close()
