@@ -698,7 +698,8 @@ static const char *take_piece(
 	struct socket *sock, const uint8_t *ids, uint32_t n_ids, size_t len, bool more)
 {
 	const char *wrong = NULL;
-	if (sock->partial == NULL) {
+	bool begins = sock->partial == NULL;
+	if (begins) {
 		wrong = begin_piece(sock, more ? CHANNEL_MAX_RECORD : len);
 	} else if (n_ids > 0) {
 		wrong = "STREAM_DATA with fdrefs inside a record";
@@ -708,10 +709,14 @@ static const char *take_piece(
 	if (wrong == NULL) {
 		wrong = take_fds(sock, ids, n_ids, &sock->partial->fds);
 	}
+	struct piece *piece = sock->partial;
 	if (wrong != NULL) {
+		if (begins && piece != NULL) { // with room for this frame only
+			dequeue(sock, piece);
+			sock->partial = NULL;
+		}
 		return wrong;
 	}
-	struct piece *piece = sock->partial;
 	memcpy(piece->bytes + piece->len, ids + n_ids * sizeof(uint32_t), len);
 	piece->len += len;
 	piece->cost += frame_cost(len, n_ids);

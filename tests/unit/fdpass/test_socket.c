@@ -720,6 +720,16 @@ static void wrong_data_frames_are_refused(void **state)
 	assert_null(data_frame(crossing, 0, CHANNEL_MAX_STREAM));
 }
 
+static void a_refused_record_leaves_nothing(void **state)
+{
+	struct crossing *crossing = *state;
+	cross(crossing, SOCK_SEQPACKET);
+	assert_non_null(data_frame(crossing, 1, 4)); // fdref 0
+	assert_int_equal(crossing->ends.host.refs.memory, 0);
+	assert_null(data_frame(crossing, 0, 1000));
+	assert_int_equal(recv(crossing->far, (char[1001]){0}, 1001, MSG_DONTWAIT), 1000);
+}
+
 static void data_beyond_its_credit_is_refused(void **state)
 {
 	struct crossing *crossing = *state;
@@ -857,6 +867,7 @@ int main(void)
 		TEST(the_channel_itself_cannot_cross),
 		TEST(what_cannot_cross_can_be_left_out),
 		TEST(wrong_data_frames_are_refused),
+		TEST(a_refused_record_leaves_nothing),
 		TEST(data_beyond_its_credit_is_refused),
 		TEST(records_without_bytes_are_charged),
 		TEST(frames_out_of_place_are_refused),
