@@ -331,7 +331,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	if (!has_shape(&frame->header)) {
 		return "a frame with a wrong length";
 	}
-	if (channel_kept(session->channel) > KEPT_MAX) {
+	// The words of a shared memory wait as copies: not more than it is charged for.
+	if (channel_kept(session->channel) > KEPT_MAX + session->refs.memory) {
 		return "frames without reading what they are answered";
 	}
 	if (frame->header.id != 0) {

@@ -1,0 +1,128 @@
+#include "relay/session.h"
+
+#include <event2/event.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fdlist.h"
+#include "base/scm.h"
+#include "fdpass/file.h"
+#include "protocol/channel.h"
+#include "tests/support/fd_count.h"
+
+#define MIB (1024u * 1024)
+
+// A guest's session of a service, and a bare channel.
+struct service {
+	struct event_base *base;
+	struct session *session;
+	int local, channel;
+	bool ended;
+};
+
+static void handle_ended(void *data, const char *reason)
+{
+	struct service *service = data;
+	(void)reason;
+	service->ended = true;
+}
+
+static void make_pair(int pair[2])
+{
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+}
+
+static void service_init(struct service *service)
+{
+	int local[2], channel[2];
+	make_pair(local);
+	make_pair(channel);
+	*service = (struct service){.local = local[0], .channel = channel[0]};
+	service->base = event_base_new();
+	assert_non_null(service->base);
+	const struct session_options options = {
+		.base = service->base,
+		.exports = WIRE_REQUEST,
+		.local_fd = local[1],
+		.channel_fd = channel[1],
+		.service = "test",
+		.rules.shared = FDREF_SHARED_DIFF,
+		.max_memory = 1024 * (uint64_t)MIB,
+		.max_fds = 100,
+		.ended = handle_ended,
+		.data = service,
+	};
+	service->session = session_create(&options);
+	assert_non_null(service->session);
+}
+
+static void service_finish(struct service *service)
+{
+	session_destroy(service->session);
+	event_base_free(service->base);
+	close(service->local);
+	close(service->channel);
+}
+
+static void run(struct service *service)
+{
+	for (int i = 0; i < 10; i++) {
+		event_base_loop(service->base, EVLOOP_NONBLOCK);
+	}
+}
+
+static void send_memory(struct service *service, size_t size)
+{
+	struct fdlist fds;
+	struct iovec iov = {"x", 1};
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	uint8_t *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(data, MAP_FAILED);
+	memset(data, 1, size);
+	munmap(data, size);
+	fdlist_init(&fds);
+	assert_true(fdlist_push(&fds, fd));
+	assert_int_equal(scm_send(service->local, &iov, 1, &fds, 1), 1);
+	fdlist_finish(&fds);
+}
+
+static void send_ping(struct service *service)
+{
+	const struct {
+		struct channel_header header;
+		struct channel_ping ping;
+	} frame = {.header = {.type = CHANNEL_PING, .length = sizeof(frame.ping)}};
+	assert_int_equal(send(service->channel, &frame, sizeof(frame), 0), sizeof(frame));
+}
+
+// Its words are copied into the channel's queue, and they are no answers.
+static void a_large_memory_may_wait_for_the_other_side(void **state)
+{
+	(void)state;
+	struct service service;
+	service_init(&service);
+	send_memory(&service, FILE_MAX + 64 * MIB);
+	run(&service);
+	assert_true(session_stats(service.session)->memory_bytes_sent > FILE_MAX + 64 * MIB);
+	send_ping(&service);
+	run(&service);
+	assert_false(service.ended);
+	service_finish(&service);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(a_large_memory_may_wait_for_the_other_side),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
