@@ -73,6 +73,10 @@ static export_func choose(
 	if (facts->path_only) {
 		return NULL;
 	}
+	if (facts->access == O_ACCMODE) {
+		*wrong = "an fd that is neither for reading nor for writing";
+		return NULL;
+	}
 	switch (facts->kind) {
 	case FD_KIND_UNIX_SOCKET:
 		return choose_for_socket(facts, wrong);
@@ -117,7 +121,8 @@ static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_fact
 	}
 	log_limited(LOG_WARN, "%s: /dev/null instead", wrong);
 	const char *failure = "out of fds";
-	int null = device_open(CHANNEL_DEVICE_NULL, facts->access);
+	int access = facts->access == O_ACCMODE ? O_RDWR : facts->access;
+	int null = device_open(CHANNEL_DEVICE_NULL, access);
 	*id = null < 0 ? 0 : device_export(refs, null, &failure);
 	return result_of(*id, what, failure, wrong);
 }

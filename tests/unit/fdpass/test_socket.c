@@ -695,6 +695,23 @@ static void what_cannot_cross_can_be_left_out(void **state)
 	close(pair[0]);
 }
 
+static void what_can_be_neither_read_nor_written_can_be_left_out(void **state)
+{
+	struct crossing *crossing = *state;
+	int got;
+	cross(crossing, SOCK_STREAM);
+	for (int devnull = 0; devnull < 2; devnull++) {
+		crossing->ends.guest.refs.rules.unsupported =
+			devnull ? FDREF_UNSUPPORTED_DEVNULL : FDREF_UNSUPPORTED_DROP;
+		int fd = open("/dev/null", O_ACCMODE | O_CLOEXEC); // for ioctl(2) only
+		assert_true(fd >= 0);
+		say(crossing->near, "x", &fd, 1);
+		run(crossing);
+		expect(crossing->far, "x", &got, (size_t)devnull);
+	}
+	close(got);
+}
+
 /* ---- what a hostile peer may send ---- */
 
 static const char *data_frame(struct crossing *crossing, uint32_t arg, size_t len)
@@ -866,6 +883,7 @@ int main(void)
 		TEST(what_cannot_cross_ends_the_session),
 		TEST(the_channel_itself_cannot_cross),
 		TEST(what_cannot_cross_can_be_left_out),
+		TEST(what_can_be_neither_read_nor_written_can_be_left_out),
 		TEST(wrong_data_frames_are_refused),
 		TEST(a_refused_record_leaves_nothing),
 		TEST(data_beyond_its_credit_is_refused),
