@@ -31,8 +31,9 @@ enum homing {
 struct stream {
 	struct fdref ref;
 	const struct stream_role *role;
-	bool ours; // opened here
-	bool over; // the data has ended, one way or the other
+	bool ours;  // opened here
+	bool over;  // the data has ended, one way or the other
+	bool stale; // ours: the other side may have closed it already; sent again, it is a new one
 	bool counted;
 	int access; // of the end that crosses
 	bool nonblocking;
@@ -442,6 +443,7 @@ static int get_fd(struct fdref *ref)
 	int fd = stream->given;
 	stream->given = -1;
 	ref->refs->counts.homecomings += stream->ours;
+	stream->stale = stream->ours;
 	if (fd >= 0) {
 		return fd;
 	}
@@ -528,7 +530,7 @@ static enum fdref_again again(struct fdref *ref, int fd)
 		return FDREF_AGAIN_NEW;
 	}
 	if (stream->ours) {
-		return FDREF_AGAIN_NAME;
+		return stream->stale ? FDREF_AGAIN_NEW : FDREF_AGAIN_NAME;
 	}
 	if (stream->role == &sink) {
 		return reader_again(stream, fd);
@@ -536,10 +538,21 @@ static enum fdref_again again(struct fdref *ref, int fd)
 	return unread(stream->fd) == 0 ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
 }
 
+/*
+ * Two copies of a read end would take each other's bytes: there is one as long as the other side has
+ * it. Two of a write end do no harm.
+ */
+static void handle_named(struct fdref *ref)
+{
+	struct stream *stream = (struct stream *)ref;
+	stream->stale = stream->stale || stream->access == O_WRONLY;
+}
+
 static const struct fdref_interface streams = {
 	.name = "pipe",
 	.frame = handle_frame,
 	.get_fd = get_fd,
+	.named = handle_named,
 	.again = again,
 	.must_wait = must_wait,
 	.forsaken = handle_forsaken,

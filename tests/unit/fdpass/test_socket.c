@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -620,6 +621,23 @@ static void a_pipe_that_is_sent_again_is_the_same(void **state)
 	close(second);
 }
 
+static void a_write_end_that_was_closed_there_can_be_sent_again(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], visitor;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
+	pass(crossing, false, dup(pipe_ends[1]), &visitor);
+	close(visitor); // nobody here knows yet
+	pass(crossing, false, dup(pipe_ends[1]), &visitor);
+	assert_int_equal(write(visitor, "again", 5), 5);
+	run(crossing);
+	assert_reads(pipe_ends[0], "again");
+	close(visitor);
+	close(pipe_ends[0]);
+	close(pipe_ends[1]);
+}
+
 static void one_that_carries_itself_is_reclaimed(void **state)
 {
 	struct crossing *crossing = *state;
@@ -857,6 +875,7 @@ static void a_root_never_comes_home(void **state)
 
 int main(void)
 {
+	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		TEST(bytes_go_both_ways),
 		TEST(fds_stay_with_their_bytes),
@@ -878,6 +897,7 @@ int main(void)
 		TEST(a_half_closed_one_that_comes_home_can_be_read),
 		TEST(what_waits_in_a_socket_is_not_overtaken_by_it),
 		TEST(a_pipe_that_is_sent_again_is_the_same),
+		TEST(a_write_end_that_was_closed_there_can_be_sent_again),
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
