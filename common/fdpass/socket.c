@@ -844,16 +844,21 @@ static const char *handle_paused(struct socket *sock)
 	return NULL;
 }
 
-static int unread(int fd)
+/* Something can be read at fd, which is one end or the other. Empty records count. */
+static bool has_unread(const struct socket *sock, int fd)
 {
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
 	int n = 0;
-	return ioctl(fd, SIOCINQ, &n) < 0 ? 0 : n;
+	if (sock->type != SOCK_STREAM) {
+		return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLIN);
+	}
+	return ioctl(fd, SIOCINQ, &n) == 0 && n > 0;
 }
 
 /* All that was written to the end that was given away has gone ahead. */
 static bool has_sent_all(const struct socket *sock)
 {
-	return sock->held == NULL && (sock->read_over || unread(sock->fd) == 0);
+	return sock->held == NULL && (sock->read_over || !has_unread(sock, sock->fd));
 }
 
 /*
@@ -895,7 +900,7 @@ static enum fdref_again again(struct fdref *ref, int fd)
 		return FDREF_AGAIN_NEW;
 	}
 	if (has_sent_all(sock) && wl_list_empty(&sock->pieces) && sock->partial == NULL &&
-		unread(fd) == 0) {
+		!has_unread(sock, fd)) {
 		sock->homing = HOMING_HOME;
 		return FDREF_AGAIN_NAME;
 	}

@@ -638,6 +638,27 @@ static void a_write_end_that_was_closed_there_can_be_sent_again(void **state)
 	close(pipe_ends[1]);
 }
 
+static void an_empty_record_comes_home_too(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_SEQPACKET, pair);
+	send_away(crossing, pair, &visitor);
+	assert_int_equal(send(pair[0], "", 0, 0), 0);
+	run(crossing);
+	pass(crossing, true, visitor, &home);
+	run(crossing);
+	assert_int_equal(send(pair[0], "x", 1, 0), 1);
+	run(crossing);
+	char byte;
+	assert_int_equal(recv(home, &byte, 1, MSG_DONTWAIT), 0);
+	assert_int_equal(recv(home, &byte, 1, MSG_DONTWAIT), 1);
+	close(pair[0]);
+	close(pair[1]);
+	close(home);
+}
+
 static void one_that_carries_itself_is_reclaimed(void **state)
 {
 	struct crossing *crossing = *state;
@@ -898,6 +919,7 @@ int main(void)
 		TEST(what_waits_in_a_socket_is_not_overtaken_by_it),
 		TEST(a_pipe_that_is_sent_again_is_the_same),
 		TEST(a_write_end_that_was_closed_there_can_be_sent_again),
+		TEST(an_empty_record_comes_home_too),
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
