@@ -22,9 +22,10 @@ static void check(bool ok, const char *what)
 	}
 }
 
-static void make_socketpair(int fds[2], int buffer)
+static void make_socketpair(int fds[2], int type, int buffer)
 {
-	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0, "socketpair");
+	type = type != 0 ? type : SOCK_STREAM;
+	check(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds) == 0, "socketpair");
 	for (int i = 0; buffer != 0 && i < 2; i++) {
 		check(setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer)) == 0,
 			"SO_SNDBUF");
@@ -66,6 +67,8 @@ static struct session_options session_options(const struct pair_options *options
 		.max_memory = options->max_memory != 0 ? options->max_memory : PLENTY,
 		.max_objects = options->max_objects != 0 ? options->max_objects : MAX_OBJECTS,
 		.max_fds = options->max_fds != 0 ? options->max_fds : MAX_FDS,
+		.service = options->service,
+		.rules = options->rules,
 		.ended = handle_ended,
 	};
 }
@@ -115,11 +118,14 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		.channel_fd = -1,
 	};
 	int channel[2], client[2], compositor[2];
-	make_socketpair(channel, 0);
+	make_socketpair(channel, 0, 0);
 	if (options->no_guest) {
 		pair->channel_fd = channel[0];
 	} else {
 		struct handshake_hello hello = {.service = "wayland"};
+		if (options->service != NULL) {
+			snprintf(hello.service, sizeof(hello.service), "%s", options->service);
+		}
 		for (size_t i = 0; options->contents != NULL && i < options->contents->count; i++) {
 			hello.contents[hello.n_contents++] = options->contents->entries[i].hash;
 		}
@@ -138,13 +144,13 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 			"SO_SNDBUF");
 	}
 	if (!options->no_guest) {
-		make_socketpair(client, options->local_buffer);
+		make_socketpair(client, options->service_type, options->local_buffer);
 		pair->client_fd = client[0];
 		pair->guest_channel = channel[0];
 		create_guest(pair, base, options, client[1], channel[0]);
 	}
 	if (!options->no_host) {
-		make_socketpair(compositor, options->local_buffer);
+		make_socketpair(compositor, options->service_type, options->local_buffer);
 		pair->compositor_fd = compositor[0];
 		pair->host_channel = channel[1];
 		create_host(pair, base, options, compositor[1], channel[1], hello);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "fdpass/content.h"
+#include "fdpass/fdref.h"
 #include "relay/handshake.h"
 
 struct event_base;
@@ -26,6 +27,9 @@ struct pair_options {
 	uint64_t max_memory; // 0: plenty, as below
 	uint32_t max_objects;
 	uint32_t max_fds;
+	const char *service; // of unknown protocol; NULL: Wayland
+	int service_type;    // of its sockets; 0: SOCK_STREAM
+	struct fdref_rules rules;
 };
 
 struct pair_side {
