@@ -945,6 +945,7 @@ static void begin(struct script *script)
 	script->rng.state = script->seed;
 	const struct pair_options options = {
 		.service_type = script->seed % 3 == 2 ? SOCK_SEQPACKET : SOCK_STREAM,
+		.max_fds = 60000, // eventfds stay until the end
 		.channel_buffer = script->seed % 4 == 3 ? 1 : 0,
 		.local_buffer = script->seed % 5 == 4 ? 30000 : 0,
 	};
