@@ -80,7 +80,7 @@ def kill_all(host):
 
 # How the host goes, and what its clients are told.
 ENDS = [(lambda host: host.stop(), "fdferry-host is stopping"),
-        (kill_all, "lost: closed by the other side")]
+        (kill_all, "between guest and host was lost")]
 
 
 @case("a host that is started again is found, and what the old one served has ended")
