@@ -209,3 +209,59 @@ def _(suite):
         for arguments in ([], ["--print"], ["--print", KERNEL], [KERNEL]):
             status, output, errors = run(suite, launcher, *arguments)
             check(status == 2 and errors.startswith("usage: "), f"{name} {arguments}: {errors}")
+
+
+ENTRY = "[Desktop Entry]\nType=Application\nName={}\nIcon={}\nCategories={}\nExec={}\n"
+# of a guest that nobody trusts: file, content
+PROGRAMS = {
+    "a.desktop": ENTRY.format("Ähm = \x1b[31m1\\n", "a-b", "Utility;GTK;", "rm -rf /") +
+    "[Desktop Action x]\nName=Other\nNoDisplay=true\n",
+    "b.desktop": ENTRY.format("B", "/etc/b.png", "X\x1fY", "b"),
+    "no icon.desktop": ENTRY.format("C", "", "", "c"),
+    "..c\nExec=d.desktop": ENTRY.format("D", "", "", "d"),
+    "hidden.desktop": ENTRY.format("E", "", "", "e") + "NoDisplay=true\n",
+    "link.desktop": "[Desktop Entry]\nType=Link\nName=F\n",
+}
+STARTS_IT = ("Exec=ssh box systemd-run --user --quiet --collect -p ExitType=cgroup "
+             "gio launch /usr/share/applications/")
+
+
+@case("the menu gets what the guest's has, and the guest says only what it is called")
+def _(suite):
+    directory = pathlib.Path(suite.path("menu"))
+    guest, host = directory / "guest", directory / "host" / "applications"
+    guest.mkdir(parents=True)
+    host.mkdir(parents=True)
+    for name, content in PROGRAMS.items():
+        (guest / name).write_text(content)
+    ssh = directory / "ssh"
+    ssh.write_text("#!/bin/sh\n[ $# = 2 ] && [ \"$1\" = box ] || exit 1\n"
+                   f"eval \"$(printf '%s\\n' \"$2\" | sed 's,/usr/share/applications,{guest},')\"\n")
+    ssh.chmod(0o755)
+    for old in ("fdferry.box.old.desktop", "fdferry.boxes.old.desktop", "other.desktop"):
+        (host / old).write_text("")
+
+    def menu(*arguments):
+        status, output, errors = run(
+            suite, str(ROOT / "examples/vm/menu"), *arguments, XDG_DATA_HOME=str(host.parent),
+            PATH=f"{directory}:{os.environ['PATH']}")
+        return status, output + errors, {path.name: path.read_text() for path in host.iterdir()}
+
+    status, output, entries = menu("box")
+    check(status == 0 and not output, f"{status}: {output}")
+    check(set(entries) == {"fdferry.box.a.desktop", "fdferry.box.b.desktop",
+                           "fdferry.boxes.old.desktop", "other.desktop"}, entries.keys())
+    check(entries["fdferry.box.a.desktop"].splitlines() == [
+        "[Desktop Entry]", "Type=Application", "Name=Ähm = [31m1n (box)", "Icon=a-b",
+        "Categories=Utility;GTK;", STARTS_IT + "a.desktop"], entries["fdferry.box.a.desktop"])
+    lines = entries["fdferry.box.b.desktop"].splitlines()
+    check(lines[3:] == ["Icon=application-x-executable", "Categories=", STARTS_IT + "b.desktop"],
+          lines)
+    ssh.write_text("#!/bin/sh\nexit 255\n")
+    status, _, entries = menu("box")
+    check(status == 255 and len(entries) == 4, f"without ssh: {status} {entries.keys()}")
+    status, output, entries = menu("--remove", "box")
+    check(status == 0 and set(entries) == {"fdferry.boxes.old.desktop", "other.desktop"}, entries)
+    for wrong in ([], ["-oProxyCommand=x"], ["a b"], ["a.b"], ["--remove"], ["a", "b"]):
+        status, output, _ = menu(*wrong)
+        check(status == 2 and output.startswith("usage: "), f"{wrong}: {status} {output}")
