@@ -647,7 +647,7 @@ static bool queue_rest(
 bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces)
 {
 	if (evbuffer_get_length(channel->out) > 0 || channel->error != 0) {
-		bool ok = queue_rest(channel, pieces, n_pieces, 0);
+		bool ok = check_pushed(channel, queue_rest(channel, pieces, n_pieces, 0));
 		channel_flush(channel);
 		return ok;
 	}
@@ -658,9 +658,11 @@ bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_
 	}
 	size_t taken = sent > 0 ? (size_t)sent : 0;
 	channel->bytes_sent += taken;
-	bool ok = queue_rest(channel, pieces, n_pieces, taken);
+	if (!check_pushed(channel, queue_rest(channel, pieces, n_pieces, taken))) {
+		return false;
+	}
 	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
-	return ok;
+	return true;
 }
 
 void channel_flush(struct channel *channel)
