@@ -8,6 +8,7 @@
 
 #include "channel/channel.h"
 #include "relay/session.h"
+#include "tests/support/channel_pair.h"
 
 #define HELLO_MS    10000
 #define PLENTY      (1ull << 30) // of memory
@@ -118,7 +119,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		.channel_fd = -1,
 	};
 	int channel[2], client[2], compositor[2];
-	make_socketpair(channel, 0, 0);
+	channel_pair_create(channel);
 	if (options->no_guest) {
 		pair->channel_fd = channel[0];
 	} else {
@@ -138,10 +139,8 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		check(handshake_read(channel[1], HELLO_MS, hello) == NULL, "HELLO");
 		send_welcome(channel[1], hello, options->clock);
 	}
-	for (int i = 0; options->channel_buffer != 0 && i < 2; i++) {
-		check(setsockopt(channel[i], SOL_SOCKET, SO_SNDBUF, &options->channel_buffer,
-			      sizeof(options->channel_buffer)) == 0,
-			"SO_SNDBUF");
+	if (options->channel_buffer != 0) {
+		channel_pair_limit(channel, options->channel_buffer);
 	}
 	if (!options->no_guest) {
 		make_socketpair(client, options->service_type, options->local_buffer);

@@ -12,12 +12,12 @@ struct event_base;
 struct session;
 
 /**
- * The two relay sessions of one client, joined by a socketpair in one process.
+ * The two relay sessions of one client, joined in one process: see channel_pair.h.
  */
 
 struct pair_options {
-	int channel_buffer; // SO_SNDBUF of the channel; 0: the system's
-	int local_buffer;   // of the two local sockets
+	int channel_buffer; // bytes that the channel holds, see channel_pair_limit; 0: the system's
+	int local_buffer;   // SO_SNDBUF of the two local sockets
 	int64_t clock;      // nanoseconds that the host's clock seems to be ahead; 0: one kernel
 	bool no_host;       // the test plays the host: pair.channel_fd
 	bool no_guest;      // the test plays the guest

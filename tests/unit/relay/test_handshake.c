@@ -12,15 +12,11 @@
 #include <cmocka.h>
 
 #include "channel/channel.h"
+#include "tests/support/channel_pair.h"
 #include "tests/support/fd_count.h"
 
 static const char wrong_length[] = "HELLO with a wrong length";
 static const char torn[] = "the connection ended within HELLO";
-
-static void new_pair(int ends[2])
-{
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-}
 
 // A HELLO as it is on the wire.
 struct packet {
@@ -55,7 +51,7 @@ static const char *read_packet(const struct packet *packet, size_t len, bool clo
 {
 	int ends[2];
 	struct handshake_hello hello;
-	new_pair(ends);
+	channel_pair_create(ends);
 	assert_int_equal(write(ends[0], packet, len), (ssize_t)len);
 	if (closes) {
 		close(ends[0]);
@@ -85,7 +81,7 @@ static void what_is_opened_is_read(void **state)
 		}
 		int ends[2];
 		uint8_t boot_id[16], byte;
-		new_pair(ends);
+		channel_pair_create(ends);
 		uint64_t before = channel_clock();
 		assert_int_equal(handshake_open(ends[0], &hello), 0);
 		assert_int_equal(write(ends[0], "x", 1), 1); // the next frame
@@ -242,7 +238,7 @@ static void a_connection_that_is_gone_is_an_error_for_who_opens(void **state)
 	(void)state;
 	struct handshake_hello hello = {.service = "wayland"};
 	int ends[2];
-	new_pair(ends);
+	channel_pair_create(ends);
 	close(ends[1]);
 	assert_int_equal(handshake_open(ends[0], &hello), -EPIPE);
 	assert_int_equal(handshake_welcome(ends[0], &hello, 0), -EPIPE);
@@ -260,7 +256,7 @@ static void welcome_gives_back_what_hello_said(void **state)
 	} read;
 	int ends[2];
 	uint8_t boot_id[16];
-	new_pair(ends);
+	channel_pair_create(ends);
 	assert_int_equal(handshake_welcome(ends[0], &hello, 0x3c), 0);
 	close(ends[0]);
 	assert_int_equal(recv(ends[1], &read, sizeof(read), 0), sizeof(read));
@@ -291,7 +287,7 @@ static void refuse_says_why_and_ends_the_stream(void **state)
 		struct channel_header header;
 		char read[2 * CHANNEL_MAX_TEXT];
 		size_t expected = lengths[i] < CHANNEL_MAX_TEXT ? lengths[i] : CHANNEL_MAX_TEXT;
-		new_pair(ends);
+		channel_pair_create(ends);
 		handshake_refuse(
 			ends[0], CHANNEL_REFUSE_SERVICE, text + sizeof(text) - 1 - lengths[i]);
 		assert_int_equal(recv(ends[1], &header, sizeof(header), 0), sizeof(header));
@@ -310,7 +306,7 @@ static void refuse_does_not_wait_for_a_peer_that_does_not_read(void **state)
 	(void)state;
 	int ends[2];
 	char data[4096] = {0};
-	new_pair(ends);
+	channel_pair_create(ends);
 	while (send(ends[0], data, sizeof(data), MSG_DONTWAIT) > 0) {
 	}
 	handshake_refuse(ends[0], CHANNEL_REFUSE_BUSY, "busy");

@@ -17,6 +17,7 @@
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
 #include "relay/shm.h"
+#include "tests/support/channel_pair.h"
 #include "tests/support/fd_count.h"
 
 #define WIDTH  1920
@@ -48,7 +49,7 @@ static void begin(struct stage *stage)
 {
 	int pair[2];
 	*stage = (struct stage){.base = event_base_new()};
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	channel_pair_create(pair);
 	stage->far = pair[1];
 	stage->channel = channel_create(stage->base, pair[0], &handler, stage);
 	stage->refs =
