@@ -14,7 +14,6 @@
 #include <cmocka.h>
 
 #include "base/mapping.h"
-#include "tests/support/channel_pair.h"
 #include "tests/support/fd_count.h"
 
 #define PAGE 4096
@@ -140,7 +139,7 @@ static void set_up(struct fixture *fixture)
 {
 	int sockets[2];
 	*fixture = (struct fixture){.peer = -1};
-	channel_pair_create(sockets);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
 	fixture->peer = sockets[1];
 	fixture->base = event_base_new();
 	assert_non_null(fixture->base);
@@ -649,8 +648,9 @@ static void set_up_narrow(struct fixture *fixture)
 	set_up(fixture);
 	channel_destroy(fixture->channel);
 	close_peer(fixture);
-	channel_pair_create(sockets);
-	channel_pair_limit(sockets, 1);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	int least = 1;
+	assert_int_equal(setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
 	fixture->peer = sockets[1];
 	fixture->channel = channel_create(fixture->base, sockets[0], &handler, fixture);
 	assert_non_null(fixture->channel);
