@@ -6,6 +6,7 @@ import struct
 
 from picture import Picture
 from processes import Failure, Process, wait_until
+from surroundings import patient
 
 BACKGROUND = 0x203040
 
@@ -36,7 +37,7 @@ xwayland disable
 def ping(display):
     """One wl_display.sync and its answer, over a connection of our own."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5)
+        connection.settimeout(patient(5))
         connection.connect(display)
         connection.sendall(struct.pack("=IHHI", 1, 0, 12, 2))
         return len(connection.recv(12)) == 12
@@ -80,7 +81,7 @@ class Compositor:
 
     def run_tool(self, command):
         tool = Process(command[0], command, self.environment, self.directory)
-        if tool.popen.wait(30) != 0:
+        if tool.popen.wait(patient(30)) != 0:
             raise Failure(f"{command[0]} failed: {tool.output().strip()[-200:]}")
 
     def stop(self):

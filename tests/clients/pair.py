@@ -6,6 +6,7 @@ import time
 
 from compositors import ping
 from processes import Failure, Process, pids_of_session, wait_until
+from surroundings import Channel
 
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer.*|\S+: runtime error:.*|.*Assertion .* failed.*")
 
@@ -18,16 +19,16 @@ class Proxies:
         self.directory = os.path.join(directory, "pair")
         os.mkdir(self.directory, 0o700)
         self.environment = {**environment, "XDG_RUNTIME_DIR": self.directory}
-        self.channel = f"unix:{self.directory}/chan"
+        self.channel = Channel(f"{self.directory}/chan")
         self.programs = []
 
     def start_host(self, *options, **process_options):
         path = os.path.join(self.build, "host-proxy", "fdferry-host")
-        self.start("host", path, ["--listen", self.channel, *options], **process_options)
+        self.start("host", path, ["--listen", self.channel.listen, *options], **process_options)
 
     def start_guest(self, *options):
         path = os.path.join(self.build, "guest-proxy", "fdferry-guest")
-        self.start("guest", path, ["--connect", self.channel, *options])
+        self.start("guest", path, ["--connect", self.channel.connect, *options])
 
     def start(self, name, program, options, **process_options):
         process = Process(name, [program, "--print-ready", *options], self.environment,

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 
+from surroundings import patient
+
 DEADLINE = 60  # seconds; how long a window, a paste or a proxy may take on a slow machine
 MARK = "FDFERRY_CLIENTS_TAKE"  # in the environment of everything a take starts
 
@@ -16,13 +18,13 @@ class Failure(Exception):
 
 def wait_until(what, condition, deadline=DEADLINE, pause=0.05):
     """Return the first true value of condition(); fail with `what` after the deadline."""
-    end = time.monotonic() + deadline
+    end = time.monotonic() + patient(deadline)
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise Failure(f"{what}: not within {deadline} s")
+            raise Failure(f"{what}: not within {patient(deadline)} s")
         time.sleep(pause)
 
 
@@ -64,7 +66,7 @@ class Process:
         if not self.has_ended():
             signal_group(self.pid, signal.SIGTERM)
         try:
-            self.popen.wait(patience)
+            self.popen.wait(patient(patience))
         except subprocess.TimeoutExpired:
             pass
         signal_group(self.pid, signal.SIGKILL)

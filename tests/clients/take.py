@@ -7,6 +7,7 @@ import time
 from compositors import COMPOSITORS
 from pair import Pair
 from processes import MARK, Failure, Process, find_program, kill_marked, wait_until
+from surroundings import patient
 
 STILL = 4  # screenshots in a row that must be equal, and
 PAUSE = 0.2  # seconds between them
@@ -100,7 +101,7 @@ class Take:
                 status = subprocess.run(
                     [find_program(command[0]), *command[1:]], cwd=self.directory,
                     env=self.client_environment(display or self.display),
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=log, timeout=deadline,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=log, timeout=patient(deadline),
                     start_new_session=True).returncode
             except subprocess.TimeoutExpired:
                 raise Failure(f"{command[0]} does not end within {deadline} s")
@@ -131,7 +132,7 @@ class Take:
             if len(history) < STILL or picture == self.compositor.empty:
                 return None
             if expected is None or picture == expected \
-                    or time.monotonic() - still_since > ELSEWHERE:
+                    or time.monotonic() - still_since > patient(ELSEWHERE):
                 return picture
             return None
         return wait_until("a window that stands still", settled, pause=PAUSE)

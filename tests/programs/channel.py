@@ -8,6 +8,8 @@ import threading
 import time
 from enum import IntEnum
 
+from surroundings import Channel, patient
+
 MAGIC, VERSION = 0x52444646, 1
 MAX_PAYLOAD = 68 * 1024
 MAX_ROWS = 256 * 1024
@@ -198,13 +200,13 @@ class End:
     def message_bytes(self):
         return b"".join(payload[4 * arg:] for _, _, arg, payload in self.got(Type.MESSAGES))
 
-    def wait_for(self, condition, seconds=5):
+    def wait_for(self, condition, seconds=patient(5)):
         deadline = time.monotonic() + seconds
         while not condition():
             if self.ended or not self.read(deadline):
                 raise EOFError(f"the program ended the session: {self.reason()}")
 
-    def wait_end(self, seconds=5):
+    def wait_end(self, seconds=patient(5)):
         """Reads to the end; the text of REFUSE or END."""
         deadline = time.monotonic() + seconds
         while not self.ended and self.read(deadline):
@@ -225,9 +227,9 @@ class End:
         self.close()
 
 
-def connect(path):
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.connect(path)
+def connect(chan):
+    sock = chan.socket()
+    sock.connect(chan.address())
     return End(sock)
 
 
@@ -236,14 +238,15 @@ class Interposer:
     asked for beforehand: those are the case's own, as a host that may do anything."""
 
     def __init__(self, stage):
-        self.host_path = stage.chan
-        self.path = os.path.join(stage.directory, "interposed")
+        self.host_chan = stage.chan
+        self.chan = Channel(os.path.join(stage.directory, "interposed"))
         self.piece = 1 << 18  # bytes that are forwarded at once
+        self.closing = False
         self.wanted = 0
         self.given = []
         self.arrived = threading.Condition()
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.listener.bind(self.path)
+        self.listener = self.chan.socket()
+        self.listener.bind(self.chan.address())
         self.listener.listen(64)
         self.thread = threading.Thread(target=self.accept, daemon=True)
         self.thread.start()
@@ -255,15 +258,15 @@ class Interposer:
 
     def take(self):
         with self.arrived:
-            if not self.arrived.wait_for(lambda: self.given, 5):
+            if not self.arrived.wait_for(lambda: self.given, patient(5)):
                 raise TimeoutError("the guest does not connect")
             return End(self.given.pop(0))
 
     def accept(self):
         while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
+            sock, _ = self.listener.accept()
+            if self.closing:
+                sock.close()
                 return
             with self.arrived:
                 if self.wanted:
@@ -274,8 +277,8 @@ class Interposer:
             threading.Thread(target=self.forward, args=(sock, self.piece), daemon=True).start()
 
     def forward(self, guest, piece):
-        host = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        host.connect(self.host_path)
+        host = self.host_chan.socket()
+        host.connect(self.host_chan.address())
         other = {guest: host, host: guest}
         with guest, host, selectors.DefaultSelector() as selector:
             for sock in other:
@@ -301,6 +304,8 @@ class Interposer:
         return bool(data)
 
     def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
+        self.closing = True
+        with self.chan.socket() as last:  # ends accept
+            last.connect(self.chan.address())
         self.thread.join()
         self.listener.close()

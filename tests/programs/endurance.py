@@ -1,6 +1,7 @@
 """Many clients: what each leaves behind is nothing."""
 
 from harness import case_list, check, resident_mib
+from surroundings import patient
 from wayland import memfd
 
 CASES, case = case_list("endurance")
@@ -38,7 +39,7 @@ def _(suite):
                 small_session(client, fd)
             else:
                 client.sync()
-    stage.check(deadline=20)
+    stage.check(deadline=patient(20))
     check_growth(stage, before)
 
 
@@ -57,7 +58,7 @@ def _(suite):
             small_session(client, fd)
         for client in clients:
             client.close()
-    stage.check(deadline=20)
+    stage.check(deadline=patient(20))
     check_growth(stage, before)
 
 
@@ -67,4 +68,4 @@ def _(suite):
     clients = [stage.client() for _ in range(100)]
     for client in clients:
         client.close()
-    stage.check(deadline=20)
+    stage.check(deadline=patient(20))

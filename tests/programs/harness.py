@@ -11,10 +11,11 @@ import sys
 import time
 
 from compositor import Compositor
+from surroundings import Channel, patient
 from wayland import Client
 
-DEADLINE = 5  # seconds; what happens at all takes far less
-SLOW = 20     # starting under a sanitizer on a busy machine
+DEADLINE = patient(5)  # seconds; what happens at all takes far less
+SLOW = patient(20)     # starting under a sanitizer on a busy machine
 COMPLAINT = re.compile(r"ERROR: \w+Sanitizer|runtime error:|Assertion .* failed|crashed: SIG")
 
 
@@ -237,7 +238,7 @@ class Stage:
         os.mkdir(self.directory, 0o700)
         self.host_options, self.guest_options = list(host), list(guest)
         self.environment = dict(environment)
-        self.chan = os.path.join(self.directory, "chan")
+        self.chan = Channel(os.path.join(self.directory, "chan"))
         self.display = os.path.join(self.directory, "wayland-1")
         self.compositor = self.make_compositor(globals_)
         self.host = self.guest = self.witness = self.interposer = None
@@ -259,13 +260,13 @@ class Stage:
 
     def start_host(self):
         self.host = Program(self.suite, "fdferry-host", [
-            "--listen", f"unix:{self.chan}", *self.served()[0], *self.host_options],
+            "--listen", self.chan.listen, *self.served()[0], *self.host_options],
             self.environment, **self.suite.host_popen)
 
     def start_guest(self):
-        chan = self.interposer.path if self.interposer else self.chan
+        chan = self.interposer.chan if self.interposer else self.chan
         self.guest = Program(self.suite, "fdferry-guest", [
-            "--connect", f"unix:{chan}", *self.served()[1], *self.guest_options],
+            "--connect", chan.connect, *self.served()[1], *self.guest_options],
             self.environment, **self.suite.guest_popen)
 
     def add_witness(self):

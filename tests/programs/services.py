@@ -9,6 +9,7 @@ import socket
 import channel
 from compositor import Compositor
 from harness import (DEADLINE, Program, activated, case_list, check, listen, wait_until)
+from surroundings import Channel
 from wayland import Client
 
 CASES, case = case_list("services")
@@ -25,14 +26,14 @@ class Pair(contextlib.ExitStack):
         self.suite, self.environment = suite, dict(environment)
         self.directory = suite.path("services")
         os.mkdir(self.directory, 0o700)
-        self.chan = self.path("chan")
+        self.chan = Channel(self.path("chan"))
         self.host_arguments, self.guest_arguments = host, guest
         self.host = self.guest = None
 
     def __enter__(self):
         try:
-            self.host = self.start(HOST, "--listen", self.host_arguments)
-            self.guest = self.start(GUEST, "--connect", self.guest_arguments)
+            self.host = self.start(HOST, ["--listen", self.chan.listen], self.host_arguments)
+            self.guest = self.start(GUEST, ["--connect", self.chan.connect], self.guest_arguments)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -50,8 +51,8 @@ class Pair(contextlib.ExitStack):
     def fill(self, arguments):
         return [argument.replace("{dir}", self.directory) for argument in arguments]
 
-    def start(self, program, where, arguments):
-        return Program(self.suite, program, [where, f"unix:{self.chan}", *self.fill(arguments)],
+    def start(self, program, channel_arguments, arguments):
+        return Program(self.suite, program, [*channel_arguments, *self.fill(arguments)],
                        self.environment)
 
     def service(self, name, kind=STREAM):
@@ -230,7 +231,7 @@ def _(suite):
         os.kill(pair.guest.pid, signal.SIGKILL)
         pair.guest.kill()
         check(os.path.exists(pair.path("g1")), "it is not left")
-        pair.guest = pair.start(GUEST, "--connect", pair.guest_arguments)
+        pair.guest = pair.start(GUEST, ["--connect", pair.chan.connect], pair.guest_arguments)
         pair.check_carried(pair.client("g1"), service)
 
 
@@ -273,7 +274,7 @@ def _(suite):
         pair.guest.stop()
         sockets = [pair.enter_context(listen(pair.path(name), kind=kind))
                    for name, kind in (("s1", STREAM), ("s2", SEQPACKET))]
-        pair.guest = activated(suite, GUEST, ["--connect", f"unix:{pair.chan}", *pair.fill(guest)],
+        pair.guest = activated(suite, GUEST, ["--connect", pair.chan.connect, *pair.fill(guest)],
                                sockets, names="one:two")
         pair.check_carried(pair.client("s1"), pair.service("h1"))
         pair.check_carried(pair.client("s2", SEQPACKET), pair.service("h2", SEQPACKET))

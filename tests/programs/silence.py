@@ -107,7 +107,7 @@ def _(suite):
         stage.witness.close()
         stage.start_guest()
         for _ in range(3):
-            check_told(stage.client(), f"cannot reach unix:{stage.chan}")
+            check_told(stage.client(), f"cannot reach {stage.chan.connect}")
         stage.start_host()
         stage.witness = stage.client()
         stage.check()

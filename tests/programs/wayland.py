@@ -5,6 +5,8 @@ import socket
 import struct
 import time
 
+from surroundings import patient
+
 SERVER_ID = 0xff000000
 FDS_MAX = 253  # of one sendmsg
 
@@ -125,14 +127,14 @@ class Client:
             interface, at = take_string(body, 4)
             self.globals[interface] = (words(body)[0], words(body[at:])[0])
 
-    def wait_for(self, condition, seconds=5):
+    def wait_for(self, condition, seconds=patient(5)):
         """Reads until condition() is true."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self.ended or not self.read(deadline):
                 raise Ended(self.error or "")
 
-    def wait_end(self, seconds=5):
+    def wait_end(self, seconds=patient(5)):
         """Reads to the end of the connection; the text of the error that came before, and how
         long it took."""
         start = time.monotonic()
@@ -143,7 +145,7 @@ class Client:
     def got(self, target, opcode):
         return [body for event, code, body in self.events if (event, code) == (target, opcode)]
 
-    def sync(self, seconds=5):
+    def sync(self, seconds=patient(5)):
         callback = self.new_id()
         self.request(1, 0, callback)
         self.wait_for(lambda: self.got(callback, 0), seconds)

@@ -7,6 +7,7 @@ import subprocess
 from case import built_path
 from pair import Proxies
 from processes import MARK, Failure, Process, find_program, kill_marked, wait_until
+from surroundings import patient
 
 NOBODY = 65534
 
@@ -110,7 +111,7 @@ class Trial:
             return subprocess.run(
                 [find_program(command[0]), *command[1:]], cwd=self.directory, env=environment,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
-                timeout=deadline, start_new_session=True)
+                timeout=patient(deadline), start_new_session=True)
         except subprocess.TimeoutExpired as expired:
             said = (expired.output or b"").decode(errors="replace")[-1000:]
             raise Failure(f"{command[0]} does not end within {deadline} s and has said: {said}")
