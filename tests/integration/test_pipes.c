@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -373,6 +374,12 @@ static bool has_writer(void *data)
 	return ((struct stage *)data)->n_given > 0;
 }
 
+static bool is_told(void *data)
+{
+	struct pollfd writer = {.fd = ((struct stage *)data)->transfers[0].in};
+	return poll(&writer, 1, 0) == 1 && (writer.revents & POLLERR);
+}
+
 static void break_idle(begin_func func)
 {
 	struct stage stage;
@@ -380,7 +387,7 @@ static void break_idle(begin_func func)
 	struct transfer *transfer = func(&stage, 0, 1);
 	world_wait(stage.world, has_writer, &stage);
 	close_end(&transfer->out);
-	world_turns(stage.world, 20);
+	world_wait(stage.world, is_told, &stage);
 	world_wait(stage.world, is_broken, &stage);
 	end(&stage);
 }

@@ -156,7 +156,7 @@ class Program:
         """open_files once no spare is getting ready any more."""
         def twice_the_same():
             first = self.open_files()
-            time.sleep(0.03)
+            time.sleep(patient(0.03))
             return first if first == self.open_files() else None
         return wait_until(f"the spares of {self.name} come to rest", twice_the_same)
 
