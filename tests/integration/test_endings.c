@@ -49,7 +49,7 @@ static int begin_with_own_compositor(struct stage *stage)
 	int fd = pair_take_compositor(&stage->client->pair);
 	stage->client->display = wl_display_connect_to_fd(pair_take_client(&stage->client->pair));
 	stage->client->registry = wl_display_get_registry(stage->client->display);
-	world_turns(stage->world, 10);
+	world_until_readable(stage->world, fd);
 	return fd;
 }
 

@@ -4,7 +4,6 @@ import os
 import select
 import signal
 import socket
-import struct
 
 import channel
 from channel import Type, frame, hello
@@ -52,7 +51,7 @@ def stop_and_fill(program, end):
         os.kill(pid, signal.SIGSTOP)
     # a kernel sends no more than it would take itself
     for option in (socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, socket.SO_VM_SOCKETS_BUFFER_SIZE):
-        end.socket.setsockopt(socket.AF_VSOCK, option, struct.pack("=Q", 4 * ROOM))
+        end.socket.setsockopt(socket.AF_VSOCK, option, 4 * ROOM)
     end.socket.setblocking(False)
     sent = 0
     try:

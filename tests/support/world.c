@@ -129,6 +129,17 @@ void world_until(struct world *world, const bool *done)
 	world_wait(world, is_set, (void *)done);
 }
 
+static bool is_readable(void *data)
+{
+	struct pollfd readable = {.fd = *(int *)data, .events = POLLIN};
+	return poll(&readable, 1, 0) == 1;
+}
+
+void world_until_readable(struct world *world, int fd)
+{
+	world_wait(world, is_readable, &fd);
+}
+
 /* ---- clients ---- */
 
 static void handle_far_gone(struct wl_listener *listener, void *data)

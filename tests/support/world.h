@@ -54,6 +54,8 @@ void world_turn(struct world *world);
 // Turns until *done, or until done(data); a test that hangs fails.
 void world_until(struct world *world, const bool *done);
 void world_wait(struct world *world, bool (*done)(void *data), void *data);
+// Until something has arrived at a socket of the test's own, which is not read.
+void world_until_readable(struct world *world, int fd);
 void world_turns(struct world *world, size_t n);
 
 // A client with a display and its registry's globals. options may be NULL.
