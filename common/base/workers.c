@@ -5,7 +5,6 @@
 #include <event2/event.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +14,15 @@
 #include <unistd.h>
 #include <wayland-util.h>
 
+#include "base/child.h"
 #include "base/log.h"
 #include "base/scm.h"
 
-#define SPARES            2
-#define REFILL_AFTER_MS   10
-#define EARLY_DEATHS_MAX  3    // spares in a row that did not even live for
-#define EARLY_DEATH_MS    1000 // this long
-#define RECORDS_PER_WAKE  16
-#define WORKER_SESSION_FD 3
+#define SPARES           2
+#define REFILL_AFTER_MS  10
+#define EARLY_DEATHS_MAX 3    // spares in a row that did not even live for
+#define EARLY_DEATH_MS   1000 // this long
+#define RECORDS_PER_WAKE 16
 
 struct worker {
 	struct wl_list link; // workers.list
@@ -103,40 +102,6 @@ static void worker_free(struct worker *worker)
 	free(worker);
 }
 
-// The child's end of the pair becomes WORKER_SESSION_FD; no other fd but the standard ones is left.
-static int spawn(char *const argv[], int child_fd, pid_t *pid)
-{
-	posix_spawn_file_actions_t actions;
-	int error = posix_spawn_file_actions_init(&actions);
-	if (error != 0) {
-		return -error;
-	}
-	posix_spawnattr_t attr;
-	error = posix_spawnattr_init(&attr);
-	if (error != 0) {
-		goto err_actions;
-	}
-	sigset_t mask, defaults;
-	sigemptyset(&mask);
-	sigaddset(&mask, SIGUSR1);
-	sigemptyset(&defaults);
-	sigaddset(&defaults, SIGPIPE);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setsigmask(&attr, &mask);
-	posix_spawnattr_setsigdefault(&attr, &defaults);
-	error = posix_spawn_file_actions_adddup2(&actions, child_fd, WORKER_SESSION_FD);
-	if (error == 0) {
-		error = posix_spawn_file_actions_addclosefrom_np(&actions, WORKER_SESSION_FD + 1);
-	}
-	if (error == 0) {
-		error = posix_spawn(pid, "/proc/self/exe", &actions, &attr, argv, environ);
-	}
-	posix_spawnattr_destroy(&attr);
-err_actions:
-	posix_spawn_file_actions_destroy(&actions);
-	return -error;
-}
-
 // NULL with errno, which has been logged.
 static struct worker *worker_start(struct workers *workers)
 {
@@ -144,35 +109,30 @@ static struct worker *worker_start(struct workers *workers)
 	if (worker == NULL) {
 		return NULL;
 	}
-	int pair[2];
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+	worker->workers = workers;
+	worker->fd = child_start(workers->argv, &worker->pid);
+	if (worker->fd < 0) {
+		errno = -worker->fd;
 		goto err_worker;
 	}
-	worker->workers = workers;
-	worker->fd = pair[0];
 	worker->started_ms = now_ms();
 	worker->readable =
 		event_new(workers->base, worker->fd, EV_READ | EV_PERSIST, handle_readable, worker);
 	if (worker->readable == NULL || event_add(worker->readable, NULL) < 0) {
 		errno = ENOMEM;
-		goto err_pair;
+		goto err_child;
 	}
-	int error = spawn(workers->argv, pair[1], &worker->pid);
-	if (error < 0) {
-		errno = -error;
-		goto err_pair;
-	}
-	close(pair[1]);
 	wl_list_insert(&workers->list, &worker->link);
 	return worker;
 
-err_pair:;
+err_child:;
 	int saved = errno;
 	if (worker->readable != NULL) {
 		event_free(worker->readable);
 	}
-	close(pair[0]);
-	close(pair[1]);
+	close(worker->fd);
+	kill(worker->pid, SIGKILL);
+	waitpid(worker->pid, NULL, 0);
 	errno = saved;
 err_worker:
 	free(worker);
@@ -262,27 +222,6 @@ static void handle_grace(evutil_socket_t fd, short what, void *data)
 	signal_all(workers, SIGKILL);
 }
 
-// argv with "--session-fd N" before the caller's own arguments, which may have a "--" in them.
-static char **worker_argv(char *const argv[])
-{
-	static char session_fd[] = "--session-fd";
-	static char number[] = {'0' + WORKER_SESSION_FD, '\0'};
-	size_t n = 0;
-	while (argv[n] != NULL) {
-		n++;
-	}
-	assert(n > 0);
-	char **copy = calloc(n + 3, sizeof(*copy));
-	if (copy == NULL) {
-		return NULL;
-	}
-	copy[0] = argv[0];
-	copy[1] = session_fd;
-	copy[2] = number;
-	memcpy(copy + 3, argv + 1, (n - 1) * sizeof(*copy));
-	return copy;
-}
-
 static void workers_free(struct workers *workers)
 {
 	struct event *const events[] = {workers->child, workers->refill, workers->grace};
@@ -306,7 +245,7 @@ struct workers *workers_create(struct event_base *base, char *const argv[],
 	workers->handler = handler;
 	workers->data = data;
 	wl_list_init(&workers->list);
-	workers->argv = worker_argv(argv);
+	workers->argv = child_argv(argv, "--session-fd");
 	workers->child = evsignal_new(base, SIGCHLD, handle_child, workers);
 	workers->refill = evtimer_new(base, handle_refill, workers);
 	workers->grace = evtimer_new(base, handle_grace, workers);
@@ -417,9 +356,10 @@ ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist 
 	}
 }
 
-void workers_report(int session_fd, const void *record, size_t len, int fd)
+int workers_report(int session_fd, const void *record, size_t len, int fd)
 {
 	struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
 	const struct fdlist fds = {.fds = &fd, .count = fd >= 0 ? 1 : 0};
-	scm_send(session_fd, &iov, 1, &fds, fds.count);
+	ssize_t n = scm_send(session_fd, &iov, 1, &fds, fds.count);
+	return n < 0 ? (int)n : 0;
 }

@@ -44,7 +44,7 @@ void workers_signal(struct workers *workers, int signal); // to those that have 
 // In the worker. Blocks until the parent assigns a session: the record's length, 0 if the parent is
 // gone (the worker should exit), -errno.
 ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist *fds);
-// Never blocks; a record that does not fit is lost. fd is borrowed, -1 for none.
-void workers_report(int session_fd, const void *record, size_t len, int fd);
+// Never blocks. fd is borrowed, -1 for none. 0, or -errno: the record is lost, as one that does not fit.
+int workers_report(int session_fd, const void *record, size_t len, int fd);
 
 #endif
