@@ -48,8 +48,10 @@ static int open_channel(const struct guest_options *options, const struct sessio
 	return fd;
 }
 
-static bool prepare(void *data, int client_fd, struct session_options *session)
+static bool prepare(
+	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
 {
+	(void)peer;
 	const struct guest_options *options = data;
 	session->channel_fd = open_channel(options, session);
 	if (session->channel_fd < 0) {

@@ -77,11 +77,15 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	session->max_fds = options->max_fds;
 }
 
-static void log_connection(int channel_fd)
+static void log_connection(int channel_fd, const struct worker_peer *peer)
 {
-	char peer[64];
-	transport_peer_name(channel_fd, peer, sizeof(peer));
-	log_info("connection from %s", peer);
+	char name[64];
+	if (peer->cid != 0) {
+		snprintf(name, sizeof(name), "vm cid %u port %u", peer->cid, peer->port);
+	} else {
+		transport_peer_name(channel_fd, name, sizeof(name));
+	}
+	log_info("connection from %s", name);
 }
 
 // A connection to the service that the guest wants; -1: the guest has been told why there is none.
@@ -101,10 +105,11 @@ static int open_service(
 	return connect_service(channel_fd, service);
 }
 
-static bool prepare(void *data, int channel_fd, struct session_options *session)
+static bool prepare(
+	void *data, int channel_fd, const struct worker_peer *peer, struct session_options *session)
 {
 	struct preparation *preparation = data;
-	log_connection(channel_fd);
+	log_connection(channel_fd, peer);
 	int local_fd = open_service(preparation, channel_fd, session);
 	if (local_fd < 0) {
 		close(channel_fd);

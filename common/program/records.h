@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "fdpass/content.h"
+#include "program/worker.h"
 #include "relay/stats.h"
 
 /**
@@ -23,6 +24,7 @@ struct record_session {
 	uint32_t type;
 	uint32_t number;
 	uint32_t service; // server_listener.service
+	struct worker_peer peer;
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };

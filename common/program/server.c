@@ -41,6 +41,7 @@ struct server {
 	struct stats totals;  // of the sessions that have ended
 	unsigned int numbers; // of sessions, given out so far
 	int status;
+	bool accepting;
 	bool finishing;
 	bool stopping;
 };
@@ -60,12 +61,13 @@ static void stop(struct server *server)
 
 // The record of a new session, with the files that it may use.
 static bool prepare_record(const struct server *server, uint32_t service,
-	struct record_session *record, struct fdlist *fds)
+	const struct worker_peer *peer, struct record_session *record, struct fdlist *fds)
 {
 	*record = (struct record_session){
 		.type = RECORD_SESSION,
 		.number = server->numbers,
 		.service = service,
+		.peer = *peer,
 	};
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
@@ -80,13 +82,14 @@ static bool prepare_record(const struct server *server, uint32_t service,
 }
 
 // Takes fd.
-static void start_session(struct server *server, uint32_t service, int fd)
+static void start_session(
+	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
 	server->numbers++;
-	if (fdlist_push(&fds, fd) && prepare_record(server, service, &record, &fds)) {
+	if (fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds)) {
 		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
 		if (error < 0) {
 			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
@@ -100,26 +103,26 @@ static void start_session(struct server *server, uint32_t service, int fd)
 
 static void stop_accepting(struct server *server)
 {
+	server->accepting = false;
 	for (size_t i = 0; i < SERVER_MAX_LISTENERS; i++) {
 		acceptor_destroy(server->entrances[i].acceptor);
 		server->entrances[i].acceptor = NULL;
 	}
 }
 
-static void handle_connected(void *data, int fd)
+// Takes fd.
+static void admit(struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
-	const struct entrance *entrance = data;
-	struct server *server = entrance->server;
 	unsigned int max = server->config.options->max_sessions;
 	if (workers_busy(server->workers) >= max) {
 		char text[64];
 		snprintf(text, sizeof(text), "too many sessions (%u)", max);
 		log_limited(LOG_WARN, "a connection was turned away: %s", text);
-		server->config.refuse(fd, entrance->service, text);
+		server->config.refuse(fd, service, text);
 		close(fd);
 		return;
 	}
-	start_session(server, entrance->service, fd);
+	start_session(server, service, peer, fd);
 	if (server->config.options->oneshot) {
 		stop_accepting(server);
 		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
@@ -127,6 +130,13 @@ static void handle_connected(void *data, int fd)
 			stop(server);
 		}
 	}
+}
+
+static void handle_connected(void *data, int fd)
+{
+	const struct entrance *entrance = data;
+	const struct worker_peer unknown = {0};
+	admit(entrance->server, entrance->service, &unknown, fd);
 }
 
 static void keep_content(
@@ -178,7 +188,7 @@ static void handle_gone(void *data, pid_t pid, int status)
 	if (workers_busy(server->workers) > 0 || server->stopping) {
 		return;
 	}
-	bool done = server->entrances[0].acceptor == NULL && !server->config.waits_for_finish;
+	bool done = !server->accepting && !server->config.waits_for_finish;
 	if (done || server->finishing) {
 		stop(server);
 	}
@@ -251,7 +261,7 @@ static void close_listeners(const struct server_config *config)
 
 struct server *server_create(const struct server_config *config)
 {
-	assert(config->n_listeners >= 1 && config->n_listeners <= SERVER_MAX_LISTENERS);
+	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
 	struct server *server = calloc(1, sizeof(*server));
 	if (server == NULL) {
 		log_errno("cannot start");
@@ -261,6 +271,7 @@ struct server *server_create(const struct server_config *config)
 	server->config = *config;
 	content_store_init(&server->contents);
 	rlimit_raise_files();
+	server->accepting = true;
 	if (!accept_from(server, config->listeners, config->n_listeners)) {
 		errno = ENOMEM;
 		goto err_server;
@@ -303,6 +314,16 @@ void server_destroy(struct server *server)
 	}
 	content_store_finish(&server->contents);
 	free(server);
+}
+
+void server_connected(struct server *server, int fd, const struct worker_peer *peer)
+{
+	if (!server->accepting || server->stopping) {
+		server->config.refuse(fd, 0, "no more connections are accepted");
+		close(fd);
+		return;
+	}
+	admit(server, 0, peer, fd);
 }
 
 void server_announce(const struct server *server)

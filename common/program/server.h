@@ -10,6 +10,7 @@
 struct event_base;
 struct program_options;
 struct server;
+struct worker_peer;
 
 /**
  * The parent process: accepts connections and gives each to a session process. It never reads a
@@ -30,7 +31,7 @@ struct server_config {
 	const struct program_options *options; // borrowed
 	char *const *argv;                     // borrowed
 	struct event_base *base;               // borrowed
-	// 1 to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
+	// Up to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
 	const struct server_listener *listeners;
 	size_t n_listeners;
 	bool keeps_contents;   // sessions get the files that earlier ones stored
@@ -42,6 +43,10 @@ struct server_config {
 // NULL on failure, which has been logged.
 struct server *server_create(const struct server_config *config);
 void server_destroy(struct server *server); // ends its sessions; NULL is fine
+
+// Starts a session for a connection that came by another way than a listener, unless there are too
+// many or the server is finishing. Takes fd.
+void server_connected(struct server *server, int fd, const struct worker_peer *peer);
 
 // Tells everybody who wants to know that we are listening.
 void server_announce(const struct server *server);

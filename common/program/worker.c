@@ -34,6 +34,7 @@ struct worker {
 	struct content_store contents;
 	unsigned int number;
 	uint32_t service;
+	struct worker_peer peer;
 	bool ended;
 	bool failed; // with a reason
 };
@@ -152,6 +153,7 @@ static int receive_session(struct worker *worker, int *status)
 		record.n_contents <= CONTENT_STORE_MAX && fds.count == record.n_contents + 1) {
 		worker->number = record.number;
 		worker->service = record.service;
+		worker->peer = record.peer;
 		fd = fdlist_take(&fds);
 		for (size_t i = 0; i < record.n_contents; i++) {
 			content_store_put(
@@ -185,7 +187,7 @@ static bool create_session(struct worker *worker, int fd)
 		.stored = config->keeps_contents ? handle_stored : NULL,
 		.data = worker,
 	};
-	if (!config->prepare(config->data, fd, &options)) {
+	if (!config->prepare(config->data, fd, &worker->peer, &options)) {
 		return false;
 	}
 	worker->session = session_create(&options);

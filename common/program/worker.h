@@ -13,6 +13,12 @@ struct session_options;
  * A session process: waits for its parent to give it a connection, runs one session, reports, ends.
  */
 
+// Who a connection is from, where its socket does not tell it.
+struct worker_peer {
+	uint32_t cid; // of a virtual machine whose vsock device is ours; 0: as the socket says
+	uint32_t port;
+};
+
 struct worker_config {
 	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed; session_fd is the parent's
@@ -21,7 +27,8 @@ struct worker_config {
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. session->service is that of the listener. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.
-	bool (*prepare)(void *data, int fd, struct session_options *session);
+	bool (*prepare)(void *data, int fd, const struct worker_peer *peer,
+		struct session_options *session);
 	// As in session_options; may be NULL.
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
 	void *data;
