@@ -8,7 +8,11 @@ static const char *set_connect(void *data, const char *value)
 {
 	struct guest_options *options = data;
 	options->connect_text = value;
-	return transport_parse(value, &options->connect);
+	const char *wrong = transport_parse(value, &options->connect);
+	if (wrong == NULL && options->connect.kind == TRANSPORT_VHOST_USER) {
+		wrong = "vhost-user is for fdferry-host";
+	}
+	return wrong;
 }
 
 static const char *set_display(void *data, const char *value)

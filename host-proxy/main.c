@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "host-proxy/compositor.h"
+#include "host-proxy/device_process.h"
 #include "host-proxy/options.h"
 #include "host-proxy/server.h"
 #include "host-proxy/session_process.h"
@@ -28,6 +29,9 @@ static bool add_compositor(struct host_options *options)
 
 static int run(struct host_options *options, char *const argv[])
 {
+	if (options->device_fd >= 0) {
+		return device_process_run(options);
+	}
 	if (!protocols_load(&options->program) || !add_compositor(options)) {
 		return EXIT_FAILURE;
 	}

@@ -1,6 +1,7 @@
 #include "host-proxy/options.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,12 +9,41 @@
 #define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
 #define DEFAULT_MAX_OBJECTS (4 * 65536)
 #define DEFAULT_MAX_FDS     4096
+#define FIRST_GUEST_CID     3 // those below it are reserved
 
 static const char *set_listen(void *data, const char *value)
 {
 	struct host_options *options = data;
 	options->listen_text = value;
 	return transport_parse(value, &options->listen);
+}
+
+static const char *set_guest_cid(void *data, const char *value)
+{
+	struct host_options *options = data;
+	unsigned long number;
+	const char *wrong = options_number(value, FIRST_GUEST_CID, UINT32_MAX - 1, &number);
+	if (wrong == NULL) {
+		options->guest_cid = (uint32_t)number;
+	}
+	return wrong;
+}
+
+static const char *set_vsock_port(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return vsock_ports_parse(&options->vsock_ports, value);
+}
+
+static const char *set_device_fd(void *data, const char *value)
+{
+	struct host_options *options = data;
+	unsigned long number;
+	const char *wrong = options_number(value, 3, INT_MAX, &number);
+	if (wrong == NULL) {
+		options->device_fd = (int)number;
+	}
+	return wrong;
 }
 
 static const char *set_compositor(void *data, const char *value)
@@ -101,8 +131,10 @@ static const char *set_max_fds(void *data, const char *value)
 }
 
 static const struct option_spec specs[] = {
-	{"listen", "ADDR", "where guests connect: unix:PATH or vsock:[CID:]PORT", false,
-		set_listen},
+	{"listen", "ADDR", "unix:PATH, vsock:[CID:]PORT or vhost-user:PATH", false, set_listen},
+	{"guest-cid", "N", "vhost-user: the guest's CID (default 3)", false, set_guest_cid},
+	{"vsock-port", "FROM=TO", "vhost-user: bridge N=unix:PATH or unix:PATH=N", true,
+		set_vsock_port},
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
@@ -114,6 +146,7 @@ static const struct option_spec specs[] = {
 	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
 		set_max_objects},
 	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds},
+	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
 
@@ -123,6 +156,23 @@ static const struct options_usage usage = {
 	.specs = specs,
 };
 
+static int check(struct host_options *options)
+{
+	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0;
+	bool has_ports =
+		options->vsock_ports.n_from_guest > 0 || options->vsock_ports.n_to_guest > 0;
+	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && !is_child) {
+		return options_wrong(&usage, "--listen is missing (see --help)");
+	}
+	if (options->listen.kind != TRANSPORT_VHOST_USER &&
+		(options->guest_cid != 0 || has_ports)) {
+		return options_wrong(
+			&usage, "--guest-cid and --vsock-port go with --listen vhost-user:PATH");
+	}
+	options->guest_cid = options->guest_cid != 0 ? options->guest_cid : FIRST_GUEST_CID;
+	return OPTIONS_STATUS_RUN;
+}
+
 int host_options_parse(struct host_options *options, int argc, char *argv[])
 {
 	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
@@ -131,15 +181,12 @@ int host_options_parse(struct host_options *options, int argc, char *argv[])
 		.max_memory = DEFAULT_MAX_MEMORY,
 		.max_objects = DEFAULT_MAX_OBJECTS,
 		.max_fds = DEFAULT_MAX_FDS,
+		.device_fd = -1,
 	};
 	program_options_init(&options->program);
 	int status = options_parse(&usage, argc, argv, options, &command);
 	if (status == OPTIONS_STATUS_RUN) {
 		status = program_options_settle(&usage, &options->program);
 	}
-	bool activated = getenv("LISTEN_FDS") != NULL || options->program.session_fd >= 0;
-	if (status == OPTIONS_STATUS_RUN && options->listen_text == NULL && !activated) {
-		status = options_wrong(&usage, "--listen is missing (see --help)");
-	}
-	return status;
+	return status == OPTIONS_STATUS_RUN ? check(options) : status;
 }

@@ -5,13 +5,17 @@
 
 #include "channel/transport.h"
 #include "host-proxy/policy.h"
+#include "host-proxy/vsock_ports.h"
 #include "program/options.h"
 
 struct host_options {
 	struct program_options program; // first
 	struct transport listen;
 	const char *listen_text; // as it was given; NULL: the service manager has to pass a socket
-	const char *compositor;  // NULL: $WAYLAND_DISPLAY
+	uint32_t guest_cid;      // of the VM whose vsock device is ours (vhost-user)
+	struct vsock_ports vsock_ports;
+	int device_fd;          // -1 in other than device processes
+	const char *compositor; // NULL: $WAYLAND_DISPLAY
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL
 	const char *title_prefix;  // may be NULL

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "host-proxy/options.h"
+#include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
 #include "wire/schema.h"
@@ -80,6 +81,7 @@ static void refuse(int fd, uint32_t service, const char *text)
 static int serve(int listen_fd, struct event_base *base, const struct host_options *options,
 	char *const argv[])
 {
+	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
 	const struct server_listener listener = {.fd = listen_fd};
 	const struct server_config config = {
 		.program = "fdferry-host",
@@ -87,16 +89,27 @@ static int serve(int listen_fd, struct event_base *base, const struct host_optio
 		.argv = argv,
 		.base = base,
 		.listeners = &listener,
-		.n_listeners = 1,
+		.n_listeners = vhost_user ? 0 : 1,
 		.refuse = refuse,
 	};
 	struct server *server = server_create(&config);
+	struct vmm *vmm = NULL;
+	int status = EXIT_FAILURE;
 	if (server == NULL) {
-		return EXIT_FAILURE;
+		if (vhost_user) {
+			close(listen_fd);
+		}
+		return status;
 	}
-	server_announce(server);
-	int status = server_run(server);
-	server_destroy(server);
+	if (vhost_user) {
+		vmm = vmm_create(base, options, argv, server, listen_fd);
+	}
+	if (vmm != NULL || !vhost_user) {
+		server_announce(server);
+		status = server_run(server);
+	}
+	server_destroy(server); // what sessions say last goes through the device
+	vmm_destroy(vmm);
 	return status;
 }
 

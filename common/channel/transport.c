@@ -86,9 +86,9 @@ const char *transport_parse(const char *text, struct transport *transport)
 		return parse_vsock(text + 6, transport);
 	}
 	if (strncmp(text, "vhost-user:", 11) == 0) {
-		return "vhost-user is not supported yet";
+		return parse_path(text + 11, TRANSPORT_VHOST_USER, transport);
 	}
-	return "must be unix:PATH or vsock:[CID:]PORT";
+	return "must be unix:PATH, vsock:[CID:]PORT or vhost-user:PATH";
 }
 
 const char *transport_parse_service(const char *text, struct transport *transport)
@@ -224,7 +224,7 @@ void transport_unlink(const struct transport *transport)
 	}
 }
 
-int transport_connect(const struct transport *transport)
+static int connect_with(const struct transport *transport, int flags)
 {
 	struct address address;
 	if (transport->kind == TRANSPORT_VSOCK) {
@@ -232,7 +232,7 @@ int transport_connect(const struct transport *transport)
 	} else {
 		unix_address(transport, &address);
 	}
-	int fd = open_socket(transport, 0);
+	int fd = open_socket(transport, flags);
 	if (fd < 0) {
 		return fd;
 	}
@@ -242,6 +242,16 @@ int transport_connect(const struct transport *transport)
 		return error;
 	}
 	return fd;
+}
+
+int transport_connect(const struct transport *transport)
+{
+	return connect_with(transport, 0);
+}
+
+int transport_connect_now(const struct transport *transport)
+{
+	return connect_with(transport, SOCK_NONBLOCK);
 }
 
 void transport_peer_name(int fd, char *text, size_t len)

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 /**
- * Where a channel is reached: "unix:PATH", "vsock:[CID:]PORT"; or where a service is, on its own
+ * Where a channel is reached: "unix:PATH", "vsock:[CID:]PORT", "vhost-user:PATH"; or where a service is, on its own
  * machine: "unix:PATH", "seqpacket:PATH". Listening: CID defaults to VMADDR_CID_ANY; connecting: to
  * VMADDR_CID_HOST.
  */
@@ -15,16 +15,17 @@ enum transport_kind {
 	TRANSPORT_UNIX,
 	TRANSPORT_SEQPACKET, // UNIX, with records
 	TRANSPORT_VSOCK,
+	TRANSPORT_VHOST_USER, // a UNIX socket at which a VMM connects
 };
 
 struct transport {
 	enum transport_kind kind;
-	char path[108]; // of UNIX and SEQPACKET, NUL-terminated; "@name" is an abstract address
+	char path[108]; // of all but VSOCK, NUL-terminated; "@name" is an abstract address
 	uint32_t cid;   // of VSOCK; UINT32_MAX (VMADDR_CID_ANY) if none was given
 	uint32_t port;
 };
 
-// Of a channel: UNIX or VSOCK. NULL, or in one static phrase what is wrong with the text.
+// Of a channel: UNIX, VSOCK or VHOST_USER. NULL, or in one static phrase what is wrong with the text.
 const char *transport_parse(const char *text, struct transport *transport);
 // Of a service: UNIX or SEQPACKET.
 const char *transport_parse_service(const char *text, struct transport *transport);
@@ -38,6 +39,9 @@ void transport_unlink(const struct transport *transport);
 // A CLOEXEC, blocking connected socket; -errno on failure (-EPROTOTYPE: the listener is of the other
 // kind, UNIX or SEQPACKET).
 int transport_connect(const struct transport *transport);
+// To a UNIX socket, without waiting for a listener that has too many connections to accept (-EAGAIN).
+// The socket is non-blocking.
+int transport_connect_now(const struct transport *transport);
 
 // "unix", "vsock cid 3 port 1022" and so on of a connected peer, for logs.
 void transport_peer_name(int fd, char *text, size_t len);

@@ -1,0 +1,29 @@
+#ifndef HOST_PROXY_DEVICE_PROCESS_H
+#define HOST_PROXY_DEVICE_PROCESS_H
+
+#include <stdint.h>
+
+struct host_options;
+
+/**
+ * A process that is the vsock device of one virtual machine, for one connection of its VMM. It parses
+ * what a guest writes into its memory, so it is not the parent, and can do nothing but hand
+ * connections to it.
+ */
+
+enum device_record_type {
+	// To the device. Fds: the VMM's connection, then a listening socket for each of to_guest.
+	DEVICE_START = 1,
+	// From the device. Fd: the connection of a guest's port.
+	DEVICE_CONNECTION,
+};
+
+struct device_record {
+	uint32_t type;
+	uint32_t port;
+};
+
+// With --device-fd; the exit status.
+int device_process_run(const struct host_options *options);
+
+#endif

@@ -1,0 +1,49 @@
+#ifndef HOST_PROXY_GUEST_MEMORY_H
+#define HOST_PROXY_GUEST_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * The memory of a virtual machine, as its VMM describes it: ranges of guest-physical addresses, each
+ * a part of a file. The files are the VMM's, which may truncate them at any time: payload is moved by
+ * system calls, which then fail with EFAULT. Only rings and packet headers are touched from here.
+ */
+
+#define GUEST_MEMORY_MAX 32 // regions
+
+// A region in a vhost-user message (docs/interop/vhost-user.rst, "A memory region").
+struct guest_range {
+	uint64_t address; // guest-physical
+	uint64_t size;
+	uint64_t user_address; // the VMM's own, in which it says where rings are
+	uint64_t offset;       // in the file
+};
+
+struct guest_region {
+	struct guest_range range;
+	uint8_t *data; // of the first byte
+	void *map;
+	size_t map_size;
+};
+
+struct guest_memory {
+	size_t count;
+	struct guest_region regions[GUEST_MEMORY_MAX];
+};
+
+void guest_memory_init(struct guest_memory *memory);
+void guest_memory_finish(struct guest_memory *memory);
+
+// Takes fd. NULL, or in one static phrase what is wrong: it overlaps another one, goes beyond the file
+// or cannot be mapped.
+const char *guest_memory_add(struct guest_memory *memory, const struct guest_range *range, int fd);
+const char *guest_memory_remove(struct guest_memory *memory, const struct guest_range *range);
+
+// Where a guest-physical address is, and in *len how much of *len bytes (> 0) lie there in one piece.
+// NULL if the address is no memory.
+uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, size_t *len);
+// Where len bytes at one of the VMM's own addresses are; NULL unless all are in one region.
+uint8_t *guest_memory_at_user(const struct guest_memory *memory, uint64_t user_address, size_t len);
+
+#endif

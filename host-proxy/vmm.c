@@ -1,0 +1,274 @@
+#include "host-proxy/vmm.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/acceptor.h"
+#include "base/child.h"
+#include "base/fdlist.h"
+#include "base/log.h"
+#include "base/scm.h"
+#include "host-proxy/device_process.h"
+#include "host-proxy/options.h"
+#include "program/server.h"
+#include "program/worker.h"
+
+#define GRACE_MS         2000
+#define RECORDS_PER_WAKE 16
+
+struct vmm {
+	struct event_base *base;
+	const struct host_options *options;
+	struct server *server;
+	char **argv; // of a device process
+	struct acceptor *acceptor;
+	struct event *child; // SIGCHLD
+	struct event *grace;
+	int listeners[VSOCK_PORTS_MAX]; // for the ports to the guest; -1
+	int waiting_fd;                 // of a VMM that came while another was served; -1
+	pid_t pid;                      // of the device process; 0: none
+	int device_fd;                  // -1
+	struct event *readable;         // NULL
+	bool stopping;
+};
+
+static bool read_records(struct vmm *vmm, int max)
+{
+	for (int i = 0; i < max; i++) {
+		struct device_record record;
+		struct fdlist fds;
+		fdlist_init(&fds);
+		ssize_t n = scm_recv(vmm->device_fd, &record, sizeof(record), &fds);
+		if (n > 0 && vmm->stopping) {
+			log_debug("a connection came too late");
+		} else if (n == sizeof(record) && record.type == DEVICE_CONNECTION && fds.count == 1) {
+			const struct worker_peer peer = {
+				.cid = vmm->options->guest_cid,
+				.port = record.port,
+			};
+			server_connected(vmm->server, fdlist_take(&fds), &peer);
+		} else if (n > 0) {
+			log_limited(LOG_WARN, "a device process sent a record that makes no sense");
+		}
+		fdlist_finish(&fds);
+		if (n <= 0) {
+			return n == -EAGAIN;
+		}
+	}
+	return true;
+}
+
+static void handle_readable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vmm *vmm = data;
+	if (!read_records(vmm, RECORDS_PER_WAKE)) {
+		event_del(vmm->readable); // SIGCHLD follows
+	}
+}
+
+static void forget_device(struct vmm *vmm)
+{
+	if (vmm->readable != NULL) {
+		event_free(vmm->readable);
+		vmm->readable = NULL;
+	}
+	if (vmm->device_fd >= 0) {
+		close(vmm->device_fd);
+		vmm->device_fd = -1;
+	}
+	vmm->pid = 0;
+}
+
+// Takes fd, the VMM's.
+static bool send_start(struct vmm *vmm, int fd)
+{
+	struct device_record record = {.type = DEVICE_START};
+	struct iovec iov = {.iov_base = &record, .iov_len = sizeof(record)};
+	struct fdlist fds;
+	fdlist_init(&fds);
+	bool ok = fdlist_push(&fds, fd);
+	for (size_t i = 0; ok && i < vmm->options->vsock_ports.n_to_guest; i++) {
+		int listener = fcntl(vmm->listeners[i], F_DUPFD_CLOEXEC, 0);
+		ok = listener >= 0 && fdlist_push(&fds, listener);
+	}
+	ok = ok && scm_send(vmm->device_fd, &iov, 1, &fds, fds.count) > 0;
+	fdlist_finish(&fds);
+	return ok;
+}
+
+// Takes fd, the VMM's.
+static void start_device(struct vmm *vmm, int fd)
+{
+	vmm->device_fd = child_start(vmm->argv, &vmm->pid);
+	if (vmm->device_fd < 0) {
+		log_error("cannot start a device process: %s", strerror(-vmm->device_fd));
+		vmm->device_fd = -1;
+		vmm->pid = 0;
+		close(fd);
+		return;
+	}
+	vmm->readable =
+		event_new(vmm->base, vmm->device_fd, EV_READ | EV_PERSIST, handle_readable, vmm);
+	if (!send_start(vmm, fd) || vmm->readable == NULL || event_add(vmm->readable, NULL) < 0) {
+		log_error("cannot start a device process");
+		kill(vmm->pid, SIGKILL); // SIGCHLD follows
+	}
+}
+
+static void handle_connected(void *data, int fd)
+{
+	struct vmm *vmm = data;
+	if (vmm->pid == 0) {
+		start_device(vmm, fd);
+		return;
+	}
+	log_limited(LOG_WARN, "a VMM has connected and waits until another one is gone");
+	if (vmm->waiting_fd >= 0) {
+		close(vmm->waiting_fd);
+	}
+	vmm->waiting_fd = fd;
+}
+
+static void handle_child(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vmm *vmm = data;
+	int status;
+	if (vmm->pid == 0 || waitpid(vmm->pid, &status, WNOHANG) != vmm->pid) {
+		return;
+	}
+	if (WIFSIGNALED(status) && !vmm->stopping) {
+		const char *name = sigabbrev_np(WTERMSIG(status));
+		log_error("device process %d crashed: SIG%s", (int)vmm->pid,
+			name != NULL ? name : "?");
+	}
+	read_records(vmm, INT32_MAX); // its last words
+	forget_device(vmm);
+	if (vmm->waiting_fd >= 0 && !vmm->stopping) {
+		int next = vmm->waiting_fd;
+		vmm->waiting_fd = -1;
+		start_device(vmm, next);
+	}
+}
+
+static void handle_grace(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vmm *vmm = data;
+	if (vmm->pid != 0) {
+		log_warn("the device process did not end in time and was killed");
+		kill(vmm->pid, SIGKILL);
+	}
+}
+
+static bool open_listeners(struct vmm *vmm)
+{
+	const struct vsock_ports *ports = &vmm->options->vsock_ports;
+	for (size_t i = 0; i < ports->n_to_guest; i++) {
+		const struct transport *address = &ports->to_guest[i].address;
+		vmm->listeners[i] = transport_listen(address);
+		if (vmm->listeners[i] < 0) {
+			log_error("cannot listen at %s: %s", address->path,
+				strerror(-vmm->listeners[i]));
+			vmm->listeners[i] = -1;
+			return false;
+		}
+	}
+	return true;
+}
+
+static void close_listeners(struct vmm *vmm)
+{
+	for (size_t i = 0; i < VSOCK_PORTS_MAX; i++) {
+		if (vmm->listeners[i] >= 0) {
+			close(vmm->listeners[i]);
+			transport_unlink(&vmm->options->vsock_ports.to_guest[i].address);
+		}
+	}
+}
+
+// Takes listen_fd.
+static bool create_parts(struct vmm *vmm, char *const argv[], int listen_fd)
+{
+	vmm->acceptor = acceptor_create(vmm->base, listen_fd, handle_connected, vmm);
+	vmm->argv = child_argv(argv, "--device-fd");
+	vmm->child = evsignal_new(vmm->base, SIGCHLD, handle_child, vmm);
+	vmm->grace = evtimer_new(vmm->base, handle_grace, vmm);
+	if (vmm->acceptor == NULL || vmm->argv == NULL || vmm->child == NULL ||
+		vmm->grace == NULL || event_add(vmm->child, NULL) < 0) {
+		log_error("cannot listen for a VMM: out of memory");
+		return false;
+	}
+	return open_listeners(vmm);
+}
+
+struct vmm *vmm_create(struct event_base *base, const struct host_options *options,
+	char *const argv[], struct server *server, int listen_fd)
+{
+	struct vmm *vmm = calloc(1, sizeof(*vmm));
+	if (vmm == NULL) {
+		log_errno("cannot listen for a VMM");
+		close(listen_fd);
+		return NULL;
+	}
+	vmm->base = base;
+	vmm->options = options;
+	vmm->server = server;
+	vmm->waiting_fd = vmm->device_fd = -1;
+	for (size_t i = 0; i < VSOCK_PORTS_MAX; i++) {
+		vmm->listeners[i] = -1;
+	}
+	if (!create_parts(vmm, argv, listen_fd)) {
+		vmm_destroy(vmm);
+		return NULL;
+	}
+	return vmm;
+}
+
+static void end_device(struct vmm *vmm)
+{
+	const struct timeval grace = {.tv_sec = GRACE_MS / 1000};
+	vmm->stopping = true;
+	if (vmm->pid == 0) {
+		return;
+	}
+	kill(vmm->pid, SIGTERM);
+	if (event_add(vmm->grace, &grace) < 0) {
+		kill(vmm->pid, SIGKILL);
+	}
+	while (vmm->pid != 0) {
+		event_base_loop(vmm->base, EVLOOP_ONCE);
+	}
+}
+
+void vmm_destroy(struct vmm *vmm)
+{
+	if (vmm == NULL) {
+		return;
+	}
+	acceptor_destroy(vmm->acceptor);
+	end_device(vmm);
+	if (vmm->child != NULL) {
+		event_free(vmm->child);
+	}
+	if (vmm->grace != NULL) {
+		event_free(vmm->grace);
+	}
+	if (vmm->waiting_fd >= 0) {
+		close(vmm->waiting_fd);
+	}
+	close_listeners(vmm);
+	free(vmm->argv);
+	free(vmm);
+}

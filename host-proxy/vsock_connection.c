@@ -1,0 +1,446 @@
+#include "host-proxy/vsock_connection.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fdlist.h"
+#include "base/log.h"
+#include "base/mapping.h"
+#include "base/scm.h"
+#include "host-proxy/virtqueue.h"
+#include "host-proxy/vsock_sender.h"
+
+#define CONNECT_TIMEOUT_S 5
+#define CLOSE_TIMEOUT_S   8
+#define PIECES_MAX        64
+#define BOTH              (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
+
+#define PENDING(name) (1u << VIRTIO_VSOCK_OP_##name)
+
+static void handle_readable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vsock_connection *connection = data;
+	connection->may_read = true;
+	connection->config.ready(connection->config.data, connection);
+}
+
+static void handle_writable(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vsock_connection *connection = data;
+	connection->may_write = true;
+	connection->config.ready(connection->config.data, connection);
+}
+
+static void handle_deadline(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vsock_connection *connection = data;
+	connection->expired = true;
+	connection->config.ready(connection->config.data, connection);
+}
+
+static void set_deadline(struct vsock_connection *connection, int seconds)
+{
+	const struct timeval later = {.tv_sec = seconds};
+	connection->expired = event_add(connection->deadline, &later) < 0;
+}
+
+static bool create_events(struct vsock_connection *connection)
+{
+	struct event_base *base = connection->config.base;
+	int fd = connection->config.fd;
+	connection->readable =
+		event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, connection);
+	connection->writable =
+		event_new(base, fd, EV_WRITE | EV_PERSIST, handle_writable, connection);
+	connection->deadline = evtimer_new(base, handle_deadline, connection);
+	connection->backlog = evbuffer_new();
+	return connection->readable != NULL && connection->writable != NULL &&
+		connection->deadline != NULL && connection->backlog != NULL;
+}
+
+struct vsock_connection *vsock_connection_create(const struct vsock_connection_config *config)
+{
+	struct vsock_connection *connection = calloc(1, sizeof(*connection));
+	if (connection == NULL) {
+		close(config->fd);
+		return NULL;
+	}
+	connection->config = *config;
+	wl_list_init(&connection->link);
+	wl_list_init(&connection->waiting);
+	if (!create_events(connection)) {
+		vsock_connection_destroy(connection);
+		errno = ENOMEM;
+		return NULL;
+	}
+	// So that what the guest may send fits. Where the system allows less, the rest is kept here.
+	setsockopt(config->fd, SOL_SOCKET, SO_SNDBUF, &(int){VSOCK_WINDOW}, sizeof(int));
+	connection->connected = !config->outgoing;
+	connection->pending = config->outgoing ? PENDING(REQUEST) : PENDING(RESPONSE);
+	if (config->outgoing) {
+		set_deadline(connection, CONNECT_TIMEOUT_S);
+	}
+	return connection;
+}
+
+void vsock_connection_destroy(struct vsock_connection *connection)
+{
+	struct event *const events[] = {
+		connection->readable, connection->writable, connection->deadline};
+	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+		if (events[i] != NULL) {
+			event_free(events[i]);
+		}
+	}
+	if (connection->backlog != NULL) {
+		evbuffer_free(connection->backlog);
+	}
+	wl_list_remove(&connection->link);
+	wl_list_remove(&connection->waiting);
+	close(connection->config.fd);
+	free(connection);
+}
+
+// Nobody reads any more: what else the guest sends has nowhere to go.
+static void discard(struct vsock_connection *connection)
+{
+	connection->discards = true;
+	connection->may_read = true; // perhaps there is still something to read, or just the end
+	evbuffer_drain(connection->backlog, evbuffer_get_length(connection->backlog));
+}
+
+// Bytes that the socket took; -EFAULT.
+static ssize_t write_pieces(
+	struct vsock_connection *connection, const struct iovec *pieces, size_t n_pieces)
+{
+	const struct fdlist none = {0};
+	ssize_t n = scm_send(connection->config.fd, pieces, n_pieces, &none, 0);
+	if (n >= 0 || n == -EFAULT) {
+		return n;
+	}
+	if (n != -EAGAIN) {
+		discard(connection);
+	}
+	return 0;
+}
+
+static void flush_backlog(struct vsock_connection *connection)
+{
+	struct evbuffer_iovec pieces[PIECES_MAX];
+	while (evbuffer_get_length(connection->backlog) > 0) {
+		int n = evbuffer_peek(connection->backlog, -1, NULL, pieces, PIECES_MAX);
+		ssize_t written = write_pieces(connection, (const struct iovec *)pieces,
+			(size_t)(n < PIECES_MAX ? n : PIECES_MAX));
+		if (written <= 0) {
+			return;
+		}
+		evbuffer_drain(connection->backlog, (size_t)written);
+	}
+}
+
+// Keeps what is in the pieces, which are the guest's, from skip on.
+static bool keep(struct vsock_connection *connection, const struct iovec *pieces, size_t n_pieces,
+	size_t skip)
+{
+	for (size_t i = 0; i < n_pieces; i++) {
+		size_t len = pieces[i].iov_len;
+		if (skip >= len) {
+			skip -= len;
+			continue;
+		}
+		struct evbuffer_iovec space;
+		len -= skip;
+		if (evbuffer_reserve_space(connection->backlog, (ev_ssize_t)len, &space, 1) != 1 ||
+			!mapping_copy(
+				space.iov_base, (const uint8_t *)pieces[i].iov_base + skip, len)) {
+			return false;
+		}
+		space.iov_len = len;
+		evbuffer_commit_space(connection->backlog, &space, 1);
+		skip = 0;
+	}
+	return true;
+}
+
+static enum vsock_status take_payload(
+	struct vsock_connection *connection, const struct virtqueue_chain *chain, uint32_t payload)
+{
+	struct iovec pieces[VIRTQUEUE_CHAIN_MAX];
+	size_t len = payload;
+	size_t n = virtqueue_chain_slice(
+		chain, false, VSOCK_HEADER, &len, pieces, VIRTQUEUE_CHAIN_MAX);
+	ssize_t written = 0;
+	connection->received += payload;
+	if (evbuffer_get_length(connection->backlog) == 0 && !connection->discards && len > 0) {
+		written = write_pieces(connection, pieces, n);
+	}
+	if (written < 0) {
+		return VSOCK_RESET;
+	}
+	if ((size_t)written < len && !connection->discards &&
+		!keep(connection, pieces, n, (size_t)written)) {
+		return VSOCK_RESET;
+	}
+	return VSOCK_OK;
+}
+
+static enum vsock_status handle_payload(struct vsock_connection *connection,
+	const struct virtio_vsock_hdr *header, const struct virtqueue_chain *chain)
+{
+	uint32_t len = le32toh(header->len);
+	if (!connection->connected ||
+		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
+		return VSOCK_RESET;
+	}
+	if (len > VSOCK_WINDOW - (connection->received - connection->told)) {
+		log_limited(LOG_WARN, "vm cid %u port %u: sends more than its credit allows",
+			connection->config.guest_cid, connection->config.guest_port);
+		return VSOCK_RESET;
+	}
+	return take_payload(connection, chain, len);
+}
+
+static enum vsock_status handle_response(struct vsock_connection *connection)
+{
+	if (connection->connected || (connection->pending & PENDING(REQUEST)) != 0) {
+		return VSOCK_RESET;
+	}
+	connection->connected = true;
+	event_del(connection->deadline);
+	return VSOCK_OK;
+}
+
+// False: the guest claims to have had what was never sent.
+static bool take_credit(struct vsock_connection *connection, const struct virtio_vsock_hdr *header)
+{
+	uint32_t forwarded = le32toh(header->fwd_cnt);
+	uint32_t under_way = connection->sent - connection->guest_forwarded;
+	if (connection->sent - forwarded > under_way) {
+		return false;
+	}
+	connection->guest_forwarded = forwarded;
+	connection->guest_room = le32toh(header->buf_alloc);
+	return true;
+}
+
+enum vsock_status vsock_connection_handle(struct vsock_connection *connection,
+	const struct virtio_vsock_hdr *header, const struct virtqueue_chain *chain)
+{
+	uint16_t operation = le16toh(header->op);
+	if (operation == VIRTIO_VSOCK_OP_RST) {
+		return VSOCK_GONE;
+	}
+	if (!take_credit(connection, header)) {
+		return VSOCK_RESET;
+	}
+	switch (operation) {
+	case VIRTIO_VSOCK_OP_RESPONSE:
+		return handle_response(connection);
+	case VIRTIO_VSOCK_OP_SHUTDOWN:
+		connection->guest_shutdown |= le32toh(header->flags) & BOTH;
+		return VSOCK_OK;
+	case VIRTIO_VSOCK_OP_RW:
+		return handle_payload(connection, header, chain);
+	case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
+		return VSOCK_OK;
+	case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
+		connection->pending |= PENDING(CREDIT_UPDATE);
+		return VSOCK_OK;
+	default: // REQUEST, too: it is connected already
+		return VSOCK_RESET;
+	}
+}
+
+static uint32_t guest_credit(const struct vsock_connection *connection)
+{
+	uint32_t under_way = connection->sent - connection->guest_forwarded;
+	return connection->guest_room > under_way ? connection->guest_room - under_way : 0;
+}
+
+// What the guest knows that it may send.
+static uint32_t window(const struct vsock_connection *connection)
+{
+	return VSOCK_WINDOW - (connection->received - connection->told);
+}
+
+// Credit comes back when the bytes are read from the socket, not when they are written to it:
+// otherwise a stopped reader would have us keep them. The kernel counts what is queued with its own
+// overhead, which errs on the right side.
+static void return_credit(struct vsock_connection *connection)
+{
+	if (window(connection) >= VSOCK_WINDOW / 2) {
+		return;
+	}
+	int queued = 0;
+	if (!connection->discards && ioctl(connection->config.fd, SIOCOUTQ, &queued) < 0) {
+		queued = 0;
+	}
+	uint64_t unread = evbuffer_get_length(connection->backlog) + (uint64_t)queued;
+	if (unread < connection->received - connection->forwarded) {
+		connection->forwarded = connection->received - (uint32_t)unread;
+	}
+	// A socket that is writable again has not much left, and this is the last we hear of it.
+	if (connection->forwarded - connection->told >=
+		(connection->may_write ? 1 : VSOCK_WINDOW / 4)) {
+		connection->pending |= PENDING(CREDIT_UPDATE);
+	}
+}
+
+static struct virtio_vsock_hdr make_header(
+	const struct vsock_connection *connection, uint16_t operation)
+{
+	const struct vsock_connection_config *config = &connection->config;
+	bool shutdown = operation == VIRTIO_VSOCK_OP_SHUTDOWN;
+	return (struct virtio_vsock_hdr){
+		.src_cid = htole64(VSOCK_HOST_CID),
+		.dst_cid = htole64(config->guest_cid),
+		.src_port = htole32(config->host_port),
+		.dst_port = htole32(config->guest_port),
+		.type = htole16(VIRTIO_VSOCK_TYPE_STREAM),
+		.op = htole16(operation),
+		.flags = htole32(shutdown ? connection->host_shutdown : 0),
+		.buf_alloc = htole32(VSOCK_WINDOW),
+		.fwd_cnt = htole32(connection->forwarded),
+	};
+}
+
+static bool send_pending(struct vsock_connection *connection)
+{
+	// REQUEST and RESPONSE are the lowest.
+	for (uint16_t operation = 0; connection->pending >> operation != 0; operation++) {
+		if ((connection->pending & (1u << operation)) == 0) {
+			continue;
+		}
+		struct virtio_vsock_hdr header = make_header(connection, operation);
+		if (!vsock_sender_send(connection->config.sender, &header)) {
+			return false;
+		}
+		connection->pending &= ~(1u << operation);
+		connection->told = connection->forwarded;
+		if (operation == VIRTIO_VSOCK_OP_SHUTDOWN && connection->host_shutdown == BOTH) {
+			set_deadline(connection, CLOSE_TIMEOUT_S);
+		}
+	}
+	return true;
+}
+
+static bool hung_up(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd};
+	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLHUP) != 0;
+}
+
+static void say_shutdown(struct vsock_connection *connection, uint32_t flags)
+{
+	if ((connection->host_shutdown | flags) != connection->host_shutdown) {
+		connection->host_shutdown |= flags;
+		connection->pending |= PENDING(SHUTDOWN);
+	}
+}
+
+static bool can_read(const struct vsock_connection *connection)
+{
+	return connection->connected && guest_credit(connection) > 0 &&
+		(connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) == 0 &&
+		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
+}
+
+// False: the guest has no room.
+static bool relay(struct vsock_connection *connection)
+{
+	struct virtio_vsock_hdr header = make_header(connection, VIRTIO_VSOCK_OP_RW);
+	ssize_t n = vsock_sender_relay(connection->config.sender, connection->config.fd, &header,
+		guest_credit(connection));
+	if (n == -ENOBUFS) {
+		return false;
+	}
+	connection->may_read = false;
+	if (n > 0) {
+		connection->sent += (uint32_t)n;
+		connection->told = connection->forwarded;
+	} else if (n != -EAGAIN) {
+		bool closed = n < 0 || connection->discards || hung_up(connection->config.fd);
+		say_shutdown(connection, closed ? BOTH : VIRTIO_VSOCK_SHUTDOWN_SEND);
+	}
+	return true;
+}
+
+static void apply_shutdown(struct vsock_connection *connection)
+{
+	uint32_t flags = connection->guest_shutdown & ~connection->applied;
+	if (evbuffer_get_length(connection->backlog) > 0) {
+		flags &= ~(uint32_t)VIRTIO_VSOCK_SHUTDOWN_SEND;
+	}
+	if ((flags & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
+		shutdown(connection->config.fd, SHUT_WR);
+	}
+	if ((flags & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0) {
+		shutdown(connection->config.fd, SHUT_RD);
+	}
+	connection->applied |= flags;
+}
+
+static void set_wanted(struct event *event, short what, bool wanted)
+{
+	if (wanted == (event_pending(event, what, NULL) != 0)) {
+		return;
+	}
+	if (wanted) {
+		event_add(event, NULL);
+	} else {
+		event_del(event);
+	}
+}
+
+static void update_events(struct vsock_connection *connection, bool room)
+{
+	bool backlog = evbuffer_get_length(connection->backlog) > 0;
+	bool credit = window(connection) < VSOCK_WINDOW / 2;
+	set_wanted(connection->readable, EV_READ, room && can_read(connection));
+	set_wanted(connection->writable, EV_WRITE,
+		!connection->discards && (backlog || (credit && room)));
+}
+
+static bool work(struct vsock_connection *connection)
+{
+	return_credit(connection);
+	if (!send_pending(connection)) {
+		return false;
+	}
+	if (!connection->may_read || !can_read(connection)) {
+		return true;
+	}
+	return relay(connection) && send_pending(connection); // what the end of the stream asks for
+}
+
+enum vsock_status vsock_connection_work(struct vsock_connection *connection)
+{
+	flush_backlog(connection);
+	bool read_all = (connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0 ||
+		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0;
+	if (connection->discards && read_all) {
+		say_shutdown(connection, BOTH);
+	}
+	apply_shutdown(connection);
+	if (connection->expired || connection->applied == BOTH) {
+		return VSOCK_RESET;
+	}
+	bool room = work(connection);
+	connection->may_write = false;
+	update_events(connection, room);
+	return room ? VSOCK_OK : VSOCK_NO_ROOM;
+}
