@@ -1,0 +1,134 @@
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "host-proxy/guest_memory.h"
+#include "tests/support/fd_count.h"
+
+#define PAGE UINT64_C(4096)
+
+static const char *add(struct guest_memory *memory, uint64_t address, uint64_t size,
+	uint64_t user_address, uint64_t offset)
+{
+	const struct guest_range range = {address, size, user_address, offset};
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, 4 * (off_t)PAGE), 0);
+	return guest_memory_add(memory, &range, fd);
+}
+
+static void addresses_are_found_in_their_region(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, 0x10000, 2 * PAGE, 0x7000000, PAGE));
+	assert_null(add(&memory, 0x10000 + 2 * PAGE, PAGE, 0x9000000, 0));
+	size_t len = 100;
+	uint8_t *first = guest_memory_at(&memory, 0x10000, &len);
+	assert_int_equal(len, 100);
+	assert_ptr_equal(guest_memory_at_user(&memory, 0x7000000, 2 * PAGE), first);
+	assert_null(guest_memory_at_user(&memory, 0x7000000, 2 * PAGE + 1));
+	assert_null(guest_memory_at_user(&memory, 0x7000000 + 2 * PAGE, 1));
+	assert_null(guest_memory_at_user(&memory, UINT64_MAX, 2));
+	len = 3 * PAGE;
+	assert_ptr_equal(guest_memory_at(&memory, 0x10000 + 5, &len), first + 5);
+	assert_int_equal(len, 2 * PAGE - 5);
+	len = 1;
+	assert_null(guest_memory_at(&memory, 0xffff, &len));
+	assert_null(guest_memory_at(&memory, 0x10000 + 3 * PAGE, &len));
+	guest_memory_finish(&memory);
+}
+
+static void a_region_begins_anywhere_in_its_file(void **state)
+{
+	(void)state;
+	const struct guest_range range = {.address = PAGE, .size = 100, .offset = PAGE + 10};
+	struct guest_memory memory;
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, 2 * (off_t)PAGE), 0);
+	assert_int_equal(pwrite(fd, "here", 4, (off_t)PAGE + 10), 4);
+	guest_memory_init(&memory);
+	assert_null(guest_memory_add(&memory, &range, fd));
+	size_t len = 4;
+	assert_memory_equal(guest_memory_at(&memory, PAGE, &len), "here", 4);
+	guest_memory_finish(&memory);
+}
+
+static void impossible_regions_are_refused(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	assert_non_null(add(&memory, 0, 0, 0, 0));
+	assert_non_null(add(&memory, 0, 5 * PAGE, 0, 0));
+	assert_non_null(add(&memory, 0, PAGE, 0, 4 * PAGE));
+	assert_non_null(add(&memory, 0, PAGE, 0, UINT64_MAX - 10));
+	assert_non_null(add(&memory, UINT64_MAX - 10, PAGE, 0, 0));
+	assert_non_null(add(&memory, 0, PAGE, UINT64_MAX - 10, 0));
+	assert_non_null(add(&memory, 0, UINT64_MAX, 0, 0));
+	assert_int_equal(memory.count, 0);
+	guest_memory_finish(&memory);
+}
+
+static void regions_do_not_overlap(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, 4 * PAGE, 2 * PAGE, 100 * PAGE, 0));
+	assert_non_null(add(&memory, 5 * PAGE, PAGE, 0, 0));
+	assert_non_null(add(&memory, 3 * PAGE, 2 * PAGE, 0, 0));
+	assert_non_null(add(&memory, 3 * PAGE, 4 * PAGE, 0, 0));
+	assert_non_null(add(&memory, 0, PAGE, 101 * PAGE, 0));
+	assert_null(add(&memory, 6 * PAGE, PAGE, 102 * PAGE, 0));
+	assert_null(add(&memory, 3 * PAGE, PAGE, 99 * PAGE, 0));
+	guest_memory_finish(&memory);
+}
+
+static void a_region_can_be_removed(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	struct guest_range range = {PAGE, PAGE, PAGE, 0};
+	size_t len = 1;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, PAGE, PAGE, PAGE, 0));
+	range.size = 2 * PAGE;
+	assert_non_null(guest_memory_remove(&memory, &range));
+	range.size = PAGE;
+	assert_null(guest_memory_remove(&memory, &range));
+	assert_null(guest_memory_at(&memory, PAGE, &len));
+	assert_non_null(guest_memory_remove(&memory, &range));
+	guest_memory_finish(&memory);
+}
+
+static void there_are_only_so_many_regions(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	for (uint64_t i = 0; i < GUEST_MEMORY_MAX; i++) {
+		assert_null(add(&memory, i * PAGE, PAGE, i * PAGE, 0));
+	}
+	assert_non_null(add(&memory, 100 * PAGE, PAGE, 100 * PAGE, 0));
+	guest_memory_finish(&memory);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(addresses_are_found_in_their_region),
+		fd_count_test(a_region_begins_anywhere_in_its_file),
+		fd_count_test(impossible_regions_are_refused),
+		fd_count_test(regions_do_not_overlap),
+		fd_count_test(a_region_can_be_removed),
+		fd_count_test(there_are_only_so_many_regions),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,694 @@
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "host-proxy/vsock_connection.h"
+#include "host-proxy/vsock_device.h"
+#include "tests/support/fd_count.h"
+#include "tests/support/virtual_machine.h"
+
+#define GUEST   1022 // ports
+#define HOST    7000
+#define REFUSED 1 // which the test's host turns down
+
+#define OP(name) VIRTIO_VSOCK_OP_##name
+#define SEND     VIRTIO_VSOCK_SHUTDOWN_SEND
+#define RCV      VIRTIO_VSOCK_SHUTDOWN_RCV
+
+struct fixture {
+	struct event_base *base;
+	struct vsock_device *device;
+	struct machine machine;
+	int host_fd; // of the last connection that was opened; -1
+	unsigned int opened, closed, ended;
+	char wrong[128];
+};
+
+static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
+{
+	struct fixture *fixture = data;
+	int pair[2];
+	(void)guest_port;
+	if (host_port == REFUSED) {
+		return -ECONNREFUSED;
+	}
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	if (fixture->host_fd >= 0) {
+		close(fixture->host_fd);
+	}
+	fixture->host_fd = pair[1];
+	fixture->opened++;
+	return pair[0];
+}
+
+static void handle_ended(void *data, const char *wrong)
+{
+	struct fixture *fixture = data;
+	fixture->ended++;
+	strncpy(fixture->wrong, wrong != NULL ? wrong : "", sizeof(fixture->wrong) - 1);
+}
+
+static void handle_closed(void *data)
+{
+	((struct fixture *)data)->closed++;
+}
+
+static void turn(struct fixture *fixture)
+{
+	for (int i = 0; i < 20; i++) {
+		event_base_loop(fixture->base, EVLOOP_NONBLOCK);
+	}
+}
+
+static void begin_with(struct fixture *fixture, uint64_t features, unsigned int buffers)
+{
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	*fixture = (struct fixture){.host_fd = -1};
+	fixture->base = event_base_new();
+	const struct vsock_device_config config = {
+		.base = fixture->base,
+		.fd = pair[1],
+		.guest_cid = MACHINE_CID,
+		.open = handle_open,
+		.ended = handle_ended,
+		.closed = handle_closed,
+		.data = fixture,
+	};
+	fixture->device = vsock_device_create(&config);
+	assert_non_null(fixture->device);
+	machine_init(&fixture->machine, pair[0], MACHINE_VERSION_1 | features);
+	machine_boot(&fixture->machine, buffers);
+	turn(fixture);
+}
+
+static void begin(struct fixture *fixture)
+{
+	begin_with(fixture, MACHINE_INDIRECT | MACHINE_EVENT_INDEX, 32);
+}
+
+static void end(struct fixture *fixture)
+{
+	vsock_device_destroy(fixture->device);
+	machine_finish(&fixture->machine);
+	event_base_free(fixture->base);
+	if (fixture->host_fd >= 0) {
+		close(fixture->host_fd);
+	}
+}
+
+static void send_packet(struct fixture *fixture, const struct virtio_vsock_hdr *header,
+	const void *data, size_t len)
+{
+	assert_true(machine_send_packet(&fixture->machine, header, data, len));
+	turn(fixture);
+}
+
+static void send_op(struct fixture *fixture, uint16_t operation, uint32_t flags)
+{
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, operation);
+	header.flags = flags;
+	send_packet(fixture, &header, NULL, 0);
+}
+
+static void send_bytes(struct fixture *fixture, const void *data, size_t len)
+{
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(RW));
+	header.len = (uint32_t)len;
+	send_packet(fixture, &header, data, len);
+}
+
+static struct virtio_vsock_hdr expect(struct fixture *fixture, uint16_t operation)
+{
+	struct virtio_vsock_hdr header = {0};
+	char payload[MACHINE_RX_SIZE];
+	turn(fixture);
+	assert_true(machine_receive_packet(&fixture->machine, &header, payload, sizeof(payload)));
+	assert_int_equal(header.op, operation);
+	assert_int_equal(header.src_cid, 2);
+	assert_int_equal(header.dst_cid, MACHINE_CID);
+	return header;
+}
+
+static void expect_nothing(struct fixture *fixture)
+{
+	struct virtio_vsock_hdr header;
+	char payload[MACHINE_RX_SIZE];
+	turn(fixture);
+	assert_false(machine_receive_packet(&fixture->machine, &header, payload, sizeof(payload)));
+}
+
+static void expect_bytes(struct fixture *fixture, const char *text)
+{
+	char payload[MACHINE_RX_SIZE];
+	struct virtio_vsock_hdr header = {0};
+	turn(fixture);
+	assert_true(machine_receive_packet(&fixture->machine, &header, payload, sizeof(payload)));
+	assert_int_equal(header.op, OP(RW));
+	assert_int_equal(header.len, strlen(text));
+	assert_memory_equal(payload, text, header.len);
+}
+
+static void expect_at_host(struct fixture *fixture, const char *text)
+{
+	char bytes[256];
+	ssize_t n = recv(fixture->host_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+	assert_int_equal(n, strlen(text));
+	assert_memory_equal(bytes, text, strlen(text));
+}
+
+static void connect_guest(struct fixture *fixture)
+{
+	send_op(fixture, OP(REQUEST), 0);
+	struct virtio_vsock_hdr header = expect(fixture, OP(RESPONSE));
+	assert_int_equal(header.src_port, HOST);
+	assert_int_equal(header.dst_port, GUEST);
+	assert_int_equal(header.buf_alloc, VSOCK_WINDOW);
+	assert_int_equal(vsock_device_connections(fixture->device), 1);
+}
+
+static void talk(struct fixture *fixture)
+{
+	connect_guest(fixture);
+	send_bytes(fixture, "from the guest", 14);
+	expect_at_host(fixture, "from the guest");
+	assert_int_equal(send(fixture->host_fd, "from the host", 13, 0), 13);
+	expect_bytes(fixture, "from the host");
+	send_bytes(fixture, "again", 5);
+	expect_at_host(fixture, "again");
+}
+
+static void bytes_go_both_ways(void **state)
+{
+	(void)state;
+	const uint64_t features[] = {
+		0, MACHINE_INDIRECT, MACHINE_EVENT_INDEX, MACHINE_INDIRECT | MACHINE_EVENT_INDEX};
+	for (size_t i = 0; i < 4; i++) {
+		struct fixture fixture;
+		begin_with(&fixture, features[i], 32);
+		talk(&fixture);
+		assert_int_equal(fixture.ended, 0);
+		end(&fixture);
+	}
+}
+
+static void a_port_that_is_refused_is_reset(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, REFUSED, OP(REQUEST));
+	send_packet(&fixture, &header, NULL, 0);
+	expect(&fixture, OP(RST));
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	end(&fixture);
+}
+
+static void packets_that_belong_to_nothing_are_reset(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	const uint16_t operations[] = {0, OP(RESPONSE), OP(SHUTDOWN), OP(RW), OP(CREDIT_UPDATE),
+		OP(CREDIT_REQUEST), 8, 0xffff};
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+		send_op(&fixture, operations[i], 0);
+		expect(&fixture, OP(RST));
+	}
+	send_op(&fixture, OP(RST), 0);
+	expect_nothing(&fixture);
+	assert_int_equal(fixture.ended, 0);
+	end(&fixture);
+}
+
+static void an_unknown_operation_ends_its_connection(void **state)
+{
+	(void)state;
+	const uint16_t operations[] = {0, OP(REQUEST), OP(RESPONSE), 8, 0xffff};
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+		struct fixture fixture;
+		begin(&fixture);
+		connect_guest(&fixture);
+		send_op(&fixture, operations[i], 0);
+		expect(&fixture, OP(RST));
+		assert_int_equal(vsock_device_connections(fixture.device), 0);
+		assert_int_equal(fixture.ended, 0);
+		end(&fixture);
+	}
+}
+
+static void another_type_is_reset(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(REQUEST));
+	header.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
+	send_packet(&fixture, &header, NULL, 0);
+	assert_int_equal(expect(&fixture, OP(RST)).type, VIRTIO_VSOCK_TYPE_SEQPACKET);
+	assert_int_equal(fixture.opened, 0);
+	end(&fixture);
+}
+
+static void only_the_host_can_be_reached(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct virtio_vsock_hdr answer;
+	char payload[MACHINE_RX_SIZE];
+	begin(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(REQUEST));
+	header.dst_cid = 77;
+	send_packet(&fixture, &header, NULL, 0);
+	assert_true(machine_receive_packet(&fixture.machine, &answer, payload, sizeof(payload)));
+	assert_int_equal(answer.op, OP(RST));
+	assert_int_equal(answer.src_cid, 77);
+	header.dst_cid = 2;
+	header.src_cid = 4; // another guest's
+	send_packet(&fixture, &header, NULL, 0);
+	expect_nothing(&fixture);
+	assert_int_equal(fixture.opened, 0);
+	assert_int_equal(fixture.ended, 0);
+	end(&fixture);
+}
+
+static void a_packet_shorter_than_it_says_ends_the_device(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(RW));
+	header.len = 6;
+	send_packet(&fixture, &header, "hello", 5);
+	assert_int_equal(fixture.ended, 1);
+	assert_string_equal(fixture.wrong, "a packet that is shorter than it says");
+	end(&fixture);
+}
+
+static void offer_raw(struct fixture *fixture, unsigned int queue, uint32_t len, uint16_t flags)
+{
+	struct machine *machine = &fixture->machine;
+	machine->queues[queue].desc[60] = (struct vring_desc){
+		.addr = machine_address(machine, machine->memory + 0x300000),
+		.len = len,
+		.flags = flags,
+	};
+	machine_offer(machine, queue, 60);
+	machine_kick(machine, queue);
+	turn(fixture);
+}
+
+static void a_chain_that_is_no_packet_ends_the_device(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	offer_raw(&fixture, 1, 43, 0);
+	assert_string_equal(fixture.wrong, "a packet without a header");
+	end(&fixture);
+	begin(&fixture);
+	offer_raw(&fixture, 1, 100, VRING_DESC_F_WRITE);
+	assert_string_equal(fixture.wrong, "a packet without a header");
+	end(&fixture);
+	begin(&fixture);
+	offer_raw(&fixture, 1, 0, 0);
+	assert_string_equal(fixture.wrong, "an empty descriptor");
+	assert_int_equal(fixture.ended, 1);
+	end(&fixture);
+}
+
+static void a_receive_buffer_holds_a_packet(void **state)
+{
+	(void)state;
+	const uint16_t flags[] = {VRING_DESC_F_WRITE, 0};
+	for (size_t i = 0; i < 2; i++) {
+		struct fixture fixture;
+		begin_with(&fixture, 0, 0);
+		offer_raw(&fixture, 0, i == 0 ? 44 : 1000, flags[i]);
+		send_op(&fixture, OP(REQUEST), 0);
+		assert_int_equal(fixture.ended, 1);
+		assert_string_equal(fixture.wrong, "a receive buffer that holds no packet");
+		end(&fixture);
+	}
+}
+
+static void resets_are_bounded_by_the_guests_buffers(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct virtio_vsock_hdr header;
+	char payload[MACHINE_RX_SIZE];
+	unsigned int sent = 0, received = 0;
+	begin_with(&fixture, MACHINE_EVENT_INDEX, 0);
+	header = machine_header(GUEST, HOST, OP(RW));
+	while (sent < 1000 && machine_send_packet(&fixture.machine, &header, NULL, 0)) {
+		sent++;
+		turn(&fixture);
+	}
+	assert_true(sent >= 128 && sent < 200); // then the device has stopped reading
+	machine_add_buffers(&fixture.machine, 8);
+	machine_kick(&fixture.machine, 0);
+	for (int i = 0; i < 100; i++) {
+		turn(&fixture);
+		while (machine_receive_packet(
+			&fixture.machine, &header, payload, sizeof(payload))) {
+			assert_int_equal(header.op, OP(RST));
+			received++;
+		}
+	}
+	assert_int_equal(received, sent); // none is lost
+	assert_int_equal(fixture.ended, 0);
+	end(&fixture);
+}
+
+static void too_much_for_the_credit_ends_the_connection(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	static const char bytes[MACHINE_TX_SIZE];
+	begin(&fixture);
+	connect_guest(&fixture);
+	for (unsigned int i = 0; i < VSOCK_WINDOW / MACHINE_TX_SIZE; i++) {
+		send_bytes(&fixture, bytes, sizeof(bytes));
+	}
+	assert_int_equal(vsock_device_connections(fixture.device), 1);
+	send_bytes(&fixture, bytes, 1);
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	expect(&fixture, OP(RST));
+	assert_int_equal(fixture.ended, 0);
+	end(&fixture);
+}
+
+static void credit_comes_back_when_the_host_reads(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	static char bytes[MACHINE_TX_SIZE];
+	size_t total = 0;
+	begin(&fixture);
+	connect_guest(&fixture);
+	for (unsigned int i = 0; i < VSOCK_WINDOW / MACHINE_TX_SIZE; i++) {
+		send_bytes(&fixture, bytes, sizeof(bytes));
+	}
+	while (total < VSOCK_WINDOW) {
+		ssize_t n = recv(fixture.host_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+		assert_true(n > 0);
+		total += (size_t)n;
+		turn(&fixture);
+	}
+	uint32_t forwarded = 0;
+	struct virtio_vsock_hdr header;
+	while (machine_receive_packet(&fixture.machine, &header, bytes, sizeof(bytes))) {
+		assert_int_equal(header.op, OP(CREDIT_UPDATE));
+		forwarded = header.fwd_cnt;
+	}
+	assert_true(forwarded >= VSOCK_WINDOW / 2);
+	send_op(&fixture, OP(CREDIT_REQUEST), 0);
+	expect(&fixture, OP(CREDIT_UPDATE));
+	end(&fixture);
+}
+
+// Small packets take more room in a socket than their bytes.
+static void what_the_socket_has_no_room_for_is_kept(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	char byte;
+	uint8_t expected = 0;
+	begin(&fixture);
+	connect_guest(&fixture);
+	assert_int_equal(
+		setsockopt(fixture.host_fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int)), 0);
+	for (unsigned int i = 0; i < 3000; i++) {
+		byte = (char)i;
+		send_bytes(&fixture, &byte, 1);
+	}
+	for (unsigned int i = 0; i < 3000; i++) {
+		if (recv(fixture.host_fd, &byte, 1, MSG_DONTWAIT) != 1) {
+			turn(&fixture);
+			assert_int_equal(recv(fixture.host_fd, &byte, 1, MSG_DONTWAIT), 1);
+		}
+		assert_int_equal((uint8_t)byte, expected++);
+	}
+	end(&fixture);
+}
+
+static void the_guests_credit_is_kept(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	static char bytes[100000];
+	begin(&fixture);
+	connect_guest(&fixture); // 65536 bytes
+	assert_int_equal(send(fixture.host_fd, bytes, sizeof(bytes), MSG_DONTWAIT), sizeof(bytes));
+	struct virtio_vsock_hdr header;
+	size_t total = 0;
+	for (int i = 0; i < 10; i++) {
+		turn(&fixture);
+		while (machine_receive_packet(&fixture.machine, &header, bytes, sizeof(bytes))) {
+			total += header.len;
+		}
+	}
+	assert_int_equal(total, 65536);
+	header = machine_header(GUEST, HOST, OP(CREDIT_UPDATE));
+	header.fwd_cnt = 65536;
+	send_packet(&fixture, &header, NULL, 0);
+	for (int i = 0; i < 10; i++) {
+		turn(&fixture);
+		while (machine_receive_packet(&fixture.machine, &header, bytes, sizeof(bytes))) {
+			total += header.len;
+		}
+	}
+	assert_int_equal(total, sizeof(bytes));
+	end(&fixture);
+}
+
+static void forwarding_what_was_never_sent_ends_the_connection(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(CREDIT_UPDATE));
+	header.fwd_cnt = 1;
+	send_packet(&fixture, &header, NULL, 0);
+	expect(&fixture, OP(RST));
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	end(&fixture);
+}
+
+static void the_guest_closes_its_half(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	char byte;
+	begin(&fixture);
+	connect_guest(&fixture);
+	send_bytes(&fixture, "last", 4);
+	send_op(&fixture, OP(SHUTDOWN), SEND);
+	expect_at_host(&fixture, "last");
+	assert_int_equal(recv(fixture.host_fd, &byte, 1, MSG_DONTWAIT), 0);
+	assert_int_equal(send(fixture.host_fd, "answer", 6, 0), 6);
+	expect_bytes(&fixture, "answer");
+	send_bytes(&fixture, "more", 4); // after its end
+	expect(&fixture, OP(RST));
+	end(&fixture);
+}
+
+static void the_host_closes_its_half(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	assert_int_equal(send(fixture.host_fd, "last", 4, 0), 4);
+	assert_int_equal(shutdown(fixture.host_fd, SHUT_WR), 0);
+	expect_bytes(&fixture, "last");
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND);
+	send_bytes(&fixture, "answer", 6);
+	expect_at_host(&fixture, "answer");
+	expect_nothing(&fixture);
+	end(&fixture);
+}
+
+static void the_guest_closes(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	char byte;
+	begin(&fixture);
+	connect_guest(&fixture);
+	send_bytes(&fixture, "last", 4);
+	send_op(&fixture, OP(SHUTDOWN), SEND | RCV);
+	expect(&fixture, OP(RST));
+	expect_at_host(&fixture, "last");
+	assert_int_equal(recv(fixture.host_fd, &byte, 1, MSG_DONTWAIT), 0);
+	assert_int_equal(fixture.closed, 1);
+	end(&fixture);
+}
+
+static void the_host_closes(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	close(fixture.host_fd);
+	fixture.host_fd = -1;
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND | RCV);
+	send_bytes(&fixture, "lost", 4); // on its way
+	expect_nothing(&fixture);
+	send_op(&fixture, OP(RST), 0);
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	expect_nothing(&fixture);
+	end(&fixture);
+}
+
+static void the_host_connects(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int pair[2];
+	begin(&fixture);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(send(pair[1], "early", 5, 0), 5);
+	assert_int_equal(vsock_device_connect(fixture.device, pair[0], 22), 0);
+	struct virtio_vsock_hdr request = expect(&fixture, OP(REQUEST));
+	assert_int_equal(request.dst_port, 22);
+	expect_nothing(&fixture); // until it is accepted
+	struct virtio_vsock_hdr answer = machine_header(22, request.src_port, OP(RESPONSE));
+	send_packet(&fixture, &answer, NULL, 0);
+	expect_bytes(&fixture, "early");
+	close(pair[1]);
+	end(&fixture);
+}
+
+static void a_guest_that_does_not_listen_closes_the_socket(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int pair[2];
+	char byte;
+	begin(&fixture);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(vsock_device_connect(fixture.device, pair[0], 22), 0);
+	struct virtio_vsock_hdr request = expect(&fixture, OP(REQUEST));
+	struct virtio_vsock_hdr answer = machine_header(22, request.src_port, OP(RST));
+	send_packet(&fixture, &answer, NULL, 0);
+	assert_int_equal(recv(pair[1], &byte, 1, MSG_DONTWAIT), 0);
+	close(pair[1]);
+	end(&fixture);
+}
+
+static void connections_are_counted(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	for (uint32_t i = 0; i < VSOCK_CONNECTIONS_MAX; i++) {
+		struct virtio_vsock_hdr header = machine_header(i, HOST, OP(REQUEST));
+		send_packet(&fixture, &header, NULL, 0);
+		expect(&fixture, OP(RESPONSE));
+	}
+	struct virtio_vsock_hdr header = machine_header(100000, HOST, OP(REQUEST));
+	send_packet(&fixture, &header, NULL, 0);
+	bool reset = false;
+	char payload[MACHINE_RX_SIZE];
+	while (machine_receive_packet(&fixture.machine, &header, payload, sizeof(payload))) {
+		reset = reset || (header.op == OP(RST) && header.dst_port == 100000);
+	}
+	assert_true(reset);
+	assert_int_equal(fixture.opened, VSOCK_CONNECTIONS_MAX);
+	end(&fixture);
+}
+
+static void a_reboot_ends_all_connections(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	char byte;
+	begin(&fixture);
+	talk(&fixture);
+	machine_stop(&fixture.machine);
+	turn(&fixture);
+	assert_int_equal(vsock_device_connections(fixture.device), 1); // it may be a pause
+	machine_boot(&fixture.machine, 32);
+	turn(&fixture);
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	assert_int_equal(recv(fixture.host_fd, &byte, 1, MSG_DONTWAIT), 0);
+	talk(&fixture);
+	end(&fixture);
+}
+
+static void a_pause_ends_none(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	talk(&fixture);
+	machine_stop(&fixture.machine);
+	turn(&fixture);
+	assert_int_equal(send(fixture.host_fd, "meanwhile", 9, 0), 9);
+	turn(&fixture);
+	machine_start_queue(&fixture.machine, 0, fixture.machine.queues[0].seen);
+	machine_start_queue(&fixture.machine, 1, fixture.machine.queues[1].avail->idx);
+	expect_bytes(&fixture, "meanwhile");
+	send_bytes(&fixture, "again", 5);
+	expect_at_host(&fixture, "again");
+	end(&fixture);
+}
+
+static void nothing_is_opened_after_a_stop(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	vsock_device_stop(fixture.device);
+	send_op(&fixture, OP(REQUEST), 0);
+	expect(&fixture, OP(RST));
+	assert_int_equal(fixture.opened, 0);
+	end(&fixture);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(bytes_go_both_ways),
+		fd_count_test(a_port_that_is_refused_is_reset),
+		fd_count_test(packets_that_belong_to_nothing_are_reset),
+		fd_count_test(an_unknown_operation_ends_its_connection),
+		fd_count_test(another_type_is_reset),
+		fd_count_test(only_the_host_can_be_reached),
+		fd_count_test(a_packet_shorter_than_it_says_ends_the_device),
+		fd_count_test(a_chain_that_is_no_packet_ends_the_device),
+		fd_count_test(a_receive_buffer_holds_a_packet),
+		fd_count_test(resets_are_bounded_by_the_guests_buffers),
+		fd_count_test(too_much_for_the_credit_ends_the_connection),
+		fd_count_test(credit_comes_back_when_the_host_reads),
+		fd_count_test(what_the_socket_has_no_room_for_is_kept),
+		fd_count_test(the_guests_credit_is_kept),
+		fd_count_test(forwarding_what_was_never_sent_ends_the_connection),
+		fd_count_test(the_guest_closes_its_half),
+		fd_count_test(the_host_closes_its_half),
+		fd_count_test(the_guest_closes),
+		fd_count_test(the_host_closes),
+		fd_count_test(the_host_connects),
+		fd_count_test(a_guest_that_does_not_listen_closes_the_socket),
+		fd_count_test(connections_are_counted),
+		fd_count_test(a_reboot_ends_all_connections),
+		fd_count_test(a_pause_ends_none),
+		fd_count_test(nothing_is_opened_after_a_stop),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
