@@ -119,7 +119,11 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		.channel_fd = -1,
 	};
 	int channel[2], client[2], compositor[2];
-	channel_pair_create(channel);
+	if (options->make_channel != NULL) {
+		options->make_channel(channel);
+	} else {
+		channel_pair_create(channel);
+	}
 	if (options->no_guest) {
 		pair->channel_fd = channel[0];
 	} else {

@@ -266,11 +266,16 @@ static void fill_table(struct machine *machine, struct vring_desc *desc, uint16_
 	desc[1] = (struct vring_desc){.addr = address + HEADER_SIZE, .len = (uint32_t)len};
 }
 
+bool machine_can_send(struct machine *machine)
+{
+	take_used(machine);
+	return machine->tx_free != 0;
+}
+
 bool machine_send_packet(struct machine *machine, const struct virtio_vsock_hdr *header,
 	const void *payload, size_t len)
 {
-	take_used(machine);
-	if (machine->tx_free == 0) {
+	if (!machine_can_send(machine)) {
 		return false;
 	}
 	check(len <= MACHINE_TX_SIZE, "a packet that fits");
@@ -279,7 +284,9 @@ bool machine_send_packet(struct machine *machine, const struct virtio_vsock_hdr 
 	machine->tx_free &= ~(1u << slot);
 	uint8_t *data = machine->memory + TX_BUFFERS + slot * TX_STRIDE;
 	memcpy(data, header, HEADER_SIZE);
-	memcpy(data + HEADER_SIZE, payload, len);
+	if (len > 0) {
+		memcpy(data + HEADER_SIZE, payload, len);
+	}
 	if ((machine->features & MACHINE_INDIRECT) != 0) {
 		uint8_t *table = machine->memory + TABLES + slot * TABLE_SIZE;
 		fill_table(machine, (struct vring_desc *)table, 0, slot, len);
@@ -308,7 +315,9 @@ bool machine_receive_packet(
 	const uint8_t *data = machine->memory + RX_BUFFERS + used.id * RX_STRIDE;
 	memcpy(header, data, HEADER_SIZE);
 	check(header->len == used.len - HEADER_SIZE && header->len <= size, "a packet's length");
-	memcpy(payload, data + HEADER_SIZE, header->len);
+	if (header->len > 0) {
+		memcpy(payload, data + HEADER_SIZE, header->len);
+	}
 	add_buffer(machine, (uint16_t)used.id);
 	return true;
 }

@@ -91,6 +91,8 @@ void machine_kick(struct machine *machine, unsigned int queue);
 // Gives the device n buffers more to fill.
 void machine_add_buffers(struct machine *machine, unsigned int n);
 
+// Whether there is room for a packet of the guest's.
+bool machine_can_send(struct machine *machine);
 // A packet of the guest's, by an indirect table where that was negotiated. False: too many are under
 // way.
 bool machine_send_packet(struct machine *machine, const struct virtio_vsock_hdr *header,

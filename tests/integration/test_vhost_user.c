@@ -1,0 +1,142 @@
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/support/fd_count.h"
+#include "tests/support/paint.h"
+#include "tests/support/vsock_cable.h"
+#include "tests/support/world.h"
+
+/*
+ * Whole sessions, from HELLO to END, through the vsock device of a virtual machine.
+ */
+
+#define WIDTH  1024
+#define HEIGHT 768
+#define STRIDE (WIDTH * 4)
+#define SIZE   (STRIDE * HEIGHT)
+
+struct stage {
+	struct world *world;
+	struct client *client;
+	struct wl_compositor *compositor;
+	struct wl_shm *shm;
+	struct wl_surface *surface;
+	struct paint_pool pool;
+	struct paint_rng rng;
+};
+
+static void begin(struct stage *stage)
+{
+	const struct pair_options options = {.make_channel = vsock_cable_create};
+	*stage = (struct stage){.rng = {.state = 11}};
+	stage->world = world_create();
+	stage->client = client_create(stage->world, &options);
+	stage->compositor = client_bind(stage->client, &wl_compositor_interface, 4);
+	stage->shm = client_bind(stage->client, &wl_shm_interface, 1);
+	stage->surface = wl_compositor_create_surface(stage->compositor);
+	paint_pool_init(&stage->pool, stage->shm, SIZE);
+}
+
+static void end(struct stage *stage)
+{
+	paint_pool_finish(&stage->pool);
+	wl_surface_destroy(stage->surface);
+	wl_shm_destroy(stage->shm);
+	wl_compositor_destroy(stage->compositor);
+	client_disconnect(stage->client);
+	client_wait_over(stage->client);
+	assert_string_equal(stage->client->pair.guest.reason, "");
+	assert_string_equal(stage->client->pair.host.reason, "");
+	world_destroy(stage->world);
+	assert_true(vsock_cable_wait());
+}
+
+static void a_session_goes_through_the_device(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	struct wl_buffer *buffer = wl_shm_pool_create_buffer(
+		stage.pool.pool, 0, WIDTH, HEIGHT, STRIDE, WL_SHM_FORMAT_ARGB8888);
+	for (int i = 0; i < 5; i++) {
+		paint_noise(&stage.rng, stage.pool.data, SIZE);
+		wl_surface_attach(stage.surface, buffer, 0, 0);
+		wl_surface_damage_buffer(stage.surface, 0, 0, INT32_MAX, INT32_MAX);
+		wl_surface_commit(stage.surface);
+		client_roundtrip(stage.client);
+		const struct screen_surface *far = screen_surface(
+			&stage.world->screen, wl_proxy_get_id((struct wl_proxy *)stage.surface));
+		assert_non_null(far);
+		assert_true(far->picture_size >= SIZE);
+		assert_memory_equal(far->picture, stage.pool.data, SIZE);
+	}
+	wl_buffer_destroy(buffer);
+	end(&stage);
+}
+
+static void many_messages_go_through_the_device(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	for (int i = 0; i < 200; i++) {
+		struct wl_surface *surface = wl_compositor_create_surface(stage.compositor);
+		wl_surface_damage(surface, i, i, 1, 1);
+		wl_surface_commit(surface);
+		client_roundtrip(stage.client);
+		wl_surface_destroy(surface);
+	}
+	end(&stage);
+}
+
+/* More than both sockets and the device hold, with a reader that lets it wait, and both ways. */
+static void bytes_arrive_in_order(void **state)
+{
+	(void)state;
+	enum { TOTAL = 8 << 20, PART = 50000 };
+	int fds[2];
+	uint8_t *sent = malloc(TOTAL), *received = malloc(TOTAL);
+	struct paint_rng rng = {.state = 5};
+	paint_noise(&rng, sent, TOTAL);
+	for (int direction = 0; direction < 2; direction++) {
+		vsock_cable_create(fds);
+		size_t out = 0, in = 0;
+		while (in < TOTAL) {
+			size_t part = TOTAL - out < PART ? TOTAL - out : PART;
+			ssize_t n = send(fds[direction], sent + out, part, MSG_DONTWAIT);
+			out += n > 0 ? (size_t)n : 0;
+			if (n < 0 || out == TOTAL) {
+				n = recv(fds[1 - direction], received + in, TOTAL - in, 0);
+				assert_true(n > 0);
+				in += (size_t)n;
+			}
+		}
+		assert_memory_equal(sent, received, TOTAL);
+		assert_int_equal(shutdown(fds[direction], SHUT_WR), 0);
+		assert_int_equal(recv(fds[1 - direction], received, 1, 0), 0);
+		close(fds[0]);
+		close(fds[1]);
+		assert_true(vsock_cable_wait());
+	}
+	free(sent);
+	free(received);
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	const struct CMUnitTest tests[] = {
+		fd_count_test(a_session_goes_through_the_device),
+		fd_count_test(many_messages_go_through_the_device),
+		fd_count_test(bytes_arrive_in_order),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
