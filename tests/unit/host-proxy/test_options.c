@@ -67,6 +67,39 @@ static void every_option_is_understood(void **state)
 	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 3);
 }
 
+static void a_vsock_device_has_a_cid_and_ports(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--listen", "vhost-user:/run/vm"), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.listen.kind, TRANSPORT_VHOST_USER);
+	assert_string_equal(options.listen.path, "/run/vm");
+	assert_int_equal(options.guest_cid, 3);
+	assert_int_equal(options.device_fd, -1);
+	assert_int_equal(parse(&options, "--listen", "vhost-user:/run/vm", "--guest-cid", "42",
+				 "--vsock-port", "1022=unix:/run/ssh", "--vsock-port",
+				 "unix:/run/vm-ssh=22", "--device-fd", "3"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.guest_cid, 42);
+	assert_int_equal(options.vsock_ports.n_from_guest, 1);
+	assert_int_equal(options.vsock_ports.n_to_guest, 1);
+	assert_int_equal(options.device_fd, 3);
+}
+
+static void a_vsock_device_needs_its_listener(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--guest-cid", "4"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(
+		parse(&options, LISTEN, "--vsock-port", "1=unix:/run/a"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(parse(&options, "--listen", "vhost-user:/run/vm", "--guest-cid", "2"),
+		OPTIONS_STATUS_USAGE);
+	assert_int_equal(
+		parse(&options, "--listen", "vhost-user:/run/vm", "--guest-cid", "4294967295"),
+		OPTIONS_STATUS_USAGE);
+}
+
 static void memory_has_units(void **state)
 {
 	(void)state;
@@ -158,6 +191,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(without_options_the_defaults_hold),
 		fd_count_test(every_option_is_understood),
+		fd_count_test(a_vsock_device_has_a_cid_and_ports),
+		fd_count_test(a_vsock_device_needs_its_listener),
 		fd_count_test(memory_has_units),
 		fd_count_test(the_service_wayland_is_the_compositor),
 		fd_count_test(other_services_are_kept),
