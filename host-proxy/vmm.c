@@ -48,7 +48,8 @@ static bool read_records(struct vmm *vmm, int max)
 		ssize_t n = scm_recv(vmm->device_fd, &record, sizeof(record), &fds);
 		if (n > 0 && vmm->stopping) {
 			log_debug("a connection came too late");
-		} else if (n == sizeof(record) && record.type == DEVICE_CONNECTION && fds.count == 1) {
+		} else if (n == sizeof(record) && record.type == DEVICE_CONNECTION &&
+			fds.count == 1) {
 			const struct worker_peer peer = {
 				.cid = vmm->options->guest_cid,
 				.port = record.port,

@@ -436,6 +436,9 @@ enum vsock_status vsock_connection_work(struct vsock_connection *connection)
 		say_shutdown(connection, BOTH);
 	}
 	apply_shutdown(connection);
+	if ((connection->host_shutdown & connection->applied & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
+		say_shutdown(connection, BOTH); // both have said all
+	}
 	if (connection->expired || connection->applied == BOTH) {
 		return VSOCK_RESET;
 	}

@@ -526,6 +526,23 @@ static void the_host_closes_its_half(void **state)
 	end(&fixture);
 }
 
+static void both_close_their_halves(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	assert_int_equal(shutdown(fixture.host_fd, SHUT_WR), 0);
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND);
+	send_bytes(&fixture, "last", 4);
+	send_op(&fixture, OP(SHUTDOWN), SEND);
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND | RCV);
+	expect_at_host(&fixture, "last");
+	send_op(&fixture, OP(RST), 0);
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	end(&fixture);
+}
+
 static void the_guest_closes(void **state)
 {
 	(void)state;
@@ -685,6 +702,7 @@ int main(void)
 		fd_count_test(forwarding_what_was_never_sent_ends_the_connection),
 		fd_count_test(the_guest_closes_its_half),
 		fd_count_test(the_host_closes_its_half),
+		fd_count_test(both_close_their_halves),
 		fd_count_test(the_guest_closes),
 		fd_count_test(the_host_closes),
 		fd_count_test(the_host_connects),
