@@ -11,17 +11,10 @@
 
 #include "base/fdlist.h"
 #include "base/log.h"
-#include "base/scm.h"
 #include "host-proxy/guest_memory.h"
+#include "host-proxy/vhost_message.h"
 
-#define BODY_MAX          4096
-#define CONFIG_MAX        256
-#define TABLE_MAX         8 // regions of SET_MEM_TABLE
 #define MESSAGES_PER_WAKE 16
-#define VERSION           1u
-#define VERSION_MASK      3u
-#define FLAG_REPLY        4u
-#define FLAG_NEED_REPLY   8u
 #define NO_FD             0x100u // instead of an eventfd
 
 #define BIT(n)               (UINT64_C(1) << (n))
@@ -35,85 +28,6 @@
 		BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(F_PROTOCOL_FEATURES))
 #define PROTOCOL_FEATURES \
 	(BIT(PROTOCOL_F_REPLY_ACK) | BIT(PROTOCOL_F_CONFIG) | BIT(PROTOCOL_F_MEM_SLOTS))
-
-enum request {
-	GET_FEATURES = 1,
-	SET_FEATURES = 2,
-	SET_OWNER = 3,
-	RESET_OWNER = 4,
-	SET_MEM_TABLE = 5,
-	SET_VRING_NUM = 8,
-	SET_VRING_ADDR = 9,
-	SET_VRING_BASE = 10,
-	GET_VRING_BASE = 11,
-	SET_VRING_KICK = 12,
-	SET_VRING_CALL = 13,
-	SET_VRING_ERR = 14,
-	GET_PROTOCOL_FEATURES = 15,
-	SET_PROTOCOL_FEATURES = 16,
-	GET_QUEUE_NUM = 17,
-	SET_VRING_ENABLE = 18,
-	GET_CONFIG = 24,
-	SET_CONFIG = 25,
-	GET_MAX_MEM_SLOTS = 36,
-	ADD_MEM_REG = 37,
-	REM_MEM_REG = 38,
-};
-
-// All in the byte order of the machine.
-struct header {
-	uint32_t request;
-	uint32_t flags;
-	uint32_t size; // of what follows
-};
-
-struct vring_state {
-	uint32_t index;
-	uint32_t number;
-};
-
-struct vring_addr {
-	uint32_t index;
-	uint32_t flags;
-	uint64_t desc, used, avail, log;
-};
-
-struct mem_table {
-	uint32_t count;
-	uint32_t padding;
-	struct guest_range ranges[TABLE_MAX];
-};
-
-struct mem_region {
-	uint64_t padding;
-	struct guest_range range;
-};
-
-struct config_space {
-	uint32_t offset, size, flags;
-	uint8_t bytes[CONFIG_MAX];
-};
-
-static_assert(sizeof(struct header) == 12, "as on the wire");
-static_assert(sizeof(struct vring_state) == 8, "as on the wire");
-static_assert(sizeof(struct vring_addr) == 40, "as on the wire");
-static_assert(sizeof(struct guest_range) == 32, "as on the wire");
-static_assert(sizeof(struct mem_table) == 8 + TABLE_MAX * 32, "as on the wire");
-static_assert(sizeof(struct mem_region) == 40, "as on the wire");
-static_assert(sizeof(struct config_space) <= BODY_MAX, "fits a message");
-
-struct message {
-	struct header header;
-	union {
-		uint8_t bytes[BODY_MAX];
-		uint64_t number;
-		struct vring_state state;
-		struct vring_addr addr;
-		struct mem_table table;
-		struct mem_region region;
-		struct config_space config;
-	} body;
-};
 
 struct queue {
 	struct vhost_user *vhost;
@@ -137,9 +51,7 @@ struct vhost_user {
 	uint64_t features, protocol_features; // negotiated
 	bool has_features;
 	bool ended;
-	struct message message; // so far
-	size_t received;        // of it, bytes
-	struct fdlist fds;      // that came with it
+	struct vhost_message message; // at hand
 };
 
 static void end(struct vhost_user *vhost, const char *wrong)
@@ -163,26 +75,10 @@ void vhost_user_fail(struct vhost_user *vhost, const char *wrong)
 	end(vhost, wrong);
 }
 
-// Answers with the message as it is, and size bytes of its body.
-static const char *reply(struct vhost_user *vhost, size_t size)
-{
-	struct message *message = &vhost->message;
-	const struct fdlist none = {0};
-	message->header.flags = VERSION | FLAG_REPLY;
-	message->header.size = (uint32_t)size;
-	struct iovec iov[] = {
-		{.iov_base = &message->header, .iov_len = sizeof(message->header)},
-		{.iov_base = message->body.bytes, .iov_len = size},
-	};
-	ssize_t n = scm_send(vhost->config.fd, iov, 2, &none, 0);
-	return n == (ssize_t)(sizeof(message->header) + size) ? NULL
-							      : "the VMM does not read replies";
-}
-
 static const char *reply_number(struct vhost_user *vhost, uint64_t number)
 {
 	vhost->message.body.number = number;
-	return reply(vhost, sizeof(number));
+	return vhost_message_reply(&vhost->message, vhost->config.fd, sizeof(number));
 }
 
 static void close_kick(struct queue *queue)
@@ -344,20 +240,20 @@ static const char *handle_get_queue_num(struct vhost_user *vhost)
 
 static const char *handle_set_mem_table(struct vhost_user *vhost)
 {
-	const struct mem_table *table = &vhost->message.body.table;
+	const struct vhost_mem_table *table = &vhost->message.body.table;
 	size_t size = vhost->message.header.size;
-	if (size < offsetof(struct mem_table, ranges) || table->count > TABLE_MAX ||
-		size < offsetof(struct mem_table, ranges) +
+	if (size < offsetof(struct vhost_mem_table, ranges) || table->count > VHOST_TABLE_MAX ||
+		size < offsetof(struct vhost_mem_table, ranges) +
 				table->count * sizeof(struct guest_range)) {
 		return "a memory table of the wrong size";
 	}
-	if (vhost->fds.count != table->count) {
+	if (vhost->message.fds.count != table->count) {
 		return "a memory table without its files";
 	}
 	guest_memory_finish(&vhost->memory);
 	for (size_t i = 0; i < table->count; i++) {
 		const char *wrong = guest_memory_add(
-			&vhost->memory, &table->ranges[i], fdlist_take(&vhost->fds));
+			&vhost->memory, &table->ranges[i], fdlist_take(&vhost->message.fds));
 		if (wrong != NULL) {
 			return wrong;
 		}
@@ -372,11 +268,11 @@ static const char *handle_get_max_mem_slots(struct vhost_user *vhost)
 
 static const char *handle_add_mem_reg(struct vhost_user *vhost)
 {
-	if (vhost->fds.count != 1) {
+	if (vhost->message.fds.count != 1) {
 		return "a memory region without its file";
 	}
-	return guest_memory_add(
-		&vhost->memory, &vhost->message.body.region.range, fdlist_take(&vhost->fds));
+	return guest_memory_add(&vhost->memory, &vhost->message.body.region.range,
+		fdlist_take(&vhost->message.fds));
 }
 
 static const char *handle_rem_mem_reg(struct vhost_user *vhost)
@@ -398,7 +294,7 @@ static struct queue *queue_to_set(struct vhost_user *vhost, uint32_t index)
 
 static const char *handle_set_vring_num(struct vhost_user *vhost)
 {
-	const struct vring_state *state = &vhost->message.body.state;
+	const struct vhost_vring_state *state = &vhost->message.body.state;
 	struct queue *queue = queue_to_set(vhost, state->index);
 	if (queue == NULL) {
 		return NO_QUEUE;
@@ -409,7 +305,7 @@ static const char *handle_set_vring_num(struct vhost_user *vhost)
 
 static const char *handle_set_vring_addr(struct vhost_user *vhost)
 {
-	const struct vring_addr *addr = &vhost->message.body.addr;
+	const struct vhost_vring_addr *addr = &vhost->message.body.addr;
 	struct queue *queue = queue_to_set(vhost, addr->index);
 	if (queue == NULL) {
 		return NO_QUEUE;
@@ -425,7 +321,7 @@ static const char *handle_set_vring_addr(struct vhost_user *vhost)
 
 static const char *handle_set_vring_base(struct vhost_user *vhost)
 {
-	const struct vring_state *state = &vhost->message.body.state;
+	const struct vhost_vring_state *state = &vhost->message.body.state;
 	struct queue *queue = queue_to_set(vhost, state->index);
 	if (queue == NULL || state->number > UINT16_MAX) {
 		return NO_QUEUE;
@@ -440,14 +336,14 @@ static const char *handle_set_vring_base(struct vhost_user *vhost)
 
 static const char *handle_get_vring_base(struct vhost_user *vhost)
 {
-	struct vring_state *state = &vhost->message.body.state;
+	struct vhost_vring_state *state = &vhost->message.body.state;
 	if (state->index >= VHOST_USER_QUEUES_MAX) {
 		return NO_QUEUE;
 	}
 	struct queue *queue = &vhost->queues[state->index];
 	stop_queue(queue);
 	state->number = queue->stopped_at;
-	return reply(vhost, sizeof(*state));
+	return vhost_message_reply(&vhost->message, vhost->config.fd, sizeof(*state));
 }
 
 // The eventfd of a message, -1 for none. NULL, or what is wrong.
@@ -458,11 +354,11 @@ static const char *take_eventfd(struct vhost_user *vhost, struct queue **queue, 
 	if (index >= VHOST_USER_QUEUES_MAX) {
 		return NO_QUEUE;
 	}
-	if (vhost->fds.count != ((number & NO_FD) != 0 ? 0 : 1)) {
+	if (vhost->message.fds.count != ((number & NO_FD) != 0 ? 0 : 1)) {
 		return "an eventfd that did not come";
 	}
 	*queue = &vhost->queues[index];
-	*fd = fdlist_take(&vhost->fds);
+	*fd = fdlist_take(&vhost->message.fds);
 	return NULL;
 }
 
@@ -512,7 +408,7 @@ static const char *handle_set_vring_err(struct vhost_user *vhost)
 
 static const char *handle_set_vring_enable(struct vhost_user *vhost)
 {
-	const struct vring_state *state = &vhost->message.body.state;
+	const struct vhost_vring_state *state = &vhost->message.body.state;
 	if ((vhost->features & BIT(F_PROTOCOL_FEATURES)) == 0) {
 		return "SET_VRING_ENABLE, which was not negotiated";
 	}
@@ -526,17 +422,18 @@ static const char *handle_set_vring_enable(struct vhost_user *vhost)
 
 static const char *handle_get_config(struct vhost_user *vhost)
 {
-	struct config_space *space = &vhost->message.body.config;
-	const size_t head = offsetof(struct config_space, bytes);
+	struct vhost_config_space *space = &vhost->message.body.config;
+	const size_t head = offsetof(struct vhost_config_space, bytes);
 	uint32_t size = vhost->config.device_size;
 	if (vhost->message.header.size < head) {
 		return "GET_CONFIG of the wrong size";
 	}
 	if (space->offset > size || space->size > size - space->offset) {
-		return reply(vhost, 0); // by which it is refused
+		return vhost_message_reply(
+			&vhost->message, vhost->config.fd, 0); // by which it is refused
 	}
 	memcpy(space->bytes, (const uint8_t *)vhost->config.device + space->offset, space->size);
-	return reply(vhost, head + space->size);
+	return vhost_message_reply(&vhost->message, vhost->config.fd, head + space->size);
 }
 
 static const char *handle_set_config(struct vhost_user *vhost)
@@ -554,38 +451,38 @@ struct message_type {
 	const char *(*handle)(struct vhost_user *vhost);
 };
 
-#define STATE  sizeof(struct vring_state)
+#define STATE  sizeof(struct vhost_vring_state)
 #define NUMBER sizeof(uint64_t)
-#define REGION sizeof(struct mem_region)
+#define REGION sizeof(struct vhost_mem_region)
 #define SLOTS  BIT(PROTOCOL_F_MEM_SLOTS)
 #define CONFIG BIT(PROTOCOL_F_CONFIG)
 
 // clang-format off
 static const struct message_type types[] = {
-	[GET_FEATURES] = {"GET_FEATURES", 0, 0, true, false, handle_get_features},
-	[SET_FEATURES] = {"SET_FEATURES", NUMBER, 0, false, false, handle_set_features},
-	[SET_OWNER] = {"SET_OWNER", 0, 0, false, false, handle_set_owner},
-	[RESET_OWNER] = {"RESET_OWNER", 0, 0, false, false, handle_reset_owner},
-	[SET_MEM_TABLE] = {"SET_MEM_TABLE", 8, 0, false, true, handle_set_mem_table},
-	[SET_VRING_NUM] = {"SET_VRING_NUM", STATE, 0, false, false, handle_set_vring_num},
-	[SET_VRING_ADDR] = {"SET_VRING_ADDR", sizeof(struct vring_addr), 0, false, false,
+	[VHOST_GET_FEATURES] = {"GET_FEATURES", 0, 0, true, false, handle_get_features},
+	[VHOST_SET_FEATURES] = {"SET_FEATURES", NUMBER, 0, false, false, handle_set_features},
+	[VHOST_SET_OWNER] = {"SET_OWNER", 0, 0, false, false, handle_set_owner},
+	[VHOST_RESET_OWNER] = {"RESET_OWNER", 0, 0, false, false, handle_reset_owner},
+	[VHOST_SET_MEM_TABLE] = {"SET_MEM_TABLE", 8, 0, false, true, handle_set_mem_table},
+	[VHOST_SET_VRING_NUM] = {"SET_VRING_NUM", STATE, 0, false, false, handle_set_vring_num},
+	[VHOST_SET_VRING_ADDR] = {"SET_VRING_ADDR", sizeof(struct vhost_vring_addr), 0, false, false,
 		handle_set_vring_addr},
-	[SET_VRING_BASE] = {"SET_VRING_BASE", STATE, 0, false, false, handle_set_vring_base},
-	[GET_VRING_BASE] = {"GET_VRING_BASE", STATE, 0, true, false, handle_get_vring_base},
-	[SET_VRING_KICK] = {"SET_VRING_KICK", NUMBER, 0, false, true, handle_set_vring_kick},
-	[SET_VRING_CALL] = {"SET_VRING_CALL", NUMBER, 0, false, true, handle_set_vring_call},
-	[SET_VRING_ERR] = {"SET_VRING_ERR", NUMBER, 0, false, true, handle_set_vring_err},
-	[GET_PROTOCOL_FEATURES] = {"GET_PROTOCOL_FEATURES", 0, 0, true, false,
+	[VHOST_SET_VRING_BASE] = {"SET_VRING_BASE", STATE, 0, false, false, handle_set_vring_base},
+	[VHOST_GET_VRING_BASE] = {"GET_VRING_BASE", STATE, 0, true, false, handle_get_vring_base},
+	[VHOST_SET_VRING_KICK] = {"SET_VRING_KICK", NUMBER, 0, false, true, handle_set_vring_kick},
+	[VHOST_SET_VRING_CALL] = {"SET_VRING_CALL", NUMBER, 0, false, true, handle_set_vring_call},
+	[VHOST_SET_VRING_ERR] = {"SET_VRING_ERR", NUMBER, 0, false, true, handle_set_vring_err},
+	[VHOST_GET_PROTOCOL_FEATURES] = {"GET_PROTOCOL_FEATURES", 0, 0, true, false,
 		handle_get_protocol_features},
-	[SET_PROTOCOL_FEATURES] = {"SET_PROTOCOL_FEATURES", NUMBER, 0, false, false,
+	[VHOST_SET_PROTOCOL_FEATURES] = {"SET_PROTOCOL_FEATURES", NUMBER, 0, false, false,
 		handle_set_protocol_features},
-	[GET_QUEUE_NUM] = {"GET_QUEUE_NUM", 0, 0, true, false, handle_get_queue_num},
-	[SET_VRING_ENABLE] = {"SET_VRING_ENABLE", STATE, 0, false, false, handle_set_vring_enable},
-	[GET_CONFIG] = {"GET_CONFIG", 12, CONFIG, true, false, handle_get_config},
-	[SET_CONFIG] = {"SET_CONFIG", 12, CONFIG, false, false, handle_set_config},
-	[GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", 0, SLOTS, true, false, handle_get_max_mem_slots},
-	[ADD_MEM_REG] = {"ADD_MEM_REG", REGION, SLOTS, false, true, handle_add_mem_reg},
-	[REM_MEM_REG] = {"REM_MEM_REG", REGION, SLOTS, false, true, handle_rem_mem_reg},
+	[VHOST_GET_QUEUE_NUM] = {"GET_QUEUE_NUM", 0, 0, true, false, handle_get_queue_num},
+	[VHOST_SET_VRING_ENABLE] = {"SET_VRING_ENABLE", STATE, 0, false, false, handle_set_vring_enable},
+	[VHOST_GET_CONFIG] = {"GET_CONFIG", 12, CONFIG, true, false, handle_get_config},
+	[VHOST_SET_CONFIG] = {"SET_CONFIG", 12, CONFIG, false, false, handle_set_config},
+	[VHOST_GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", 0, SLOTS, true, false, handle_get_max_mem_slots},
+	[VHOST_ADD_MEM_REG] = {"ADD_MEM_REG", REGION, SLOTS, false, true, handle_add_mem_reg},
+	[VHOST_REM_MEM_REG] = {"REM_MEM_REG", REGION, SLOTS, false, true, handle_rem_mem_reg},
 };
 // clang-format on
 
@@ -599,87 +496,43 @@ static const struct message_type *find_type(uint32_t request)
 
 static const char *dispatch(struct vhost_user *vhost)
 {
-	const struct header header = vhost->message.header;
+	const struct vhost_header header = vhost->message.header;
 	const struct message_type *type = find_type(header.request);
 	if (type == NULL || (type->needs & ~vhost->protocol_features) != 0) {
 		log_error("vhost-user message %u was not negotiated", header.request);
 		return "a message that was not negotiated";
 	}
-	log_debug("vhost-user: %s, %u bytes, %zu fds", type->name, header.size, vhost->fds.count);
+	log_debug("vhost-user: %s, %u bytes, %zu fds", type->name, header.size,
+		vhost->message.fds.count);
 	if (header.size < type->size) {
 		return "a message that is too short";
 	}
-	if (vhost->fds.count > 0 && !type->takes_fds) {
+	if (vhost->message.fds.count > 0 && !type->takes_fds) {
 		return "fds where none may be";
 	}
 	bool acks = (vhost->protocol_features & BIT(PROTOCOL_F_REPLY_ACK)) != 0;
 	const char *wrong = type->handle(vhost);
 	if (wrong != NULL) {
 		log_error("vhost-user: %s: %s", type->name, wrong);
-	} else if (acks && !type->has_reply && (header.flags & FLAG_NEED_REPLY) != 0) {
+	} else if (acks && !type->has_reply && (header.flags & VHOST_FLAG_NEED_REPLY) != 0) {
 		wrong = reply_number(vhost, 0);
 	}
 	return wrong;
 }
 
-// How many bytes are to come; 0: the message is complete.
-static size_t missing(const struct vhost_user *vhost)
-{
-	size_t head = sizeof(struct header);
-	if (vhost->received < head) {
-		return head - vhost->received;
-	}
-	return head + vhost->message.header.size - vhost->received;
-}
-
-static uint8_t *next_byte(struct vhost_user *vhost)
-{
-	size_t head = sizeof(struct header);
-	if (vhost->received < head) {
-		return (uint8_t *)&vhost->message.header + vhost->received;
-	}
-	return vhost->message.body.bytes + (vhost->received - head);
-}
-
-// 1: the message is complete; 0: there is no more to read now; *wrong: the end, NULL if it is orderly.
-static int read_message(struct vhost_user *vhost, const char **wrong)
-{
-	const struct header *header = &vhost->message.header;
-	while (missing(vhost) > 0) {
-		ssize_t n =
-			scm_recv(vhost->config.fd, next_byte(vhost), missing(vhost), &vhost->fds);
-		if (n == -EAGAIN) {
-			return 0;
-		}
-		if (n <= 0) {
-			*wrong = n == 0 || n == -ECONNRESET ? NULL : strerror((int)-n);
-			return -1;
-		}
-		vhost->received += (size_t)n;
-		if (vhost->received == sizeof(*header) &&
-			(header->size > BODY_MAX || (header->flags & VERSION_MASK) != VERSION)) {
-			*wrong = "a message of an impossible size or version";
-			return -1;
-		}
-	}
-	return 1;
-}
-
 static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
-	(void)fd;
 	(void)what;
 	struct vhost_user *vhost = data;
 	for (int i = 0; i < MESSAGES_PER_WAKE && !vhost->ended; i++) {
 		const char *wrong = NULL;
-		int status = read_message(vhost, &wrong);
+		int status = vhost_message_read(&vhost->message, fd, &wrong);
 		if (status == 0) {
 			return;
 		}
 		if (status > 0) {
 			wrong = dispatch(vhost);
-			vhost->received = 0;
-			fdlist_drop(&vhost->fds, vhost->fds.count);
+			vhost_message_clear(&vhost->message);
 		}
 		if (status < 0 || wrong != NULL) {
 			end(vhost, wrong);
@@ -694,10 +547,10 @@ struct vhost_user *vhost_user_create(const struct vhost_user_config *config)
 		close(config->fd);
 		return NULL;
 	}
-	assert(config->device_size <= CONFIG_MAX);
+	assert(config->device_size <= VHOST_CONFIG_MAX);
 	vhost->config = *config;
 	guest_memory_init(&vhost->memory);
-	fdlist_init(&vhost->fds);
+	vhost_message_init(&vhost->message);
 	for (size_t i = 0; i < VHOST_USER_QUEUES_MAX; i++) {
 		vhost->queues[i] = (struct queue){.vhost = vhost, .call_fd = -1, .kick_fd = -1};
 	}
@@ -723,7 +576,7 @@ void vhost_user_destroy(struct vhost_user *vhost)
 		event_free(vhost->readable);
 	}
 	guest_memory_finish(&vhost->memory);
-	fdlist_finish(&vhost->fds);
+	vhost_message_finish(&vhost->message);
 	close(vhost->config.fd);
 	free(vhost);
 }
