@@ -1,4 +1,4 @@
-"""A kernel for the machine: Debian's package from backports, fetched once and unpacked in a cache."""
+"""A kernel for the machine: Debian's package from backports, fetched once and kept unpacked."""
 
 import gzip
 import lzma
