@@ -198,12 +198,13 @@ static void stay_away(struct socket *sock)
 	sock->homing = HOMING_NOT;
 }
 
-static const char *handle_paused(struct socket *sock)
+static const char *handle_paused(struct socket *sock, uint32_t behind)
 {
 	if (sock->homing != HOMING_ASKED) {
 		return "STREAM_PAUSED without being asked";
 	}
 	sock->homing = HOMING_PAUSED;
+	sock->behind = behind != 0;
 	if (sock->forsaken) {
 		stay_away(sock);
 	}
@@ -229,8 +230,8 @@ static bool has_sent_all(const struct socket *sock)
 }
 
 /*
- * The socket that was given away is being sent to where it came from. The other side is asked to be
- * still, and what was written to it goes ahead.
+ * The socket that was given away is being sent to where it came from. What was written to it goes
+ * ahead; then the other side is asked to be still, and whether it has written all that.
  */
 static bool must_wait(struct fdref *ref, int fd)
 {
@@ -239,12 +240,16 @@ static bool must_wait(struct fdref *ref, int fd)
 	if (sock->ours || sock->over) {
 		return false;
 	}
-	if (sock->homing == HOMING_NOT) {
+	if (sock->homing <= HOMING_SENDING && !has_sent_all(sock)) {
+		sock->homing = sock->reading ? HOMING_SENDING : HOMING_NOT;
+		return sock->reading;
+	}
+	if (sock->homing <= HOMING_SENDING) {
 		socket_push(sock, CHANNEL_STREAM_PAUSE, 1);
 		sock->homing = HOMING_ASKED;
 	}
 	sock->forsaken = false;
-	return sock->homing == HOMING_ASKED || (sock->reading && !has_sent_all(sock));
+	return sock->homing == HOMING_ASKED;
 }
 
 static void handle_forsaken(struct fdref *ref)
@@ -253,6 +258,8 @@ static void handle_forsaken(struct fdref *ref)
 	sock->forsaken = sock->homing == HOMING_ASKED;
 	if (sock->homing == HOMING_PAUSED) {
 		stay_away(sock);
+	} else if (sock->homing == HOMING_SENDING) {
+		sock->homing = HOMING_NOT;
 	}
 }
 
@@ -266,8 +273,8 @@ static enum fdref_again again(struct fdref *ref, int fd)
 	if (sock->over || sock->homing == HOMING_NOT) {
 		return FDREF_AGAIN_NEW;
 	}
-	if (has_sent_all(sock) && wl_list_empty(&sock->pieces) && sock->partial == NULL &&
-		!has_unread(sock, fd)) {
+	if (!sock->behind && has_sent_all(sock) && wl_list_empty(&sock->pieces) &&
+		sock->partial == NULL && !has_unread(sock, fd)) {
 		sock->homing = HOMING_HOME;
 		return FDREF_AGAIN_NAME;
 	}
@@ -303,7 +310,7 @@ static const char *handle_type(struct socket *sock, const struct channel_frame *
 	case CHANNEL_STREAM_PAUSE:
 		return handle_pause(sock, frame->header.arg);
 	case CHANNEL_STREAM_PAUSED:
-		return handle_paused(sock);
+		return handle_paused(sock, frame->header.arg);
 	case CHANNEL_CREDIT:
 		if (frame->header.arg > CHANNEL_SOCKET_WINDOW - sock->credit) {
 			return "CREDIT beyond the window of a socket";

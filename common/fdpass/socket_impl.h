@@ -33,9 +33,10 @@ struct piece {
 // How far a socket that came from the other side is on its way back.
 enum homing {
 	HOMING_NOT,
-	HOMING_ASKED,  // STREAM_PAUSE was sent
-	HOMING_PAUSED, // nothing more comes from the other side
-	HOMING_HOME,   // it has been named
+	HOMING_SENDING, // what was written here goes ahead
+	HOMING_ASKED,   // STREAM_PAUSE was sent
+	HOMING_PAUSED,  // nothing more comes from the other side
+	HOMING_HOME,    // it has been named
 };
 
 struct socket {
@@ -75,6 +76,7 @@ struct socket {
 	struct piece *partial; // a record of which more is to come; in no list
 
 	enum homing homing;
+	bool behind;   // PAUSED, but the other side has not written all that came
 	bool forsaken; // ASKED, and nobody waits for the answer
 };
 

@@ -52,7 +52,8 @@ void socket_answer_pause(struct socket *sock)
 {
 	if (sock->pause_owed && sock->held == NULL) {
 		sock->pause_owed = false;
-		socket_push(sock, CHANNEL_STREAM_PAUSED, 0);
+		bool behind = !wl_list_empty(&sock->pieces) || sock->partial != NULL;
+		socket_push(sock, CHANNEL_STREAM_PAUSED, behind);
 	}
 }
 

@@ -24,8 +24,9 @@
 // How far an end that came from the other side is on its way back.
 enum homing {
 	HOMING_NOT,
-	HOMING_ASKED, // of a read end: STREAM_PAUSE was sent; of a write end: there is more to read
-	HOMING_PAUSED, // nothing more comes from the other side
+	HOMING_SENDING, // of a write end: what was written to it goes ahead
+	HOMING_ASKED,   // STREAM_PAUSE was sent
+	HOMING_PAUSED,  // it was answered: nothing more comes from the other side
 };
 
 struct stream {
@@ -39,6 +40,7 @@ struct stream {
 	bool nonblocking;
 	bool paused; // source: the other side asked for it
 	enum homing homing;
+	bool behind;   // PAUSED, but the other side has not written all that came
 	bool forsaken; // ASKED, and nobody waits for the answer
 	int fd;        // our end; -1 when over
 	int given;     // of an import: the end for the local peer, until it is asked for
@@ -81,7 +83,7 @@ static void end(struct stream *stream)
 	if (stream->ours) {
 		fdrefs_close(&stream->ref);
 	}
-	if (stream->homing == HOMING_ASKED && stream->access == O_WRONLY) {
+	if (stream->homing == HOMING_SENDING) {
 		stream->homing = HOMING_NOT;
 		fdrefs_retry(stream->ref.refs);
 	}
@@ -130,6 +132,27 @@ static void set_waiting(struct stream *stream, bool waiting)
 	} else if (event_add(stream->event, NULL) < 0) {
 		wait_in_vain(stream);
 	}
+}
+
+/* It does not go home: the other side may go on. */
+static void stay_away(struct stream *stream)
+{
+	push(stream, CHANNEL_STREAM_PAUSE, 0);
+	stream->homing = HOMING_NOT;
+}
+
+static const char *handle_paused(struct stream *stream, uint32_t behind)
+{
+	if (stream->homing != HOMING_ASKED) {
+		return "STREAM_PAUSED without being asked";
+	}
+	stream->homing = HOMING_PAUSED;
+	stream->behind = behind != 0;
+	if (stream->forsaken) {
+		stay_away(stream);
+	}
+	fdrefs_retry(stream->ref.refs);
+	return NULL;
 }
 
 /* ---- source: our end is read ---- */
@@ -202,6 +225,8 @@ static const char *source_frame(struct stream *stream, const struct channel_fram
 			set_waiting(stream, true);
 		}
 		return NULL;
+	case CHANNEL_STREAM_PAUSED:
+		return handle_paused(stream, frame->header.arg);
 	default:
 		return "frame of the wrong type for a stream's source";
 	}
@@ -303,13 +328,6 @@ static void sink_ready(struct stream *stream)
 	watch_sink(stream);
 }
 
-/* It does not go home: the other side may go on. */
-static void stay_away(struct stream *stream)
-{
-	push(stream, CHANNEL_STREAM_PAUSE, 0);
-	stream->homing = HOMING_NOT;
-}
-
 static const char *sink_frame(struct stream *stream, const struct channel_frame *frame)
 {
 	switch (frame->header.type) {
@@ -340,16 +358,17 @@ static const char *sink_frame(struct stream *stream, const struct channel_frame 
 			sink_ready(stream);
 		}
 		return NULL;
-	case CHANNEL_STREAM_PAUSED:
-		if (stream->homing != HOMING_ASKED) {
-			return "STREAM_PAUSED without being asked";
+	case CHANNEL_STREAM_PAUSE:
+		if (!stream->ours) {
+			return "STREAM_PAUSE for a write end that the sender has opened";
 		}
-		stream->homing = HOMING_PAUSED;
-		if (stream->forsaken) {
-			stay_away(stream);
+		if (frame->header.arg != 0) {
+			bool behind = evbuffer_get_length(stream->pending) > 0;
+			push(stream, CHANNEL_STREAM_PAUSED, behind);
 		}
-		fdrefs_retry(stream->ref.refs);
 		return NULL;
+	case CHANNEL_STREAM_PAUSED:
+		return handle_paused(stream, frame->header.arg);
 	default:
 		return "frame of the wrong type for a stream's sink";
 	}
@@ -469,10 +488,13 @@ static bool is_same_end(const struct stream *stream, int fd)
 	return !stream->over && (fcntl(fd, F_GETFL) & O_ACCMODE) == stream->access;
 }
 
-/* One that was given away is being sent back. The other side is asked to be still for that. */
-static bool reader_must_wait(struct stream *stream)
+/*
+ * One that was given away is being sent back. The other side is asked to be still for that, or
+ * whether it has written all that was written here.
+ */
+static bool must_ask(struct stream *stream)
 {
-	if (stream->homing == HOMING_NOT) {
+	if (stream->homing <= HOMING_SENDING) {
 		push(stream, CHANNEL_STREAM_PAUSE, 1);
 		stream->homing = HOMING_ASKED;
 	}
@@ -483,8 +505,11 @@ static bool reader_must_wait(struct stream *stream)
 /* What was written to it goes ahead. */
 static bool writer_must_wait(struct stream *stream)
 {
-	bool waits = unread(stream->fd) > 0 && event_pending(stream->event, EV_READ, NULL);
-	stream->homing = waits ? HOMING_ASKED : HOMING_NOT;
+	if (stream->homing > HOMING_SENDING || unread(stream->fd) == 0) {
+		return must_ask(stream);
+	}
+	bool waits = event_pending(stream->event, EV_READ, NULL);
+	stream->homing = waits ? HOMING_SENDING : HOMING_NOT;
 	return waits;
 }
 
@@ -494,19 +519,17 @@ static bool must_wait(struct fdref *ref, int fd)
 	if (stream->ours || !is_same_end(stream, fd)) {
 		return false;
 	}
-	return stream->role == &sink ? reader_must_wait(stream) : writer_must_wait(stream);
+	return stream->role == &sink ? must_ask(stream) : writer_must_wait(stream);
 }
 
 static void handle_forsaken(struct fdref *ref)
 {
 	struct stream *stream = (struct stream *)ref;
-	if (stream->role == &source) {
-		stream->homing = HOMING_NOT;
-		return;
-	}
 	stream->forsaken = stream->homing == HOMING_ASKED;
 	if (stream->homing == HOMING_PAUSED) {
 		stay_away(stream);
+	} else if (stream->homing == HOMING_SENDING) {
+		stream->homing = HOMING_NOT;
 	}
 }
 
@@ -523,6 +546,14 @@ static enum fdref_again reader_again(struct stream *stream, int fd)
 	return FDREF_AGAIN_NEW;
 }
 
+/* A write end goes back if all that was written to it has. What comes later has to be asked about. */
+static enum fdref_again writer_again(struct stream *stream)
+{
+	bool sent = stream->homing == HOMING_PAUSED && !stream->behind && unread(stream->fd) == 0;
+	stream->homing = HOMING_NOT;
+	return sent ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
+}
+
 static enum fdref_again again(struct fdref *ref, int fd)
 {
 	struct stream *stream = (struct stream *)ref;
@@ -535,7 +566,7 @@ static enum fdref_again again(struct fdref *ref, int fd)
 	if (stream->role == &sink) {
 		return reader_again(stream, fd);
 	}
-	return unread(stream->fd) == 0 ? FDREF_AGAIN_NAME : FDREF_AGAIN_NEW;
+	return writer_again(stream);
 }
 
 /*

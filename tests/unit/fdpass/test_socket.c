@@ -659,6 +659,68 @@ static void an_empty_record_comes_home_too(void **state)
 	close(home);
 }
 
+// Bytes that say where they are, all of which leave the writer's side.
+static void write_away(struct crossing *crossing, int fd, size_t size)
+{
+	uint8_t bytes[4096];
+	for (size_t sent = 0; sent < size;) {
+		size_t len = size - sent < sizeof(bytes) ? size - sent : sizeof(bytes);
+		for (size_t i = 0; i < len; i++) {
+			bytes[i] = pattern(sent + i);
+		}
+		ssize_t n = write(fd, bytes, len);
+		sent += n > 0 ? (size_t)n : 0;
+		run(crossing);
+	}
+}
+
+// Those, and then one that was written at home as soon as there was room.
+static void expect_in_order(struct crossing *crossing, int out, int home, size_t size)
+{
+	uint8_t bytes[4096];
+	const uint8_t last = 'z';
+	bool added = false;
+	for (size_t got = 0; got < size + 1;) {
+		ssize_t n = read(out, bytes, sizeof(bytes));
+		for (ssize_t i = 0; i < n; i++, got++) {
+			assert_int_equal(bytes[i], got < size ? pattern(got) : last);
+		}
+		added = added || write(home, &last, 1) == 1;
+		if (n <= 0) {
+			run(crossing);
+		}
+	}
+}
+
+static void what_was_written_away_is_not_overtaken_from_home(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(pair[1]);
+	write_away(crossing, visitor, 600000);
+	pass(crossing, true, visitor, &home);
+	expect_in_order(crossing, pair[0], home, 600000);
+	close(pair[0]);
+	close(home);
+}
+
+static void nor_is_what_was_written_to_a_pipe(void **state)
+{
+	struct crossing *crossing = *state;
+	int pipe_ends[2], visitor, home;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK), 0);
+	pass(crossing, false, pipe_ends[1], &visitor);
+	write_away(crossing, visitor, 200000);
+	pass(crossing, true, visitor, &home);
+	expect_in_order(crossing, pipe_ends[0], home, 200000);
+	close(pipe_ends[0]);
+	close(home);
+}
+
 static void one_that_carries_itself_is_reclaimed(void **state)
 {
 	struct crossing *crossing = *state;
@@ -920,6 +982,8 @@ int main(void)
 		TEST(a_pipe_that_is_sent_again_is_the_same),
 		TEST(a_write_end_that_was_closed_there_can_be_sent_again),
 		TEST(an_empty_record_comes_home_too),
+		TEST(what_was_written_away_is_not_overtaken_from_home),
+		TEST(nor_is_what_was_written_to_a_pipe),
 		TEST(one_that_carries_itself_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
