@@ -9,8 +9,8 @@ from passing import sealed
 
 CASES, case = case_list("service endurance")
 
-SUCCESSIVE = 1000
-ROUNDS, AT_ONCE = 20, 20
+SUCCESSIVE = 300
+ROUNDS, AT_ONCE = 8, 20
 TRANSFERS, BATCH = 10000, 100
 
 
