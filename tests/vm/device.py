@@ -1,0 +1,237 @@
+"""fdferry-host is the machine's vsock device: sway and the services here, their clients there."""
+
+import contextlib
+import hashlib
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+
+from compositors import Sway
+from machine import Machine
+from processes import Failure, Process, find_program, wait_until
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+FILES = os.path.join(os.path.dirname(HERE), "clients", "files")
+NEEDS = {"sway": "sway", "swaybg": "swaybg", "grim": "grim", "foot": "foot", "wtype": "wtype",
+         "wl-copy": "wl-clipboard", "wl-paste": "wl-clipboard", "wayland-info": "wayland-utils"}
+MODULES = ("vmw_vsock_virtio_transport",)
+SECONDS = 150  # that one step of a machine may take on a busy host
+TYPED = "Grüße an die Maschine: zażółć, 12 € & (you)?"
+TYPE = "application/octet-stream"
+MOJO_CASES = ("bootstrap", "round-trip", "regions")
+CONNECT = "vsock:2:7000"
+
+
+def missing(build):
+    """None, or why this part cannot run."""
+    host = os.path.join(build, "host-proxy", "fdferry-host")
+    usage = subprocess.run([host, "--help"], capture_output=True, text=True, check=True).stdout
+    if "vhost-user" not in usage:
+        return "this fdferry-host is no vsock device (--listen vhost-user:PATH)"
+    for program, package in NEEDS.items():
+        if not find_program(program):
+            return f"{program} is not installed (package {package})"
+    return None
+
+
+class Guest(contextlib.ExitStack):
+    """A machine that runs one command behind its fdferry-guest."""
+
+    def __init__(self, build, socket, command, options=()):
+        super().__init__()
+        guest = os.path.join(build, "guest-proxy", "fdferry-guest")
+        self.machine = self.enter_context(Machine(
+            [guest, "--connect", CONNECT, *options, "--", *command], MODULES, shared_memory=True,
+            options=["-chardev", f"socket,id=vsock,path={socket}",
+                     "-device", "vhost-user-vsock-pci,chardev=vsock"]))
+        self.said = []
+        self.lines = queue.SimpleQueue()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        try:
+            for line in self.machine.lines(2 * SECONDS):
+                self.lines.put(line)
+        except (TimeoutError, OSError):
+            pass
+        self.lines.put(None)
+
+    def wait_for(self, word):
+        """What follows "word: " in the next line that begins so."""
+        while True:
+            try:
+                line = self.lines.get(timeout=SECONDS)
+            except queue.Empty:
+                raise Failure(f"the machine does not say «{word}» but {self.said}") from None
+            if line is None:
+                raise Failure("\n".join([f"the machine ends without «{word}» and said {self.said}",
+                                         *self.machine.last_words()]))
+            if line.startswith(f"{word}: "):
+                return line.removeprefix(f"{word}: ")
+            self.said.append(line)
+
+    def status(self):
+        self.reader.join(SECONDS)
+        return self.machine.status()
+
+    def kill(self):
+        self.machine.qemu.send_signal(signal.SIGKILL)
+        self.machine.qemu.wait()
+        self.reader.join()
+
+
+class Desk:
+    """sway, and fdferry-host before it."""
+
+    def __init__(self, build, directory):
+        self.build, self.directory = build, directory
+        self.processes = []
+        self.environment = {"PATH": os.environ["PATH"], "HOME": directory, "LANG": "C.UTF-8",
+                            "XDG_RUNTIME_DIR": directory, "SHELL": "/bin/sh"}
+        self.sway = Sway(directory, (640, 480), self.environment)
+        self.environment["WAYLAND_DISPLAY"] = self.sway.display
+        self.socket = self.path("vsock.sock")
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def start(self, name, *command, stdin=None):
+        process = Process(name, command, self.environment, self.directory, stdin=stdin)
+        self.processes.append(process)
+        return process
+
+    def start_host(self):
+        program = os.path.join(self.build, "host-proxy", "fdferry-host")
+        self.host = self.start(
+            "fdferry-host", program, "--listen", f"vhost-user:{self.socket}", "--print-ready",
+            "--compositor", self.sway.display, "--service", f"mojo=unix:{self.path('mojo')}",
+            "--log-level", "info")
+        wait_until("fdferry-host is ready", lambda: "READY" in self.host.output())
+
+    def run(self, *command):
+        return subprocess.run(command, env=self.environment, cwd=self.directory, timeout=SECONDS,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, check=False).stdout
+
+    def wait_for_picture(self, what, condition):
+        """The screen, once it is the same twice and the condition holds for it."""
+        last = None
+
+        def found():
+            nonlocal last
+            before, last = last, self.sway.shot()
+            return last if before and last == before and condition(last) else None
+        return wait_until(what, found, deadline=SECONDS, pause=0.3)
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.stop()
+        self.sway.stop()
+
+
+class Trial:
+    """What has to hold with a machine, in the order of `tests`, which raise Failure."""
+
+    def __init__(self, desk):
+        """Has a picture to compare with, something in the clipboard, a keyboard and a service."""
+        self.desk = desk
+        self.guest = None  # the machine, once it runs
+        desk.start("keyboard", "wtype", "-s", "100000000", "x")
+        direct = desk.start("foot", "foot", f"--config={FILES}/foot.ini", "sh", f"{FILES}/prompt",
+                            desk.path("typed"))
+        self.picture = desk.wait_for_picture("a terminal", lambda shot: shot != desk.sway.empty)
+        direct.stop()
+        self.payload = random.Random(1).randbytes(64 << 20)
+        with open(desk.path("payload"), "wb") as file:
+            file.write(self.payload)
+        with open(desk.path("payload"), "rb") as file:
+            desk.start("wl-copy", "wl-copy", "--foreground", "--type", TYPE, stdin=file)
+        desk.start("mojo-service", os.path.join(desk.build, "examples", "mojo", "mojo-service"),
+                   "--listen", f"unix:{desk.path('mojo')}", "--accept", str(len(MOJO_CASES)))
+
+    def a_terminal_in_the_machine_looks_as_one_here(self):
+        try:
+            self.desk.wait_for_picture("the same picture", lambda shot: shot == self.picture)
+        except Failure as failure:
+            raise Failure(f"{failure}: {self.desk.sway.shot().difference(self.picture)}\n"
+                          + "\n".join(self.guest.machine.last_words())) from None
+
+    def what_is_typed_here_arrives_there(self):
+        # it stays, because the focus goes with the keyboard that was used last
+        self.desk.start("typist", "wtype", "-d", "5", f"{TYPED}\n", "-s", "100000000")
+        typed = self.guest.wait_for("typed")
+        if typed != TYPED:
+            raise Failure(f"{typed!r} arrives, not {TYPED!r}")
+
+    def what_is_copied_here_is_pasted_there(self):
+        pasted = self.guest.wait_for("pasted").split()[0]
+        if pasted != hashlib.sha256(self.payload).hexdigest():
+            raise Failure("what is pasted is not the 64 MiB that were copied")
+
+    def what_is_copied_there_is_pasted_here(self):
+        copied = self.guest.wait_for("copying").split()[0]
+
+        def pasted():
+            data = self.desk.run("wl-paste", "--no-newline", "--type", TYPE)
+            return data if data != self.payload else None
+        data = wait_until("another clipboard", pasted, deadline=SECONDS, pause=1)
+        if hashlib.sha256(data).hexdigest() != copied:
+            raise Failure(f"{len(data)} bytes are pasted, and not the ones that were copied")
+
+    def a_service_of_unknown_protocol_is_served(self):
+        for name in MOJO_CASES:
+            said = self.guest.wait_for("mojo")
+            if said != f"{name} 0":
+                raise Failure(f"mojo-client says: {said}")
+
+    def the_machine_ends_and_the_host_goes_on(self):
+        status = self.guest.status()
+        if status != 0:
+            raise Failure(f"the command ends with status {status}")
+        self.desk.host.check_runs()
+
+    tests = (a_terminal_in_the_machine_looks_as_one_here, what_is_typed_here_arrives_there,
+             what_is_copied_here_is_pasted_there, what_is_copied_there_is_pasted_here,
+             a_service_of_unknown_protocol_is_served, the_machine_ends_and_the_host_goes_on)
+
+    def a_machine_that_is_killed_leaves_nothing_behind(self):
+        """The second one of this host, so a machine may come back, too."""
+        command = ["foot", f"--config={FILES}/foot.ini", "sh", f"{FILES}/prompt", "/run/typed"]
+        with Guest(self.desk.build, self.desk.socket, command) as guest:
+            self.desk.wait_for_picture("the terminal of another machine",
+                                       lambda shot: shot == self.picture)
+            guest.kill()
+            self.desk.wait_for_picture("an empty screen", lambda shot: shot == self.desk.sway.empty)
+        self.desk.host.check_runs()
+
+    def the_host_ends_when_it_is_told_to(self):
+        status = self.desk.host.stop()
+        if status != 0 or os.path.exists(self.desk.socket):
+            raise Failure(f"status {status}: {self.desk.host.output()[-300:]}")
+
+    last_tests = (a_machine_that_is_killed_leaves_nothing_behind, the_host_ends_when_it_is_told_to)
+
+
+def run_device(build, add):
+    """add(test, trial) calls the test, notes how it ended and returns whether that was well. The
+    first that fails is the last."""
+    directory = tempfile.mkdtemp(prefix="fdferry-device.")
+    os.chmod(directory, 0o711)  # sway runs as nobody where we are root
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        desk = Desk(build, directory)
+        stack.callback(desk.close)
+        desk.start_host()
+        trial = Trial(desk)
+        options = ["--display", "/run/user/wayland-9", "--service", "mojo=unix:/run/user/mojo"]
+        command = [os.path.join(HERE, "desk"), FILES, build, "/run/user/mojo"]
+        with Guest(build, desk.socket, command, options) as trial.guest:
+            well = all(add(test, trial) for test in Trial.tests)
+        if well:
+            all(add(test, trial) for test in Trial.last_tests)
