@@ -14,9 +14,7 @@
 #include "fdpass/kind.h"
 #include "fdpass/shared.h"
 
-// Counts are left where they are while so much is queued on the channel: they add up by themselves.
-#define CHANNEL_BUSY (64u * 1024)
-#define COUNT_MAX    (UINT64_MAX - 1) // that an eventfd holds
+#define COUNT_MAX (UINT64_MAX - 1) // that an eventfd holds
 // A semaphore gives one at a time: so many for one frame.
 #define SEMAPHORE_STEP 1024
 
@@ -157,9 +155,9 @@ static void watch(struct counter *counter)
 static void move_count(struct counter *counter)
 {
 	struct channel *channel = counter->ref.refs->channel;
-	counter->paused = channel_queued(channel) > CHANNEL_BUSY;
+	counter->paused = channel_queued(channel) > FDREFS_BUSY;
 	if (counter->paused) {
-		return; // drained goes on
+		return; // drained goes on, counts add up meanwhile
 	}
 	uint64_t count = take_count(counter);
 	if (count == 0) {
@@ -285,7 +283,7 @@ static const char *handle_frame(struct fdref *ref, const struct channel_frame *f
 static void handle_drained(struct fdref *ref)
 {
 	struct counter *counter = (struct counter *)ref;
-	if (counter->paused && channel_queued(ref->refs->channel) <= CHANNEL_BUSY) {
+	if (counter->paused && channel_queued(ref->refs->channel) <= FDREFS_BUSY) {
 		counter->paused = false;
 		watch(counter);
 	}

@@ -251,6 +251,16 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 	return ref->interface->place(ref, write, rows);
 }
 
+void fdrefs_named(const struct fdrefs *refs, const uint32_t *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct fdref *ref = fdrefs_get(refs, ids[i]);
+		if (ref != NULL && ref->interface->named != NULL) {
+			ref->interface->named(ref);
+		}
+	}
+}
+
 int fdrefs_get_fd(const struct fdrefs *refs, uint32_t id)
 {
 	struct fdref *ref = fdrefs_get(refs, id);

@@ -65,6 +65,10 @@ struct fdref {
 	struct fd_identity identity;
 };
 
+// Nothing is taken from local peers for an fdref while more bytes than this are queued on the channel:
+// messages must not wait behind it.
+#define FDREFS_BUSY (64u * 1024)
+
 // What is to be done with an fd of which no protocol says what it is for (fdpass/any.h).
 struct fdref_rules {
 	// Memory that both sides may write to.
@@ -169,6 +173,8 @@ const char *fdrefs_place(struct fdrefs *refs, uint32_t id, const struct channel_
 	struct channel_rows *rows);
 // The channel can take more.
 void fdrefs_drained(struct fdrefs *refs);
+// The message that names these ids was pushed.
+void fdrefs_named(const struct fdrefs *refs, const uint32_t *ids, size_t n);
 // A new fd for the local peer, CLOEXEC: the caller's; -errno, -EBADF also if there is no such fdref.
 int fdrefs_get_fd(const struct fdrefs *refs, uint32_t id);
 // Ends the session with a text; once.

@@ -12,9 +12,6 @@
 #include "fdpass/fileserver.h"
 #include "fdpass/kind.h"
 
-// No answer is made while so much is queued on the channel already: messages must not wait for it.
-#define CHANNEL_BUSY (64u * 1024)
-
 /* ---- export ---- */
 
 struct original {
@@ -85,7 +82,7 @@ static void answer(struct original *file, const struct question *question)
 static void answer_questions(struct original *file)
 {
 	while (!wl_list_empty(&file->questions) &&
-		channel_queued(file->ref.refs->channel) < CHANNEL_BUSY) {
+		channel_queued(file->ref.refs->channel) < FDREFS_BUSY) {
 		struct question *first = wl_container_of(file->questions.next, first, link);
 		answer(file, first);
 		drop_question(file, first);

@@ -9,10 +9,8 @@
 #include "fdpass/any.h"
 #include "fdpass/shared.h"
 
-// Nothing is read while so much is queued on the channel already.
-#define CHANNEL_BUSY (64u * 1024)
-#define READ_MAX     (2 * CHANNEL_MAX_STREAM)                  // of a stream, at once
-#define FRAMES_MAX   (CHANNEL_MAX_RECORD / CHANNEL_MAX_STREAM) // for what is read at once
+#define READ_MAX   (2 * CHANNEL_MAX_STREAM)                  // of a stream, at once
+#define FRAMES_MAX (CHANNEL_MAX_RECORD / CHANNEL_MAX_STREAM) // for what is read at once
 
 static void hold(struct socket *sock, struct piece *piece)
 {
@@ -69,17 +67,6 @@ static void push_eof(struct socket *sock)
 	socket_end_reading(sock);
 }
 
-static void name_all(struct socket *sock)
-{
-	for (uint32_t i = 0; i < sock->n_held_ids; i++) {
-		struct fdref *ref = fdrefs_get(sock->ref.refs, sock->held_ids[i]);
-		if (ref != NULL && ref->interface->named != NULL) {
-			ref->interface->named(ref);
-		}
-	}
-	sock->n_held_ids = 0;
-}
-
 /* Bytes go with the fdrefs that are held, in as many frames as they need. */
 static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 {
@@ -113,7 +100,8 @@ static void push_data(struct socket *sock, const uint8_t *bytes, size_t len)
 	channel_send(refs->channel, pieces, n_pieces);
 	refs->counts.stream_sent += len;
 	sock->position += len;
-	name_all(sock);
+	fdrefs_named(refs, sock->held_ids, sock->n_held_ids);
+	sock->n_held_ids = 0;
 }
 
 static void refuse(struct socket *sock, const char *wrong)
@@ -219,7 +207,7 @@ void socket_handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)what;
 	struct socket *sock = data;
 	struct fdrefs *refs = sock->ref.refs;
-	if (refs->stopped || channel_queued(refs->channel) > CHANNEL_BUSY) {
+	if (refs->stopped || channel_queued(refs->channel) > FDREFS_BUSY) {
 		sock->reading = false; // what is queued after a flush tells drained
 		event_del(sock->read_event);
 		return;

@@ -17,9 +17,7 @@
 #include "fdpass/kind.h"
 #include "fdpass/shared.h"
 
-// A stream waits while so much is queued on the channel already: messages must not wait behind it.
-#define CHANNEL_BUSY (64u * 1024)
-#define CREDIT_STEP  (CHANNEL_STREAM_WINDOW / 4)
+#define CREDIT_STEP (CHANNEL_STREAM_WINDOW / 4)
 
 // How far an end that came from the other side is on its way back.
 enum homing {
@@ -178,7 +176,7 @@ static void source_ready(struct stream *stream)
 	struct channel *channel = stream->ref.refs->channel;
 
 	if (stream->credit == 0 || stream->paused || stream->ref.refs->stopped ||
-		channel_queued(channel) > CHANNEL_BUSY) {
+		channel_queued(channel) > FDREFS_BUSY) {
 		set_waiting(stream, false); // CREDIT, drained or STREAM_PAUSE goes on
 		return;
 	}

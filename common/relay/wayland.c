@@ -290,12 +290,7 @@ static void name_refs(struct wayland *wayland)
 {
 	const uint32_t *ids = wayland->pending.data;
 	size_t n = wayland->pending.size / sizeof(*ids);
-	for (size_t i = 0; i < n; i++) {
-		struct fdref *ref = fdrefs_get(wayland->options.refs, ids[i]);
-		if (ref != NULL && ref->interface->named != NULL) {
-			ref->interface->named(ref);
-		}
-	}
+	fdrefs_named(wayland->options.refs, ids, n);
 	wayland->pending.size = 0;
 }
 
