@@ -345,6 +345,21 @@ ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)
 	return n;
 }
 
+void scm_discard(int sock, int type)
+{
+	unsigned char bytes[4096];
+	struct fdlist fds;
+	ssize_t n;
+	shutdown(sock, SHUT_RD);
+	fdlist_init(&fds);
+	do {
+		n = type == SOCK_STREAM ? scm_recv(sock, bytes, sizeof(bytes), &fds)
+					: scm_recv_record(sock, bytes, sizeof(bytes), &fds);
+		fdlist_drop(&fds, fds.count);
+	} while (type == SOCK_STREAM ? n > 0 : n >= 0 || n == -EMSGSIZE);
+	fdlist_finish(&fds);
+}
+
 ssize_t scm_send(
 	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
 {

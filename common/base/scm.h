@@ -46,6 +46,10 @@ void scm_use_bytewise(bool bytewise);
 // -EMSGSIZE: the record was longer than len and is lost, its fds are closed.
 ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds);
 
+// Ends reading: the peer can write no more, and what it has written is dropped, with its fds. sock is
+// one that scm_adopt has seen.
+void scm_discard(int sock, int type);
+
 // Sends at most n_iov pieces and, with their first byte, the n_fds oldest fds of fds
 // (n_fds <= SCM_MAX). The fds stay the caller's: drop them once the call has returned > 0, or >= 0 on
 // a SOCK_SEQPACKET socket, where an empty record may carry fds; a stream would lose them. Returns the

@@ -124,6 +124,21 @@ void socket_end_reading(struct socket *sock)
 	check_over(sock);
 }
 
+/*
+ * Nobody there reads any more. What the local peer has written goes now: among it may be the local
+ * peer's own end, which would keep itself alive.
+ */
+void socket_stop_reading(struct socket *sock)
+{
+	if (sock->read_over) {
+		return;
+	}
+	if (!sock->home) {
+		scm_discard(sock->fd, sock->type);
+	}
+	socket_end_reading(sock);
+}
+
 void socket_end_writing(struct socket *sock)
 {
 	sock->write_over = true;
@@ -305,7 +320,7 @@ static const char *handle_type(struct socket *sock, const struct channel_frame *
 	case CHANNEL_STREAM_EOF:
 		return socket_handle_eof(sock, frame->header.arg);
 	case CHANNEL_STREAM_STOP:
-		socket_handle_stop(sock);
+		socket_stop_reading(sock);
 		return NULL;
 	case CHANNEL_STREAM_PAUSE:
 		return handle_pause(sock, frame->header.arg);

@@ -69,7 +69,7 @@ struct socket {
 	// From the channel to the local peer.
 	bool write_over; // nothing more will be written
 	bool eof;        // after the pieces
-	bool eof_closes; // and then the whole socket goes
+	bool eof_closes; // the whole socket, that is: nobody reads there either
 	uint32_t receivable;
 	uint32_t unreported; // cost of what was written since the last CREDIT
 	struct wl_list pieces;
@@ -99,6 +99,8 @@ void socket_wait_for(struct socket *sock, struct event *event);
 // One direction has ended. When both have, the fd is closed.
 void socket_end_reading(struct socket *sock);
 void socket_end_writing(struct socket *sock);
+// The other side's reader is gone.
+void socket_stop_reading(struct socket *sock);
 // Waits for what the socket's state wants to be waited for.
 void socket_update(struct socket *sock);
 // Something has happened to it. It may be gone after this.
@@ -122,7 +124,6 @@ void socket_answer_pause(struct socket *sock);
 // Frames; NULL, or what is wrong.
 const char *socket_handle_data(struct socket *sock, const struct channel_frame *frame);
 const char *socket_handle_eof(struct socket *sock, uint32_t closes);
-void socket_handle_stop(struct socket *sock);
 void socket_handle_writable(evutil_socket_t fd, short what, void *data);
 void socket_handle_hang_up(evutil_socket_t fd, short what, void *data);
 void socket_drop_pieces(struct socket *sock);

@@ -92,9 +92,7 @@ static void report_credit(struct socket *sock)
 /* All that came has been written, and EOF is next. */
 static void deliver_eof(struct socket *sock)
 {
-	if (sock->eof_closes) {
-		socket_end_reading(sock);
-	} else {
+	if (!sock->eof_closes) {
 		shutdown(sock->fd, SHUT_WR);
 	}
 	socket_end_writing(sock);
@@ -328,22 +326,11 @@ const char *socket_handle_eof(struct socket *sock, uint32_t closes)
 	}
 	sock->eof = true;
 	sock->eof_closes = closes != 0;
-	if (sock->write_over) {
-		if (sock->eof_closes) {
-			socket_end_reading(sock);
-		}
-	} else if (wl_list_empty(&sock->pieces)) {
+	if (sock->eof_closes) {
+		socket_stop_reading(sock);
+	}
+	if (!sock->write_over && wl_list_empty(&sock->pieces)) {
 		deliver_eof(sock);
 	}
 	return NULL;
-}
-
-void socket_handle_stop(struct socket *sock)
-{
-	if (!sock->read_over) {
-		if (!sock->home) {
-			shutdown(sock->fd, SHUT_RD);
-		}
-		socket_end_reading(sock);
-	}
 }

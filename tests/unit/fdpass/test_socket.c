@@ -738,6 +738,37 @@ static void one_that_carries_itself_is_reclaimed(void **state)
 	assert_int_equal(crossing->ends.host.refs.streams, 1);
 }
 
+/* Until neither the programs nor the proxies take more. */
+static void fill(struct crossing *crossing, int fd)
+{
+	static const char bytes[60000];
+	while (send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL) > 0) {
+		run(crossing);
+	}
+	assert_int_equal(errno, EAGAIN);
+}
+
+static void one_that_is_in_its_own_way_is_reclaimed(void **state)
+{
+	struct crossing *crossing = *state;
+	const int types[] = {SOCK_STREAM, SOCK_SEQPACKET};
+	for (int i = 0; i < 2; i++) {
+		cross(crossing, types[i]);
+		fill(crossing, crossing->near);
+		fill(crossing, crossing->far);
+		const int more = 1 << 20;
+		setsockopt(crossing->near, SOL_SOCKET, SO_SNDBUF, &more, sizeof(more));
+		say(crossing->near, "me", (int[]){dup(crossing->near)}, 1);
+		close_end(&crossing->near);
+		run(crossing);
+		assert_int_equal(crossing->ends.guest.refs.streams, 1);
+		close_end(&crossing->far);
+		run(crossing);
+		assert_int_equal(crossing->ends.guest.refs.streams, 0);
+		assert_int_equal(crossing->ends.host.refs.streams, 0);
+	}
+}
+
 static void fds_of_a_message_that_nobody_reads_are_closed(void **state)
 {
 	struct crossing *crossing = *state;
@@ -985,6 +1016,7 @@ int main(void)
 		TEST(what_was_written_away_is_not_overtaken_from_home),
 		TEST(nor_is_what_was_written_to_a_pipe),
 		TEST(one_that_carries_itself_is_reclaimed),
+		TEST(one_that_is_in_its_own_way_is_reclaimed),
 		TEST(fds_of_a_message_that_nobody_reads_are_closed),
 		TEST(what_cannot_cross_ends_the_session),
 		TEST(the_channel_itself_cannot_cross),
