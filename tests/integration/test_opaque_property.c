@@ -26,7 +26,8 @@
 /*
  * Programs on both sides do what they like with sockets and fds, as a seed has it. A model knows what
  * must come out of every socket: each byte in its place, and each fd with the byte, or the record,
- * that it was sent with. The same scripts over direct sockets say that the model is right.
+ * that it was sent with. The same scripts over direct sockets say that the model is right. With an odd
+ * seed, one session may stand still for a while.
  *
  *     OPAQUE_SEEDS=A-B        these scripts, short ones up to 999; one alone tells its steps
  *     OPAQUE_STEPS=N          the first N steps; each has random numbers of its own
@@ -43,6 +44,7 @@
 #define MAX_CONTENT  60000 // of a pipe or a file
 #define MAX_LINKS    24
 #define MAX_HELD     64 // fds other than sockets
+#define MAX_STILL    40 // turns
 #define HANG_SECONDS 30
 
 enum side { GUEST, HOST };
@@ -97,6 +99,10 @@ struct script {
 	struct carried carried;
 	struct wl_list things; // thing.link
 	unsigned int n_things, n_links;
+
+	enum { BOTH, ONLY_GUEST, ONLY_HOST } running;
+	int32_t running_turns; // for so many
+	struct paint_rng turns_rng;
 };
 
 static __attribute__((noreturn, format(printf, 2, 3))) void broken(
@@ -125,12 +131,26 @@ static __attribute__((format(printf, 2, 3))) void tell(
 	}
 }
 
+static void choose_running(struct script *script)
+{
+	if (script->seed % 2 == 1 && script->running_turns-- <= 0) {
+		script->running_turns = paint_range(&script->turns_rng, 0, MAX_STILL);
+		script->running = paint_range(&script->turns_rng, BOTH, ONLY_HOST);
+	}
+}
+
 static void turn(struct script *script)
 {
 	if (script->direct) {
 		return;
 	}
-	carried_turn(&script->carried);
+	choose_running(script);
+	if (script->running != ONLY_HOST) {
+		carried_turn_guest(&script->carried);
+	}
+	if (script->running != ONLY_GUEST) {
+		carried_turn_host(&script->carried);
+	}
 	const struct pair *pair = &script->carried.pair;
 	if (pair->guest.reason[0] != '\0' || pair->host.reason[0] != '\0') {
 		broken(script, "the session has failed: guest: %s, host: %s", pair->guest.reason,
@@ -942,7 +962,7 @@ static void close_sockets(struct script *script)
 static void begin(struct script *script)
 {
 	wl_list_init(&script->things);
-	script->rng.state = script->seed;
+	script->rng.state = script->turns_rng.state = script->seed;
 	const struct pair_options options = {
 		.service_type = script->seed % 3 == 2 ? SOCK_SEQPACKET : SOCK_STREAM,
 		.max_fds = 60000, // eventfds stay until the end

@@ -21,9 +21,11 @@ void carried_init(struct carried *carried, const struct pair_options *options)
 	struct pair_options with_service = options != NULL ? *options : (struct pair_options){0};
 	with_service.service = "test";
 	carried->base = event_base_new();
-	if (carried->base == NULL) {
+	carried->host_base = event_base_new();
+	if (carried->base == NULL || carried->host_base == NULL) {
 		abort();
 	}
+	with_service.host_base = carried->host_base;
 	pair_init(&carried->pair, carried->base, &with_service);
 	carried->client = pair_take_client(&carried->pair);
 	carried->service = pair_take_compositor(&carried->pair);
@@ -35,11 +37,23 @@ void carried_finish(struct carried *carried)
 	carried_close(&carried->service);
 	pair_finish(&carried->pair);
 	event_base_free(carried->base);
+	event_base_free(carried->host_base);
+}
+
+void carried_turn_guest(struct carried *carried)
+{
+	event_base_loop(carried->base, EVLOOP_NONBLOCK);
+}
+
+void carried_turn_host(struct carried *carried)
+{
+	event_base_loop(carried->host_base, EVLOOP_NONBLOCK);
 }
 
 void carried_turn(struct carried *carried)
 {
-	event_base_loop(carried->base, EVLOOP_NONBLOCK);
+	carried_turn_guest(carried);
+	carried_turn_host(carried);
 }
 
 static uint64_t moved(const struct carried *carried)

@@ -16,7 +16,7 @@ struct fdlist;
  */
 
 struct carried {
-	struct event_base *base;
+	struct event_base *base, *host_base;
 	struct pair pair;
 	int client, service; // -1: closed
 };
@@ -25,8 +25,10 @@ struct carried {
 void carried_init(struct carried *carried, const struct pair_options *options);
 void carried_finish(struct carried *carried);
 
-// Both sessions do what they can do at once.
+// Both sessions, or one of them, do what they can do at once.
 void carried_turn(struct carried *carried);
+void carried_turn_guest(struct carried *carried);
+void carried_turn_host(struct carried *carried);
 // Until they have nothing to do.
 void carried_settle(struct carried *carried);
 // Until it is true; fails the test after a long time.

@@ -93,7 +93,7 @@ static void create_host(struct pair *pair, struct event_base *base,
 	const struct handshake_hello *hello)
 {
 	struct session_options host = session_options(options);
-	host.base = base;
+	host.base = options->host_base != NULL ? options->host_base : base;
 	host.exports = WIRE_EVENT;
 	host.local_fd = local_fd;
 	host.channel_fd = channel_fd;

@@ -31,6 +31,7 @@ struct pair_options {
 	const char *service; // of unknown protocol; NULL: Wayland
 	int service_type;    // of its sockets; 0: SOCK_STREAM
 	struct fdref_rules rules;
+	struct event_base *host_base; // of the host's session, borrowed; NULL: the guest's
 };
 
 struct pair_side {
@@ -48,6 +49,7 @@ struct pair {
 	struct handshake_hello hello;    // the host borrows its hashes
 };
 
+// base is borrowed.
 void pair_init(struct pair *pair, struct event_base *base, const struct pair_options *options);
 void pair_finish(struct pair *pair);
 
