@@ -19,6 +19,7 @@
 #define SCM_PIDFD 0x04
 #endif
 
+#define SEND_FLAGS  (MSG_DONTWAIT | MSG_NOSIGNAL)
 #define LOOK_MAX    4096 // bytes that are looked at before it is asked how many there are
 #define EXTRAS_SIZE 1024 // for credentials, a security label, a pidfd and a time
 
@@ -168,6 +169,16 @@ static ssize_t peek(int sock, struct iovec *iov, size_t n_iov, bool *fds)
 	return n < 0 ? -errno : n;
 }
 
+// What is known to have no fds: this is cheaper than asking for them.
+static ssize_t recv_plain(int sock, void *data, size_t len)
+{
+	ssize_t n;
+	do {
+		n = recv(sock, data, len, MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
 // The stream is a queue of pieces, each (a part of) what one sendmsg sent. A peek ends with the first
 // piece that has fds, and fails at a piece that it cannot store, having stored those before. So one
 // whose last byte has nowhere to go tells where the piece of that byte begins.
@@ -195,9 +206,10 @@ static size_t piece_len(int sock, void *data, size_t len)
 }
 
 // What is queued is long: does not copy it where none has fds.
-static size_t long_len(int sock, void *data, size_t len)
+static size_t long_len(int sock, void *data, size_t len, bool *fds)
 {
 	int queued;
+	*fds = true;
 	if (ioctl(sock, SIOCINQ, &queued) < 0 || queued <= 0) {
 		return 1;
 	}
@@ -205,36 +217,37 @@ static size_t long_len(int sock, void *data, size_t len)
 		len = queued;
 	}
 	// Sees at least these bytes, and the fds behind the first one, too.
-	bool fds;
-	if (peek(sock, &(struct iovec){.iov_base = data, .iov_len = 1}, 1, &fds) <= 0) {
+	if (peek(sock, &(struct iovec){.iov_base = data, .iov_len = 1}, 1, fds) <= 0) {
+		*fds = true;
 		return 1;
 	}
-	return fds ? piece_len(sock, data, len) : len;
+	return *fds ? piece_len(sock, data, len) : len;
 }
 
 // How many bytes can be read so that fds come with the first of them, if any. One is always safe,
 // and needed where there are none: the end, and a byte of MSG_OOB, are only noticed by a read.
-static size_t exact_len(int sock, void *data, size_t len)
+// *fds: there may be some.
+static size_t exact_len(int sock, void *data, size_t len, bool *fds)
 {
 	struct iovec iov = {.iov_base = data, .iov_len = len < LOOK_MAX ? len : LOOK_MAX};
-	bool fds;
-	ssize_t n = peek(sock, &iov, 1, &fds);
+	ssize_t n = peek(sock, &iov, 1, fds);
+	if (n == LOOK_MAX) {
+		return long_len(sock, data, len, fds);
+	}
+	*fds = *fds || n <= 0;
 	if (n <= 0) {
 		return 1;
 	}
-	if (n == LOOK_MAX) {
-		return long_len(sock, data, len);
-	}
-	return fds ? piece_len(sock, data, n) : (size_t)n;
+	return *fds ? piece_len(sock, data, n) : (size_t)n;
 }
 
 // For kernels that tell about the fds with the bytes that are looked at, and no more.
-static size_t bytewise_len(int sock, void *data, size_t len)
+static size_t bytewise_len(int sock, void *data, size_t len, bool *fds)
 {
 	struct iovec iov = {.iov_base = data, .iov_len = len < LOOK_MAX ? len : LOOK_MAX};
-	bool fds;
-	ssize_t n = peek(sock, &iov, 1, &fds);
-	return n <= 0 || fds ? 1 : (size_t)n;
+	ssize_t n = peek(sock, &iov, 1, fds);
+	*fds = *fds || n <= 0;
+	return *fds ? 1 : (size_t)n;
 }
 
 struct piece {
@@ -257,8 +270,18 @@ static bool send_pieces(int sock, const struct piece *pieces, size_t n_pieces)
 	return ok;
 }
 
-static bool expect_pieces(int sock, const struct piece *pieces, size_t n_pieces,
-	size_t (*read_len)(int sock, void *data, size_t len))
+typedef size_t (*read_len_func)(int sock, void *data, size_t len, bool *fds);
+
+static ssize_t recv_piece(
+	int sock, void *data, size_t len, struct fdlist *fds, read_len_func read_len)
+{
+	bool may_have_fds;
+	len = read_len(sock, data, len, &may_have_fds);
+	return may_have_fds ? scm_recv(sock, data, len, fds) : recv_plain(sock, data, len);
+}
+
+static bool expect_pieces(
+	int sock, const struct piece *pieces, size_t n_pieces, read_len_func read_len)
 {
 	char data[32];
 	struct fdlist fds;
@@ -266,8 +289,7 @@ static bool expect_pieces(int sock, const struct piece *pieces, size_t n_pieces,
 	bool ok = true;
 	for (size_t i = 0; ok && i < n_pieces; i++) {
 		size_t len = strlen(pieces[i].bytes);
-		ok = scm_recv(sock, data, read_len(sock, data, sizeof(data)), &fds) ==
-				(ssize_t)len &&
+		ok = recv_piece(sock, data, sizeof(data), &fds, read_len) == (ssize_t)len &&
 			memcmp(data, pieces[i].bytes, len) == 0 && fds.count == pieces[i].n_fds;
 		fdlist_drop(&fds, fds.count);
 	}
@@ -318,8 +340,8 @@ ssize_t scm_recv_piece(int sock, void *data, size_t len, struct fdlist *fds)
 	if (peeking == UNTRIED) {
 		try_peeking();
 	}
-	len = peeking == EXACT ? exact_len(sock, data, len) : bytewise_len(sock, data, len);
-	ssize_t n = scm_recv(sock, data, len, fds);
+	read_len_func read_len = peeking == EXACT ? exact_len : bytewise_len;
+	ssize_t n = recv_piece(sock, data, len, fds, read_len);
 	return n == -ECONNRESET ? 0 : n; // told once, and perhaps to a peek
 }
 
@@ -360,10 +382,9 @@ void scm_discard(int sock, int type)
 	fdlist_finish(&fds);
 }
 
-ssize_t scm_send(
+static ssize_t send_message(
 	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
 {
-	assert(n_fds <= SCM_MAX);
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(SCM_MAX * sizeof(int))];
@@ -379,9 +400,17 @@ ssize_t scm_send(
 		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
 		memcpy(CMSG_DATA(c), fdlist_peek(fds), n_fds * sizeof(int));
 	}
+	return sendmsg(sock, &msg, SEND_FLAGS);
+}
+
+ssize_t scm_send(
+	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
+{
+	assert(n_fds <= SCM_MAX);
 	ssize_t n;
-	do {
-		n = sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	do { // plain bytes are common, and send is the cheaper one
+		n = n_iov == 1 && n_fds == 0 ? send(sock, iov->iov_base, iov->iov_len, SEND_FLAGS)
+					     : send_message(sock, iov, n_iov, fds, n_fds);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
