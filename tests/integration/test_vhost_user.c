@@ -130,6 +130,58 @@ static void bytes_arrive_in_order(void **state)
 	free(received);
 }
 
+struct ends {
+	int fds[2]; // the guest's, the host's; -1: closed
+	bool shut[2];
+};
+
+static void do_something(struct ends *ends, struct paint_rng *rng, int end)
+{
+	static char bytes[100000];
+	int fd = ends->fds[end];
+	size_t len = (size_t)paint_range(rng, 1, paint_once_in(rng, 2) ? 100 : sizeof(bytes));
+	switch (paint_range(rng, 0, 7)) {
+	case 0:
+	case 1:
+	case 2:
+		if (!ends->shut[end]) {
+			send(fd, bytes, len, MSG_DONTWAIT);
+		}
+		break;
+	case 3:
+	case 4:
+		recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+		break;
+	case 5:
+		shutdown(fd, SHUT_WR);
+		ends->shut[end] = true;
+		break;
+	case 6:
+		close(fd);
+		ends->fds[end] = -1;
+		break;
+	case 7:
+		usleep((useconds_t)paint_range(rng, 0, paint_once_in(rng, 2) ? 50 : 2000));
+		break;
+	}
+}
+
+/* Whoever says its end first, and whatever is still under way then, nothing is left of it. */
+static void connections_end_in_any_order(void **state)
+{
+	(void)state;
+	struct paint_rng rng = {.state = 7};
+	for (int i = 0; i < 200; i++) {
+		struct ends ends = {0};
+		vsock_cable_create(ends.fds);
+		while (ends.fds[0] >= 0 || ends.fds[1] >= 0) {
+			int end = paint_range(&rng, 0, 1);
+			do_something(&ends, &rng, ends.fds[end] >= 0 ? end : 1 - end);
+		}
+		assert_true(vsock_cable_wait());
+	}
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -137,6 +189,7 @@ int main(void)
 		fd_count_test(a_session_goes_through_the_device),
 		fd_count_test(many_messages_go_through_the_device),
 		fd_count_test(bytes_arrive_in_order),
+		fd_count_test(connections_end_in_any_order),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

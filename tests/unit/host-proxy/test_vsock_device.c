@@ -543,6 +543,24 @@ static void both_close_their_halves(void **state)
 	end(&fixture);
 }
 
+static void the_guest_closes_its_half_first(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	send_op(&fixture, OP(SHUTDOWN), SEND);
+	expect_nothing(&fixture);
+	assert_int_equal(send(fixture.host_fd, "last", 4, 0), 4);
+	assert_int_equal(shutdown(fixture.host_fd, SHUT_WR), 0);
+	expect_bytes(&fixture, "last");
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND | RCV);
+	send_op(&fixture, OP(SHUTDOWN), SEND | RCV);
+	expect(&fixture, OP(RST));
+	assert_int_equal(vsock_device_connections(fixture.device), 0);
+	end(&fixture);
+}
+
 static void the_guest_closes(void **state)
 {
 	(void)state;
@@ -703,6 +721,7 @@ int main(void)
 		fd_count_test(the_guest_closes_its_half),
 		fd_count_test(the_host_closes_its_half),
 		fd_count_test(both_close_their_halves),
+		fd_count_test(the_guest_closes_its_half_first),
 		fd_count_test(the_guest_closes),
 		fd_count_test(the_host_closes),
 		fd_count_test(the_host_connects),
