@@ -76,17 +76,24 @@ static void close_all(struct vsock_device *device)
 	evbuffer_drain(device->resets, evbuffer_get_length(device->resets));
 }
 
-// False: no room.
+static bool may_send_more_resets(const struct vsock_device *device)
+{
+	return evbuffer_get_length(device->resets) < RESETS_MAX * VSOCK_HEADER;
+}
+
+// False: no room. Packets are read again once fewer wait.
 static bool send_resets(struct vsock_device *device)
 {
 	struct virtio_vsock_hdr header;
-	while (evbuffer_copyout(device->resets, &header, sizeof(header)) == sizeof(header)) {
-		if (!vsock_sender_send(device->sender, &header)) {
-			return false;
-		}
-		evbuffer_drain(device->resets, sizeof(header));
+	bool had_many = !may_send_more_resets(device), room = true;
+	while (room && evbuffer_copyout(device->resets, &header, sizeof(header)) > 0) {
+		room = vsock_sender_send(device->sender, &header);
+		evbuffer_drain(device->resets, room ? sizeof(header) : 0);
 	}
-	return true;
+	if (had_many && may_send_more_resets(device)) {
+		event_active(device->more, EV_TIMEOUT, 0);
+	}
+	return room;
 }
 
 static void send_reset(struct vsock_device *device, const struct virtio_vsock_hdr *header)
@@ -265,11 +272,6 @@ static const char *read_packet(struct vsock_device *device, struct virtio_vsock_
 	return NULL;
 }
 
-static bool may_send_more_resets(const struct vsock_device *device)
-{
-	return evbuffer_get_length(device->resets) < RESETS_MAX * VSOCK_HEADER;
-}
-
 // False: nothing is there, or nothing more may be read.
 static bool handle_chain(struct vsock_device *device)
 {
@@ -318,15 +320,11 @@ static void handle_packets(struct vsock_device *device)
 // The guest has made room.
 static void send_waiting(struct vsock_device *device)
 {
-	bool had_many = !may_send_more_resets(device);
 	bool room = send_resets(device);
 	while (room && !wl_list_empty(&device->waiting)) {
 		struct vsock_connection *connection =
 			wl_container_of(device->waiting.next, connection, waiting);
 		room = work(device, connection);
-	}
-	if (had_many && may_send_more_resets(device)) {
-		event_active(device->more, EV_TIMEOUT, 0);
 	}
 }
 

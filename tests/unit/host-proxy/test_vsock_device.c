@@ -492,6 +492,36 @@ static void forwarding_what_was_never_sent_ends_the_connection(void **state)
 	end(&fixture);
 }
 
+static void send_to_nobody(struct fixture *fixture)
+{
+	const struct virtio_vsock_hdr header = machine_header(GUEST, HOST + 1, OP(RW));
+	send_packet(fixture, &header, NULL, 0);
+}
+
+/* The connection's last bytes go into its socket before the kick is heard. */
+static void packets_are_read_again_when_a_connection_sends_the_resets(void **state)
+{
+	(void)state;
+	static char bytes[65536];
+	struct fixture fixture;
+	begin_with(&fixture, MACHINE_EVENT_INDEX, 1);
+	send_op(&fixture, OP(REQUEST), 0);
+	for (int i = 0; i < 2000; i++) { // more than a socket holds
+		send_bytes(&fixture, "x", 1);
+	}
+	send_op(&fixture, OP(SHUTDOWN), SEND | RCV);
+	assert_int_equal(fixture.closed, 0);
+	while (machine_can_send(&fixture.machine)) {
+		send_to_nobody(&fixture);
+	}
+	assert_true(recv(fixture.host_fd, bytes, sizeof(bytes), 0) > 0);
+	machine_add_buffers(&fixture.machine, 16);
+	turn(&fixture);
+	assert_int_equal(fixture.closed, 1);
+	assert_true(machine_can_send(&fixture.machine));
+	end(&fixture);
+}
+
 static void the_guest_closes_its_half(void **state)
 {
 	(void)state;
@@ -718,6 +748,7 @@ int main(void)
 		fd_count_test(what_the_socket_has_no_room_for_is_kept),
 		fd_count_test(the_guests_credit_is_kept),
 		fd_count_test(forwarding_what_was_never_sent_ends_the_connection),
+		fd_count_test(packets_are_read_again_when_a_connection_sends_the_resets),
 		fd_count_test(the_guest_closes_its_half),
 		fd_count_test(the_host_closes_its_half),
 		fd_count_test(both_close_their_halves),
