@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <linux/virtio_config.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -593,14 +594,22 @@ const struct guest_memory *vhost_user_memory(const struct vhost_user *vhost)
 	return &vhost->memory;
 }
 
+// It may block, and be full: then the guest has been called already.
+static bool is_full(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
+	return poll(&poll_fd, 1, 0) != 1;
+}
+
 void vhost_user_call(struct vhost_user *vhost, unsigned int index)
 {
 	struct virtqueue *ring = vhost_user_queue(vhost, index);
+	int fd = vhost->queues[index].call_fd;
 	const uint64_t one = 1;
-	if (ring == NULL || !virtqueue_wants_call(ring) || vhost->queues[index].call_fd < 0) {
+	if (ring == NULL || !virtqueue_wants_call(ring) || fd < 0 || is_full(fd)) {
 		return;
 	}
-	if (write(vhost->queues[index].call_fd, &one, sizeof(one)) < 0) {
+	if (write(fd, &one, sizeof(one)) < 0) {
 		log_debug("cannot call the guest: %s", strerror(errno));
 	}
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -522,6 +523,21 @@ static void packets_are_read_again_when_a_connection_sends_the_resets(void **sta
 	end(&fixture);
 }
 
+static void a_full_eventfd_keeps_nobody_waiting(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	for (int i = 0; i < 2; i++) {
+		int call_fd = fixture.machine.queues[i].call_fd;
+		assert_int_equal(fcntl(call_fd, F_SETFL, 0), 0);
+		assert_int_equal(eventfd_write(call_fd, UINT64_MAX - 1), 0);
+	}
+	talk(&fixture);
+	assert_int_equal(fixture.ended, 0);
+	end(&fixture);
+}
+
 static void the_guest_closes_its_half(void **state)
 {
 	(void)state;
@@ -749,6 +765,7 @@ int main(void)
 		fd_count_test(the_guests_credit_is_kept),
 		fd_count_test(forwarding_what_was_never_sent_ends_the_connection),
 		fd_count_test(packets_are_read_again_when_a_connection_sends_the_resets),
+		fd_count_test(a_full_eventfd_keeps_nobody_waiting),
 		fd_count_test(the_guest_closes_its_half),
 		fd_count_test(the_host_closes_its_half),
 		fd_count_test(both_close_their_halves),
