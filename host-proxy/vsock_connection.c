@@ -406,13 +406,20 @@ static void set_wanted(struct event *event, short what, bool wanted)
 	}
 }
 
+// Whether the guest waits to hear that the socket was read from.
+static bool wants_credit(const struct vsock_connection *connection)
+{
+	return window(connection) < VSOCK_WINDOW / 2 &&
+		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) == 0 &&
+		(connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
+}
+
 static void update_events(struct vsock_connection *connection, bool room)
 {
 	bool backlog = evbuffer_get_length(connection->backlog) > 0;
-	bool credit = window(connection) < VSOCK_WINDOW / 2;
 	set_wanted(connection->readable, EV_READ, room && can_read(connection));
 	set_wanted(connection->writable, EV_WRITE,
-		!connection->discards && (backlog || (credit && room)));
+		!connection->discards && (backlog || (room && wants_credit(connection))));
 }
 
 static bool work(struct vsock_connection *connection)
@@ -429,6 +436,9 @@ static bool work(struct vsock_connection *connection)
 
 enum vsock_status vsock_connection_work(struct vsock_connection *connection)
 {
+	if (connection->may_write && hung_up(connection->config.fd)) {
+		discard(connection); // or it would look writable for ever
+	}
 	flush_backlog(connection);
 	bool read_all = (connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0 ||
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0;

@@ -20,6 +20,7 @@
 
 #define GUEST   1022 // ports
 #define HOST    7000
+#define MUCH    180000
 #define REFUSED 1 // which the test's host turns down
 
 #define OP(name) VIRTIO_VSOCK_OP_##name
@@ -607,6 +608,45 @@ static void the_guest_closes_its_half_first(void **state)
 	end(&fixture);
 }
 
+// More than half of what the guest may send, and nobody reads it.
+static void send_much(struct fixture *fixture, uint32_t guest_room)
+{
+	static const char bytes[MACHINE_TX_SIZE];
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(RW));
+	header.buf_alloc = guest_room;
+	header.len = MUCH / 3;
+	for (int i = 0; i < 3; i++) {
+		send_packet(fixture, &header, bytes, header.len);
+	}
+}
+
+static void what_nobody_reads_keeps_a_connection_and_no_processor(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	send_much(&fixture, 65536);
+	send_op(&fixture, OP(SHUTDOWN), SEND);
+	assert_int_equal(shutdown(fixture.host_fd, SHUT_WR), 0);
+	assert_int_equal(expect(&fixture, OP(SHUTDOWN)).flags, SEND | RCV);
+	assert_int_equal(vsock_device_connections(fixture.device), 1);
+	end(&fixture);
+}
+
+static void a_guest_without_room_gets_credit_for_what_nobody_will_read(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	connect_guest(&fixture);
+	send_much(&fixture, 0);
+	assert_int_equal(shutdown(fixture.host_fd, SHUT_RDWR), 0);
+	assert_int_equal(expect(&fixture, OP(CREDIT_UPDATE)).fwd_cnt, MUCH);
+	expect_nothing(&fixture);
+	end(&fixture);
+}
+
 static void the_guest_closes(void **state)
 {
 	(void)state;
@@ -770,6 +810,8 @@ int main(void)
 		fd_count_test(the_host_closes_its_half),
 		fd_count_test(both_close_their_halves),
 		fd_count_test(the_guest_closes_its_half_first),
+		fd_count_test(what_nobody_reads_keeps_a_connection_and_no_processor),
+		fd_count_test(a_guest_without_room_gets_credit_for_what_nobody_will_read),
 		fd_count_test(the_guest_closes),
 		fd_count_test(the_host_closes),
 		fd_count_test(the_host_connects),
