@@ -400,6 +400,12 @@ static void do_resize(struct fixture *fixture, struct fuzz_input *input)
 	}
 }
 
+static void do_shut(struct fixture *fixture, struct fuzz_input *input)
+{
+	int fd = *get_fd(fixture, fuzz_take8(input));
+	shutdown(fd, fuzz_take8(input) % 3);
+}
+
 static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint8_t number)
 {
 	int which = number / OPERATIONS % 2;
@@ -438,7 +444,7 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint
 		do_resize(fixture, input);
 		break;
 	case SHUT:
-		shutdown(*get_fd(fixture, fuzz_take8(input)), fuzz_take8(input) % 3);
+		do_shut(fixture, input);
 		break;
 	case CLOSE:
 		close_if_open(get_fd(fixture, fuzz_take8(input)));

@@ -321,10 +321,8 @@ static void do_message(struct fixture *fixture, struct fuzz_input *input)
 	uint8_t body[BODY_MAX];
 	int numbers[FDS_MAX];
 	struct fdlist fds = {.fds = numbers};
-	struct vhost_header header = {
-		.request = fuzz_take8(input),
-		.flags = fuzz_take8(input) ^ 1u, // 0 is right
-	};
+	struct vhost_header header = {.request = fuzz_take8(input)};
+	header.flags = fuzz_take8(input) ^ 1u; // 0 is right
 	size_t n_fds = fuzz_take8(input) % (FDS_MAX + 1);
 	for (size_t i = 0; i < n_fds; i++) {
 		numbers[fds.count++] = get_thing(fixture, fuzz_take8(input));
@@ -342,12 +340,11 @@ static void do_table(struct fixture *fixture, struct fuzz_input *input)
 	int numbers[VHOST_TABLE_MAX];
 	struct fdlist fds = {.fds = numbers};
 	for (uint32_t i = 0; i < table.count; i++) {
-		table.ranges[i] = (struct guest_range){
-			.address = fuzz_take8(input) * (uint64_t)PAGE,
-			.size = fuzz_take8(input) * (uint64_t)PAGE / 4,
-			.user_address = fuzz_take8(input) * (uint64_t)PAGE,
-			.offset = fuzz_take8(input) * (uint64_t)PAGE / 4,
-		};
+		struct guest_range *range = &table.ranges[i];
+		range->address = fuzz_take8(input) * (uint64_t)PAGE;
+		range->size = fuzz_take8(input) * (uint64_t)PAGE / 4;
+		range->user_address = fuzz_take8(input) * (uint64_t)PAGE;
+		range->offset = fuzz_take8(input) * (uint64_t)PAGE / 4;
 		numbers[fds.count++] = get_thing(fixture, fuzz_take8(input));
 	}
 	size_t len =
@@ -374,12 +371,10 @@ static void do_ring(struct fixture *fixture, struct fuzz_input *input)
 	uint32_t index = fuzz_take8(input) % VHOST_USER_QUEUES_MAX;
 	send_state(fixture, VHOST_SET_VRING_NUM, index, 1u << fuzz_take8(input) % 17);
 	send_state(fixture, VHOST_SET_VRING_BASE, index, fuzz_take16(input));
-	const struct vhost_vring_addr addr = {
-		.index = index,
-		.desc = fuzz_take16(input) * UINT64_C(16),
-		.avail = fuzz_take16(input) * UINT64_C(16),
-		.used = fuzz_take16(input) * UINT64_C(16),
-	};
+	struct vhost_vring_addr addr = {.index = index};
+	addr.desc = fuzz_take16(input) * UINT64_C(16);
+	addr.avail = fuzz_take16(input) * UINT64_C(16);
+	addr.used = fuzz_take16(input) * UINT64_C(16);
 	send_request(fixture, VHOST_SET_VRING_ADDR, &addr, sizeof(addr), NULL);
 	send_event(fixture, VHOST_SET_VRING_CALL, index, fuzz_take8(input));
 	send_event(fixture, VHOST_SET_VRING_KICK, index, fuzz_take8(input));

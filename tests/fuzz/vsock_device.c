@@ -382,12 +382,11 @@ static void do_descriptor(struct fixture *fixture, struct fuzz_input *input)
 	struct vring_desc *desc = slot < 128
 		? &queue->desc[slot % MACHINE_RING]
 		: (struct vring_desc *)(machine->memory + TABLES) + slot;
-	*desc = (struct vring_desc){
-		.addr = MACHINE_ADDRESS + fuzz_take32(input) % (MACHINE_MEMORY + 0x1000),
-		.len = fuzz_take32(input) >> fuzz_take8(input) % 32,
-		.flags = fuzz_take8(input) & 7,
-		.next = fuzz_take8(input),
-	};
+	desc->addr = MACHINE_ADDRESS + fuzz_take32(input) % (MACHINE_MEMORY + 0x1000);
+	desc->len = fuzz_take32(input);
+	desc->len >>= fuzz_take8(input) % 32;
+	desc->flags = fuzz_take8(input) & 7;
+	desc->next = fuzz_take8(input);
 	fixture->tampered = true;
 }
 
