@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "channel/input.h"
 #include "channel/transport.h"
 #include "host-proxy/options.h"
 #include "program/worker.h"
@@ -15,6 +16,7 @@
 
 struct preparation {
 	const struct host_options *options;
+	struct channel_input *input;
 	struct handshake_hello hello; // the session borrows its contents
 };
 
@@ -24,11 +26,11 @@ static void refuse(int channel_fd, uint32_t code, const char *text)
 	handshake_refuse(channel_fd, code, text);
 }
 
-static bool read_hello(int channel_fd, struct handshake_hello *hello)
+static bool read_hello(struct channel_input *input, struct handshake_hello *hello)
 {
-	const char *wrong = handshake_read(channel_fd, HELLO_TIMEOUT_MS, hello);
+	const char *wrong = handshake_read(input, HELLO_TIMEOUT_MS, hello);
 	if (wrong != NULL) {
-		refuse(channel_fd, hello->refuse, wrong);
+		refuse(input->fd, hello->refuse, wrong);
 	}
 	return wrong == NULL;
 }
@@ -93,7 +95,7 @@ static int open_service(
 	struct preparation *preparation, int channel_fd, struct session_options *session)
 {
 	const struct services *services = &preparation->options->program.services;
-	if (!read_hello(channel_fd, &preparation->hello)) {
+	if (!read_hello(preparation->input, &preparation->hello)) {
 		return -1;
 	}
 	const struct service *service =
@@ -105,25 +107,37 @@ static int open_service(
 	return connect_service(channel_fd, service);
 }
 
-static bool prepare(
-	void *data, int channel_fd, const struct worker_peer *peer, struct session_options *session)
+// The service's end, for which the guest has been welcomed; -1.
+static int welcome(struct preparation *preparation, int channel_fd, struct session_options *session)
 {
-	struct preparation *preparation = data;
-	log_connection(channel_fd, peer);
 	int local_fd = open_service(preparation, channel_fd, session);
 	if (local_fd < 0) {
-		close(channel_fd);
-		return false;
+		return -1;
 	}
 	int error = handshake_welcome(channel_fd, &preparation->hello, 0);
 	if (error < 0) {
 		log_error("the guest is gone: %s", strerror(-error));
 		close(local_fd);
+		return -1;
+	}
+	return local_fd;
+}
+
+static bool prepare(
+	void *data, int channel_fd, const struct worker_peer *peer, struct session_options *session)
+{
+	struct preparation *preparation = data;
+	log_connection(channel_fd, peer);
+	preparation->input = channel_input_create(channel_fd);
+	int local_fd = preparation->input != NULL ? welcome(preparation, channel_fd, session) : -1;
+	if (local_fd < 0) {
+		channel_input_destroy(preparation->input);
 		close(channel_fd);
 		return false;
 	}
 	session->local_fd = local_fd;
 	session->channel_fd = channel_fd;
+	session->channel_input = preparation->input;
 	return true;
 }
 

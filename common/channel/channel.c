@@ -13,9 +13,10 @@
 
 #include "base/mapping.h"
 #include "base/scm.h"
+#include "channel/input.h"
 
 // The buffer holds one whole frame and what one read brings. While rows are read into their place,
-// only the tail of a read goes through it. A read may bring two of the longest STREAM_DATA frames.
+// only the tail of a read goes through it.
 #define READ_SIZE      (132 * 1024)
 #define READ_TAIL      (4 * 1024)
 #define BUFFER_SIZE    (sizeof(struct channel_header) + CHANNEL_MAX_PAYLOAD + READ_SIZE)
@@ -27,6 +28,7 @@
 
 struct channel {
 	int fd;
+	struct channel_input *input;
 	const struct channel_handler *handler;
 	void *data;
 	struct event *read_event;
@@ -68,6 +70,7 @@ static void free_channel(struct channel *channel)
 		evbuffer_free(channel->out);
 	}
 	mapping_unref(channel->rows.mapping);
+	channel_input_destroy(channel->input);
 	close(channel->fd);
 	free(channel->in);
 	free(channel);
@@ -270,6 +273,21 @@ static void make_room(struct channel *channel)
 	}
 }
 
+/* How much to read while nothing says yet where it belongs: at least the rest of a frame. */
+static size_t room_ahead(const struct channel *channel)
+{
+	struct channel_header header = {0};
+	size_t have = channel->in_end - channel->in_start;
+	size_t room = channel->input->read_ahead;
+	if (have >= sizeof(header)) {
+		memcpy(&header, channel->in + channel->in_start, sizeof(header));
+	}
+	if (header.type != CHANNEL_MEM_WRITE && header.length > room) {
+		room = header.length;
+	}
+	return room < READ_SIZE ? room : READ_SIZE;
+}
+
 /* One read. The number of bytes wanted is given back, to tell a short read from a full one. */
 static ssize_t read_once(struct channel *channel, size_t *wanted)
 {
@@ -284,21 +302,17 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 		in_rows += iov[i].iov_len;
 	}
 	iov[n].iov_base = channel->in + channel->in_end;
-	iov[n].iov_len = n > 0 ? READ_TAIL : READ_SIZE;
+	iov[n].iov_len = n > 0 ? READ_TAIL : room_ahead(channel);
 	*wanted = in_rows + iov[n].iov_len;
 	n++;
 
-	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
-	ssize_t got;
-	do {
-		got = recvmsg(channel->fd, &msg, MSG_DONTWAIT);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0 && errno == EFAULT && in_rows > 0) {
+	ssize_t got = channel_input_read(channel->input, iov, n);
+	if (got == -EFAULT && in_rows > 0) {
 		channel->rows.base = NULL; // its owner has truncated it: forget the rest
 		return read_once(channel, wanted);
 	}
 	if (got < 0) {
-		return -errno;
+		return got;
 	}
 	channel->bytes_received += (uint64_t)got;
 	size_t to_rows = (size_t)got < in_rows ? (size_t)got : in_rows;
@@ -308,6 +322,14 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 		finish_rows(channel);
 	}
 	return got;
+}
+
+/* What is left of a turn comes in the next one, though the socket may be silent. */
+static void read_on(struct channel *channel)
+{
+	if (!channel->destroyed && !channel->over && channel_input_has_more(channel->input)) {
+		event_active(channel->read_event, EV_READ, 0);
+	}
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -336,10 +358,12 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 		if (!channel->destroyed && !channel->over) {
 			channel->handler->settled(channel->data);
 		}
-		if ((size_t)got < wanted && channel->error == 0) {
+		if ((size_t)got < wanted && channel->error == 0 &&
+			!channel_input_has_more(channel->input)) {
 			break;
 		}
 	}
+	read_on(channel);
 	channel->dispatching = false;
 	if (channel->destroyed) {
 		free_channel(channel);
@@ -368,20 +392,29 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 struct channel *channel_create(
 	struct event_base *base, int fd, const struct channel_handler *handler, void *data)
 {
+	return channel_create_with_input(base, fd, channel_input_create(fd), handler, data);
+}
+
+struct channel *channel_create_with_input(struct event_base *base, int fd,
+	struct channel_input *input, const struct channel_handler *handler, void *data)
+{
 	struct channel *channel = calloc(1, sizeof(*channel));
 	if (channel == NULL) {
+		channel_input_destroy(input);
 		close(fd);
 		return NULL;
 	}
 	channel->fd = fd;
+	channel->input = input;
 	channel->handler = handler;
 	channel->data = data;
 	channel->in = malloc(BUFFER_SIZE);
 	channel->out = evbuffer_new();
 	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
 	channel->write_event = event_new(base, fd, EV_WRITE | EV_PERSIST, handle_writable, channel);
-	if (channel->in == NULL || channel->out == NULL || channel->read_event == NULL ||
-		channel->write_event == NULL || event_add(channel->read_event, NULL) < 0) {
+	if (input == NULL || channel->in == NULL || channel->out == NULL ||
+		channel->read_event == NULL || channel->write_event == NULL ||
+		event_add(channel->read_event, NULL) < 0) {
 		free_channel(channel);
 		errno = ENOMEM;
 		return NULL;

@@ -11,6 +11,7 @@ struct event_base;
 struct iovec;
 struct mapping;
 struct channel;
+struct channel_input;
 
 /**
  * A connected channel: frames in, frames out. Bulk rows go from a sender's mapping into the socket
@@ -53,6 +54,10 @@ struct channel_handler {
 // Takes fd, also on failure. handler and data are borrowed.
 struct channel *channel_create(
 	struct event_base *base, int fd, const struct channel_handler *handler, void *data);
+// As above, for bytes that come by another way; input is taken, also on failure, and may be NULL: a
+// failure.
+struct channel *channel_create_with_input(struct event_base *base, int fd,
+	struct channel_input *input, const struct channel_handler *handler, void *data);
 // Closes; what is queued is lost. NULL is fine. May be called from a handler.
 void channel_destroy(struct channel *channel);
 

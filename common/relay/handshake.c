@@ -5,9 +5,11 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "channel/channel.h"
+#include "channel/input.h"
 
 static void read_boot_id(uint8_t boot_id[16])
 {
@@ -105,17 +107,18 @@ static bool wait_readable(int fd, uint64_t deadline)
 	return poll(&readable, 1, left) != 0; // when interrupted, too
 }
 
-static const char *receive_all(int fd, void *data, size_t len, uint64_t deadline)
+static const char *receive_all(
+	struct channel_input *input, void *data, size_t len, uint64_t deadline)
 {
-	uint8_t *at = data;
-	while (len > 0) {
-		ssize_t n = recv(fd, at, len, MSG_DONTWAIT);
+	struct iovec rest = {.iov_base = data, .iov_len = len};
+	while (rest.iov_len > 0) {
+		ssize_t n = channel_input_read(input, &rest, 1);
 		if (n > 0) {
-			at += n;
-			len -= (size_t)n;
-		} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+			rest.iov_base = (uint8_t *)rest.iov_base + n;
+			rest.iov_len -= (size_t)n;
+		} else if (n != -EAGAIN) {
 			return "the connection ended within HELLO";
-		} else if (!wait_readable(fd, deadline)) {
+		} else if (!wait_readable(input->fd, deadline)) {
 			return "no HELLO came in time";
 		}
 	}
@@ -155,12 +158,13 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 	return NULL;
 }
 
-const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello)
+const char *handshake_read(
+	struct channel_input *input, int timeout_ms, struct handshake_hello *hello)
 {
 	struct packet packet;
 	hello->refuse = CHANNEL_REFUSE_PROTOCOL;
 	uint64_t deadline = channel_clock() + (uint64_t)timeout_ms * 1000000;
-	const char *wrong = receive_all(fd, &packet.header, sizeof(packet.header), deadline);
+	const char *wrong = receive_all(input, &packet.header, sizeof(packet.header), deadline);
 	if (wrong != NULL) {
 		return wrong;
 	}
@@ -171,7 +175,7 @@ const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello
 		packet.header.length > sizeof(packet.payload)) {
 		return "HELLO with a wrong length";
 	}
-	wrong = receive_all(fd, packet.payload, packet.header.length, deadline);
+	wrong = receive_all(input, packet.payload, packet.header.length, deadline);
 	return wrong != NULL ? wrong : decode_hello(&packet, hello);
 }
 

@@ -13,6 +13,8 @@
  * reads it before it decides which service to connect to, then answers with WELCOME or REFUSE.
  */
 
+struct channel_input;
+
 #define HANDSHAKE_SERVICE_MAX 64
 
 struct handshake_hello {
@@ -29,9 +31,10 @@ struct handshake_hello {
 // Fills in boot_id and clock, and writes HELLO to the blocking socket fd. 0 or -errno.
 int handshake_open(int fd, struct handshake_hello *hello);
 
-// Reads HELLO from fd, waiting at most timeout_ms. NULL, or in one static phrase what is wrong:
-// the caller refuses with it.
-const char *handshake_read(int fd, int timeout_ms, struct handshake_hello *hello);
+// Reads HELLO, waiting at most timeout_ms. NULL, or in one static phrase what is wrong: the caller
+// refuses with it.
+const char *handshake_read(
+	struct channel_input *input, int timeout_ms, struct handshake_hello *hello);
 // Writes WELCOME. 0 or -errno.
 int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features);
 // Writes REFUSE with a code of protocol/channel.h and a text for people. Never blocks; errors are

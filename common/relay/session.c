@@ -13,6 +13,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "channel/channel.h"
+#include "channel/input.h"
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
 #include "fdpass/kind.h"
@@ -536,18 +537,29 @@ static bool create_peer(struct session *session)
 	return session->peer != NULL;
 }
 
+static struct channel *create_channel(struct session *session)
+{
+	const struct session_options *options = &session->options;
+	struct channel_input *input = options->channel_input;
+	if (input == NULL) {
+		input = channel_input_create(options->channel_fd);
+	}
+	return channel_create_with_input(
+		options->base, options->channel_fd, input, &channel_handler, session);
+}
+
 struct session *session_create(const struct session_options *options)
 {
 	struct session *session = calloc(1, sizeof(*session));
 	if (session == NULL) {
 		close(options->local_fd);
+		channel_input_destroy(options->channel_input);
 		close(options->channel_fd);
 		return NULL;
 	}
 	session->options = *options;
 	session->stats.sessions = 1;
-	session->channel =
-		channel_create(options->base, options->channel_fd, &channel_handler, session);
+	session->channel = create_channel(session);
 	session->over_event = event_new(options->base, -1, 0, tell_over, session);
 	session->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	session->timer = event_new(

@@ -10,6 +10,7 @@
 #include "relay/stats.h"
 #include "wire/schema.h"
 
+struct channel_input;
 struct event_base;
 struct session;
 
@@ -24,6 +25,8 @@ struct session_options {
 	enum wire_direction exports; // what the local peer sends: WIRE_REQUEST in the guest
 	int local_fd;                // taken
 	int channel_fd;              // taken; HELLO has been written or read already
+	// What comes by channel_fd, where it is not just the bytes; taken; NULL.
+	struct channel_input *channel_input;
 	// NULL: Wayland. Else the name of a service, borrowed, of whose protocol nothing is known:
 	// fds go by rules.
 	const char *service;

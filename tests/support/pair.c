@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "channel/channel.h"
+#include "channel/input.h"
 #include "relay/session.h"
 #include "tests/support/channel_pair.h"
 
@@ -90,15 +91,16 @@ static void create_guest(struct pair *pair, struct event_base *base,
 
 static void create_host(struct pair *pair, struct event_base *base,
 	const struct pair_options *options, int local_fd, int channel_fd,
-	const struct handshake_hello *hello)
+	struct channel_input *input)
 {
 	struct session_options host = session_options(options);
 	host.base = options->host_base != NULL ? options->host_base : base;
 	host.exports = WIRE_EVENT;
 	host.local_fd = local_fd;
 	host.channel_fd = channel_fd;
-	host.peer_contents = hello->contents;
-	host.n_peer_contents = hello->n_contents;
+	host.channel_input = input;
+	host.peer_contents = pair->hello.contents;
+	host.n_peer_contents = pair->hello.n_contents;
 	host.offer_global = options->offer_global;
 	host.app_id_prefix = options->app_id_prefix;
 	host.title_prefix = options->title_prefix;
@@ -119,6 +121,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		.channel_fd = -1,
 	};
 	int channel[2], client[2], compositor[2];
+	struct channel_input *input = NULL;
 	if (options->make_channel != NULL) {
 		options->make_channel(channel);
 	} else {
@@ -137,10 +140,15 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		check(handshake_open(channel[0], &hello) == 0, "HELLO");
 	}
 	struct handshake_hello *hello = &pair->hello;
+	if (!options->no_host) {
+		input = options->make_input != NULL ? options->make_input(channel[1])
+						    : channel_input_create(channel[1]);
+		check(input != NULL, "the host's input");
+	}
 	if (options->no_host) {
 		pair->channel_fd = channel[1];
 	} else if (!options->no_guest) {
-		check(handshake_read(channel[1], HELLO_MS, hello) == NULL, "HELLO");
+		check(handshake_read(input, HELLO_MS, hello) == NULL, "HELLO");
 		send_welcome(channel[1], hello, options->clock);
 	}
 	if (options->channel_buffer != 0) {
@@ -156,7 +164,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		make_socketpair(compositor, options->service_type, options->local_buffer);
 		pair->compositor_fd = compositor[0];
 		pair->host_channel = channel[1];
-		create_host(pair, base, options, compositor[1], channel[1], hello);
+		create_host(pair, base, options, compositor[1], channel[1], input);
 	}
 }
 

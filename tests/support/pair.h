@@ -8,6 +8,7 @@
 #include "fdpass/fdref.h"
 #include "relay/handshake.h"
 
+struct channel_input;
 struct event_base;
 struct session;
 
@@ -19,10 +20,11 @@ struct pair_options {
 	int channel_buffer; // bytes that the channel holds, see channel_pair_limit; 0: the system's
 	int local_buffer;   // SO_SNDBUF of the two local sockets
 	int64_t clock;      // nanoseconds that the host's clock seems to be ahead; 0: one kernel
-	void (*make_channel)(int fds[2]); // guest's end, host's end; NULL: a socketpair
-	bool no_host;                     // the test plays the host: pair.channel_fd
-	bool no_guest;                    // the test plays the guest
-	struct content_store *contents;   // the guest's; told to the host
+	void (*make_channel)(int fds[2]);            // guest's end, host's end; NULL: a socketpair
+	struct channel_input *(*make_input)(int fd); // the host's; NULL: channel_input_create
+	bool no_host;                                // the test plays the host: pair.channel_fd
+	bool no_guest;                               // the test plays the guest
+	struct content_store *contents;              // the guest's; told to the host
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
 	const char *app_id_prefix, *title_prefix;
 	uint64_t max_memory; // 0: plenty, as below

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/mapping.h"
+#include "channel/input.h"
 #include "tests/support/fd_count.h"
 
 #define PAGE 4096
@@ -595,6 +596,110 @@ static void rows_for_truncated_memory_are_forgotten_and_frames_go_on(void **stat
 	truncate_while_receiving(5000, 100, 1000);   // in their middle
 	truncate_while_receiving(40, 100 * 1024, 2); // long rows
 	truncate_while_receiving(100 * 1024, 100 * 1024, 2);
+}
+
+/* ---- bytes that do not come by the socket ---- */
+
+// Says that there is more where one byte in the socket has told of all.
+struct store {
+	struct channel_input input;
+	const uint8_t *data;
+	size_t len, step; // bytes that are left, that are given at once
+	size_t asked;     // for, at first
+	bool *destroyed;
+};
+
+static ssize_t store_read(struct channel_input *input, const struct iovec *pieces, size_t n_pieces)
+{
+	struct store *store = (struct store *)input;
+	char byte;
+	assert_int_equal(n_pieces, 1);
+	store->asked = store->asked == 0 ? pieces[0].iov_len : store->asked;
+	if (recv(input->fd, &byte, 1, MSG_DONTWAIT) < 0 && store->len == 0) {
+		return -EAGAIN;
+	}
+	size_t n = pieces[0].iov_len < store->step ? pieces[0].iov_len : store->step;
+	n = n < store->len ? n : store->len;
+	memcpy(pieces[0].iov_base, store->data, n);
+	store->data += n;
+	store->len -= n;
+	return (ssize_t)n;
+}
+
+static bool store_has_more(const struct channel_input *input)
+{
+	return ((const struct store *)input)->len > 0;
+}
+
+static void store_destroy(struct channel_input *input)
+{
+	*((struct store *)input)->destroyed = true;
+}
+
+static const struct channel_input_interface store_interface = {
+	.read = store_read,
+	.has_more = store_has_more,
+	.destroy = store_destroy,
+};
+
+static void set_up_with_store(struct fixture *fixture, struct store *store)
+{
+	int sockets[2];
+	*fixture = (struct fixture){.base = event_base_new()};
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	fixture->peer = sockets[1];
+	store->input.interface = &store_interface;
+	store->input.fd = sockets[0];
+	fixture->channel = channel_create_with_input(
+		fixture->base, sockets[0], &store->input, &handler, fixture);
+	assert_non_null(fixture->channel);
+	assert_int_equal(send(fixture->peer, "", 1, 0), 1);
+}
+
+static void what_an_input_still_has_is_read_though_its_socket_is_silent(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint8_t data[100 * 20];
+	bool destroyed = false;
+	memset(data, 1, sizeof(data));
+	for (uint32_t i = 0; i < 100; i++) {
+		put_header(data + i * 20, CHANNEL_PING, i, 4);
+	}
+	struct store store = {.input.read_ahead = 4096,
+		.data = data,
+		.len = sizeof(data),
+		.step = 7,
+		.destroyed = &destroyed};
+	set_up_with_store(&fixture, &store);
+	for (int i = 0; i < 100; i++) {
+		run(&fixture);
+	}
+	assert_int_equal(fixture.n_received, 100);
+	assert_int_equal(fixture.received[99].header.id, 99);
+	assert_int_equal(fixture.ended, 0);
+	tear_down(&fixture);
+	assert_true(destroyed);
+}
+
+static void no_more_is_read_ahead_than_an_input_wants(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	static uint8_t data[16 + CHANNEL_MAX_PAYLOAD];
+	bool destroyed = false;
+	put_header(data, CHANNEL_PING, 5, CHANNEL_MAX_PAYLOAD);
+	struct store store = {.input.read_ahead = 64,
+		.data = data,
+		.len = sizeof(data),
+		.step = sizeof(data),
+		.destroyed = &destroyed};
+	set_up_with_store(&fixture, &store);
+	run(&fixture);
+	assert_int_equal(store.asked, 64);
+	assert_int_equal(fixture.n_received, 1); // in two reads, not in a thousand
+	assert_int_equal(fixture.settled, 2);
+	tear_down(&fixture);
 }
 
 /* ---- frames that go ---- */
@@ -1179,6 +1284,8 @@ int main(void)
 		fd_count_test(the_mapping_of_placed_rows_is_kept_until_they_are_written),
 		fd_count_test(a_mem_write_without_bytes_is_taken),
 		fd_count_test(rows_for_truncated_memory_are_forgotten_and_frames_go_on),
+		fd_count_test(what_an_input_still_has_is_read_though_its_socket_is_silent),
+		fd_count_test(no_more_is_read_ahead_than_an_input_wants),
 		fd_count_test(what_is_pushed_arrives_at_another_channel),
 		fd_count_test(short_writes_lose_nothing),
 		fd_count_test(rows_are_cut_into_frames_of_bounded_length),

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "channel/channel.h"
+#include "channel/input.h"
 #include "tests/support/channel_pair.h"
 #include "tests/support/fd_count.h"
 
@@ -69,7 +70,10 @@ static const char *read_packet(const struct packet *packet, size_t len, bool clo
 	if (len > 0) {
 		wait_for(ends[1], POLLIN);
 	}
-	const char *wrong = handshake_read(ends[1], closes ? PATIENCE_MS : 0, &hello);
+	struct channel_input *input = channel_input_create(ends[1]);
+	assert_non_null(input);
+	const char *wrong = handshake_read(input, closes ? PATIENCE_MS : 0, &hello);
+	channel_input_destroy(input);
 	if (!closes) {
 		close(ends[0]);
 	}
@@ -99,7 +103,10 @@ static void what_is_opened_is_read(void **state)
 		assert_int_equal(handshake_open(ends[0], &hello), 0);
 		assert_int_equal(write(ends[0], "x", 1), 1); // the next frame
 		struct handshake_hello read;
-		assert_null(handshake_read(ends[1], PATIENCE_MS, &read));
+		struct channel_input *input = channel_input_create(ends[1]);
+		assert_non_null(input);
+		assert_null(handshake_read(input, PATIENCE_MS, &read));
+		channel_input_destroy(input);
 		assert_string_equal(read.service, "wayland");
 		assert_int_equal(read.features, 0x80000001);
 		assert_int_equal(read.n_contents, n_contents[i]);
