@@ -1,6 +1,9 @@
 #include "host-proxy/guest_memory.h"
 
-#include <stdbool.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,14 +13,29 @@
 void guest_memory_init(struct guest_memory *memory)
 {
 	memory->count = 0;
+	memory->version = 1;
+}
+
+static void change_version(struct guest_memory *memory)
+{
+	memory->version = memory->version == UINT32_MAX ? 1 : memory->version + 1;
+}
+
+static void finish_region(struct guest_region *region)
+{
+	munmap(region->map, region->map_size);
+	if (region->fd >= 0) {
+		close(region->fd);
+	}
 }
 
 void guest_memory_finish(struct guest_memory *memory)
 {
 	for (size_t i = 0; i < memory->count; i++) {
-		munmap(memory->regions[i].map, memory->regions[i].map_size);
+		finish_region(&memory->regions[i]);
 	}
 	memory->count = 0;
+	change_version(memory);
 }
 
 static bool wraps(uint64_t start, uint64_t size)
@@ -70,6 +88,18 @@ static const char *map(struct guest_region *region, int fd)
 	return NULL;
 }
 
+// A description of its own, by which nobody can write: fd can be the VMM's very own one.
+static int open_read_only(int fd)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int own = open(path, O_RDONLY | O_CLOEXEC);
+	if (own < 0) {
+		log_info("the guest's memory is not shared with sessions: %s", strerror(errno));
+	}
+	return own;
+}
+
 const char *guest_memory_add(struct guest_memory *memory, const struct guest_range *range, int fd)
 {
 	const char *wrong = check_range(memory, range);
@@ -79,7 +109,8 @@ const char *guest_memory_add(struct guest_memory *memory, const struct guest_ran
 		wrong = map(region, fd);
 	}
 	if (wrong == NULL) {
-		memory->count++;
+		memory->regions[memory->count++].fd = open_read_only(fd);
+		change_version(memory);
 	}
 	close(fd);
 	return wrong;
@@ -91,8 +122,9 @@ const char *guest_memory_remove(struct guest_memory *memory, const struct guest_
 		struct guest_region *region = &memory->regions[i];
 		if (region->range.address == range->address && region->range.size == range->size &&
 			region->range.user_address == range->user_address) {
-			munmap(region->map, region->map_size);
+			finish_region(region);
 			*region = memory->regions[--memory->count];
+			change_version(memory);
 			return NULL;
 		}
 	}
@@ -111,6 +143,22 @@ uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, si
 		}
 	}
 	return NULL;
+}
+
+bool guest_memory_locate(
+	const struct guest_memory *memory, const void *data, uint32_t *file, uint64_t *offset)
+{
+	*file = 0;
+	for (size_t i = 0; i < memory->count; i++) {
+		const struct guest_region *region = &memory->regions[i];
+		uintptr_t distance = (uintptr_t)data - (uintptr_t)region->data;
+		if ((uintptr_t)data >= (uintptr_t)region->data && distance < region->range.size) {
+			*offset = region->range.offset + distance;
+			return region->fd >= 0;
+		}
+		*file += region->fd >= 0;
+	}
+	return false;
 }
 
 uint8_t *guest_memory_at_user(const struct guest_memory *memory, uint64_t user_address, size_t len)

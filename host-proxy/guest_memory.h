@@ -1,6 +1,7 @@
 #ifndef HOST_PROXY_GUEST_MEMORY_H
 #define HOST_PROXY_GUEST_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -8,6 +9,7 @@
  * The memory of a virtual machine, as its VMM describes it: ranges of guest-physical addresses, each
  * a part of a file. The files are the VMM's, which may truncate them at any time: payload is moved by
  * system calls, which then fail with EFAULT. Only rings and packet headers are touched from here.
+ * Other processes may be given the files, but not to write to them.
  */
 
 #define GUEST_MEMORY_MAX 32 // regions
@@ -25,9 +27,11 @@ struct guest_region {
 	uint8_t *data; // of the first byte
 	void *map;
 	size_t map_size;
+	int fd; // of the file, read-only; -1: it cannot be had
 };
 
 struct guest_memory {
+	uint32_t version; // not 0; changes with the regions
 	size_t count;
 	struct guest_region regions[GUEST_MEMORY_MAX];
 };
@@ -43,6 +47,10 @@ const char *guest_memory_remove(struct guest_memory *memory, const struct guest_
 // Where a guest-physical address is, and in *len how much of *len bytes (> 0) lie there in one piece.
 // NULL if the address is no memory.
 uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, size_t *len);
+// Which of the files that can be had, and where in it, an address that one of these functions gave is.
+// False: its file cannot be had.
+bool guest_memory_locate(
+	const struct guest_memory *memory, const void *data, uint32_t *file, uint64_t *offset);
 // Where len bytes at one of the VMM's own addresses are; NULL unless all are in one region.
 uint8_t *guest_memory_at_user(const struct guest_memory *memory, uint64_t user_address, size_t len);
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -120,6 +121,90 @@ static void there_are_only_so_many_regions(void **state)
 	guest_memory_finish(&memory);
 }
 
+static void a_piece_is_found_in_its_file(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	uint32_t file;
+	uint64_t offset;
+	size_t len = 1;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, 0, PAGE, 0, 10));
+	assert_null(add(&memory, 4 * PAGE, PAGE, 4 * PAGE, 3 * PAGE));
+	uint8_t *first = guest_memory_at(&memory, 0, &len);
+	assert_true(guest_memory_locate(&memory, first, &file, &offset));
+	assert_int_equal(file, 0);
+	assert_int_equal(offset, 10);
+	assert_true(guest_memory_locate(&memory, first + PAGE - 1, &file, &offset));
+	assert_int_equal(offset, PAGE + 9);
+	const uint8_t *second = guest_memory_at(&memory, 4 * PAGE + 5, &len);
+	assert_true(guest_memory_locate(&memory, second, &file, &offset));
+	assert_int_equal(file, 1);
+	assert_int_equal(offset, 3 * PAGE + 5);
+	assert_false(guest_memory_locate(&memory, &memory, &file, &offset));
+	guest_memory_finish(&memory);
+}
+
+static void the_files_that_are_kept_cannot_be_written_to(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, 0, PAGE, 0, 0));
+	assert_int_equal(fcntl(memory.regions[0].fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+	assert_int_equal(fcntl(memory.regions[0].fd, F_GETFD), FD_CLOEXEC);
+	guest_memory_finish(&memory);
+}
+
+static void memory_whose_file_cannot_be_kept_is_memory(void **state)
+{
+	(void)state;
+	const struct guest_range range = {.size = PAGE};
+	struct guest_memory memory;
+	struct rlimit limit, none;
+	uint32_t file;
+	uint64_t offset;
+	size_t len = 1;
+	guest_memory_init(&memory);
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, (off_t)PAGE), 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = limit;
+	none.rlim_cur = 0;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	const char *wrong = guest_memory_add(&memory, &range, fd);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_null(wrong);
+	assert_null(add(&memory, 4 * PAGE, PAGE, 4 * PAGE, 0));
+	const uint8_t *data = guest_memory_at(&memory, 0, &len);
+	assert_non_null(data);
+	assert_false(guest_memory_locate(&memory, data, &file, &offset));
+	data = guest_memory_at(&memory, 4 * PAGE, &len);
+	assert_true(guest_memory_locate(&memory, data, &file, &offset));
+	assert_int_equal(file, 0); // the first that is kept
+	guest_memory_finish(&memory);
+}
+
+static void each_change_has_its_version(void **state)
+{
+	(void)state;
+	const struct guest_range range = {.address = PAGE, .size = PAGE, .user_address = PAGE};
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	uint32_t version = memory.version;
+	assert_int_not_equal(version, 0);
+	assert_null(add(&memory, PAGE, PAGE, PAGE, 0));
+	assert_int_not_equal(memory.version, version);
+	version = memory.version;
+	assert_non_null(add(&memory, PAGE, PAGE, PAGE, 0));
+	assert_int_equal(memory.version, version);
+	assert_null(guest_memory_remove(&memory, &range));
+	assert_int_not_equal(memory.version, version);
+	memory.version = UINT32_MAX;
+	guest_memory_finish(&memory);
+	assert_int_equal(memory.version, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -129,6 +214,10 @@ int main(void)
 		fd_count_test(regions_do_not_overlap),
 		fd_count_test(a_region_can_be_removed),
 		fd_count_test(there_are_only_so_many_regions),
+		fd_count_test(a_piece_is_found_in_its_file),
+		fd_count_test(the_files_that_are_kept_cannot_be_written_to),
+		fd_count_test(memory_whose_file_cannot_be_kept_is_memory),
+		fd_count_test(each_change_has_its_version),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
