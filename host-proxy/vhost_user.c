@@ -52,6 +52,7 @@ struct vhost_user {
 	uint64_t features, protocol_features; // negotiated
 	bool has_features;
 	bool ended;
+	struct queue *draining;       // which the VMM wants to stop, and waits; NULL
 	struct vhost_message message; // at hand
 };
 
@@ -169,8 +170,15 @@ static void stop_queue(struct queue *queue)
 	close_call(queue);
 }
 
+static void tell_memory(struct vhost_user *vhost)
+{
+	if (vhost->config.handler->memory_changed != NULL) {
+		vhost->config.handler->memory_changed(vhost->config.data);
+	}
+}
+
 // The memory table has changed under the rings.
-static const char *map_again(struct vhost_user *vhost)
+static const char *change_memory(struct vhost_user *vhost)
 {
 	for (size_t i = 0; i < VHOST_USER_QUEUES_MAX; i++) {
 		struct queue *queue = &vhost->queues[i];
@@ -179,6 +187,7 @@ static const char *map_again(struct vhost_user *vhost)
 			return wrong;
 		}
 	}
+	tell_memory(vhost);
 	return NULL;
 }
 
@@ -259,7 +268,7 @@ static const char *handle_set_mem_table(struct vhost_user *vhost)
 			return wrong;
 		}
 	}
-	return map_again(vhost);
+	return change_memory(vhost);
 }
 
 static const char *handle_get_max_mem_slots(struct vhost_user *vhost)
@@ -272,14 +281,18 @@ static const char *handle_add_mem_reg(struct vhost_user *vhost)
 	if (vhost->message.fds.count != 1) {
 		return "a memory region without its file";
 	}
-	return guest_memory_add(&vhost->memory, &vhost->message.body.region.range,
+	const char *wrong = guest_memory_add(&vhost->memory, &vhost->message.body.region.range,
 		fdlist_take(&vhost->message.fds));
+	if (wrong == NULL) {
+		tell_memory(vhost);
+	}
+	return wrong;
 }
 
 static const char *handle_rem_mem_reg(struct vhost_user *vhost)
 {
 	const char *wrong = guest_memory_remove(&vhost->memory, &vhost->message.body.region.range);
-	return wrong != NULL ? wrong : map_again(vhost);
+	return wrong != NULL ? wrong : change_memory(vhost);
 }
 
 // NULL: no such queue, or a running one that must not be changed.
@@ -335,16 +348,45 @@ static const char *handle_set_vring_base(struct vhost_user *vhost)
 	return NULL;
 }
 
-static const char *handle_get_vring_base(struct vhost_user *vhost)
+static const char *reply_base(struct vhost_user *vhost, struct queue *queue)
 {
 	struct vhost_vring_state *state = &vhost->message.body.state;
-	if (state->index >= VHOST_USER_QUEUES_MAX) {
-		return NO_QUEUE;
-	}
-	struct queue *queue = &vhost->queues[state->index];
 	stop_queue(queue);
 	state->number = queue->stopped_at;
 	return vhost_message_reply(&vhost->message, vhost->config.fd, sizeof(*state));
+}
+
+static const char *handle_get_vring_base(struct vhost_user *vhost)
+{
+	uint32_t index = vhost->message.body.state.index;
+	if (index >= VHOST_USER_QUEUES_MAX) {
+		return NO_QUEUE;
+	}
+	const struct vhost_user_handler *handler = vhost->config.handler;
+	struct queue *queue = &vhost->queues[index];
+	queue->running = false;
+	if (handler->drain != NULL && !handler->drain(vhost->config.data, index)) {
+		vhost->draining = queue;
+		event_del(vhost->readable); // it waits for the reply
+		return NULL;
+	}
+	return reply_base(vhost, queue);
+}
+
+void vhost_user_drained(struct vhost_user *vhost)
+{
+	struct queue *queue = vhost->draining;
+	if (queue == NULL || vhost->ended) {
+		return;
+	}
+	vhost->draining = NULL;
+	const char *wrong = reply_base(vhost, queue);
+	if (wrong == NULL && event_add(vhost->readable, NULL) < 0) {
+		wrong = "no memory";
+	}
+	if (wrong != NULL) {
+		end(vhost, wrong);
+	}
 }
 
 // The eventfd of a message, -1 for none. NULL, or what is wrong.
@@ -525,7 +567,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
 	(void)what;
 	struct vhost_user *vhost = data;
-	for (int i = 0; i < MESSAGES_PER_WAKE && !vhost->ended; i++) {
+	for (int i = 0; i < MESSAGES_PER_WAKE && !vhost->ended && vhost->draining == NULL; i++) {
 		const char *wrong = NULL;
 		int status = vhost_message_read(&vhost->message, fd, &wrong);
 		if (status == 0) {
@@ -594,6 +636,21 @@ const struct guest_memory *vhost_user_memory(const struct vhost_user *vhost)
 	return &vhost->memory;
 }
 
+// Also while it is drained. After the end, the memory that it is in may be gone.
+static bool has_ring(const struct queue *queue)
+{
+	return !queue->vhost->ended && queue->ring.ring.num > 0;
+}
+
+void vhost_user_give_back(struct vhost_user *vhost, unsigned int index, uint16_t head)
+{
+	assert(index < VHOST_USER_QUEUES_MAX);
+	struct queue *queue = &vhost->queues[index];
+	if (has_ring(queue)) {
+		virtqueue_push_head(&queue->ring, head);
+	}
+}
+
 // It may block, and be full: then the guest has been called already.
 static bool is_full(int fd)
 {
@@ -603,10 +660,11 @@ static bool is_full(int fd)
 
 void vhost_user_call(struct vhost_user *vhost, unsigned int index)
 {
-	struct virtqueue *ring = vhost_user_queue(vhost, index);
-	int fd = vhost->queues[index].call_fd;
+	assert(index < VHOST_USER_QUEUES_MAX);
+	struct queue *queue = &vhost->queues[index];
+	int fd = queue->call_fd;
 	const uint64_t one = 1;
-	if (ring == NULL || !virtqueue_wants_call(ring) || fd < 0 || is_full(fd)) {
+	if (!has_ring(queue) || !virtqueue_wants_call(&queue->ring) || fd < 0 || is_full(fd)) {
 		return;
 	}
 	if (write(fd, &one, sizeof(one)) < 0) {

@@ -1,6 +1,7 @@
 #ifndef HOST_PROXY_VHOST_USER_H
 #define HOST_PROXY_VHOST_USER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "host-proxy/virtqueue.h"
@@ -22,6 +23,11 @@ struct vhost_user_handler {
 	// virtqueue_want_kick.
 	void (*started)(void *data, unsigned int queue);
 	void (*kicked)(void *data, unsigned int queue);
+	// The queue is about to stop, and nothing may be popped from it any more. False: some of its
+	// chains are in use; vhost_user_drained will be called when they are given back. May be NULL.
+	bool (*drain)(void *data, unsigned int queue);
+	// vhost_user_memory has changed. May be NULL.
+	void (*memory_changed)(void *data);
 	// The guest's driver has started anew: it knows nothing of what was before.
 	void (*reset)(void *data);
 	// Nothing else follows. wrong is NULL if the VMM hung up. Must not destroy the vhost_user.
@@ -44,6 +50,11 @@ void vhost_user_destroy(struct vhost_user *vhost); // NULL is fine
 // NULL while the queue must not be used.
 struct virtqueue *vhost_user_queue(struct vhost_user *vhost, unsigned int queue);
 const struct guest_memory *vhost_user_memory(const struct vhost_user *vhost);
+// Gives back a chain that was kept, while the queue is not stopped; after that the guest has forgotten
+// it, and so does this.
+void vhost_user_give_back(struct vhost_user *vhost, unsigned int queue, uint16_t head);
+// The queue that was to be drained is. The handler may be told of the end from here.
+void vhost_user_drained(struct vhost_user *vhost);
 // Calls the guest if it wants to know of what was pushed.
 void vhost_user_call(struct vhost_user *vhost, unsigned int queue);
 // Ends the connection because of what the guest did; the handler is told, at once.

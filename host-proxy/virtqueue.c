@@ -216,17 +216,28 @@ void virtqueue_unpop(struct virtqueue *queue, unsigned int n)
 	queue->next_avail -= (uint16_t)n;
 }
 
-void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain, size_t len)
+static void push(struct virtqueue *queue, uint16_t head, size_t len)
 {
 	struct vring_used *used = queue->ring.used;
-	assert(used != NULL && len <= chain->writable);
+	assert(used != NULL);
 	used->ring[queue->next_used & (queue->ring.num - 1)] = (struct vring_used_elem){
-		.id = chain->head,
+		.id = head,
 		.len = (uint32_t)len,
 	};
 	queue->next_used++;
 	__atomic_thread_fence(__ATOMIC_RELEASE); // what the index publishes goes first
 	store16(&used->idx, queue->next_used);
+}
+
+void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain, size_t len)
+{
+	assert(len <= chain->writable);
+	push(queue, chain->head, len);
+}
+
+void virtqueue_push_head(struct virtqueue *queue, uint16_t head)
+{
+	push(queue, head, 0);
 }
 
 bool virtqueue_want_kick(struct virtqueue *queue)

@@ -12,8 +12,8 @@ struct guest_memory;
 /**
  * The device's end of a split virtqueue (virtio 1.2, section 2.7), with indirect descriptors and event
  * indexes. The ring is the guest's, which may write anything into it at any time: each value is
- * read once, and checked before it is used. No chain is kept beyond the call that popped it,
- * so the memory table may change between calls.
+ * read once, and checked before it is used. Of a chain that is kept beyond the call that popped it,
+ * only its head is remembered here, so the memory table may change between calls.
  */
 
 #define VIRTQUEUE_SIZE_MAX  32768
@@ -60,6 +60,8 @@ enum virtqueue_status virtqueue_pop(
 void virtqueue_unpop(struct virtqueue *queue, unsigned int n);
 // Gives a chain back to the guest, with len bytes written.
 void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain, size_t len);
+// The same for one that has been kept, and had nothing to be written. Chains may come back in any order.
+void virtqueue_push_head(struct virtqueue *queue, uint16_t head);
 
 // Asks for a kick when the next chain is there. True: it is there already, and no kick may follow.
 bool virtqueue_want_kick(struct virtqueue *queue);
