@@ -90,6 +90,13 @@ static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
 	return fd;
 }
 
+// Its own end is a session's, then (session_process.c).
+static bool handle_lends(void *data, uint32_t host_port)
+{
+	const struct device_process *process = data;
+	return vsock_ports_find_from_guest(&process->options->vsock_ports, host_port) == NULL;
+}
+
 static void handle_ended(void *data, const char *wrong)
 {
 	struct device_process *process = data;
@@ -180,6 +187,7 @@ static bool create_device(struct device_process *process, struct fdlist *fds)
 		.fd = fdlist_take(fds),
 		.guest_cid = process->options->guest_cid,
 		.open = handle_open,
+		.lends = handle_lends,
 		.ended = handle_ended,
 		.closed = handle_closed,
 		.data = process,

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "channel/input.h"
 #include "channel/transport.h"
+#include "host-proxy/borrower.h"
 #include "host-proxy/options.h"
 #include "program/worker.h"
 #include "relay/handshake.h"
@@ -107,6 +108,17 @@ static int open_service(
 	return connect_service(channel_fd, service);
 }
 
+// Our own vsock device lends what it has of the guest's bytes.
+static struct channel_input *create_input(int channel_fd, const struct worker_peer *peer)
+{
+	struct channel_input *input =
+		peer->cid != 0 ? borrower_create(channel_fd) : channel_input_create(channel_fd);
+	if (input == NULL) {
+		log_errno("the connection cannot be read");
+	}
+	return input;
+}
+
 // The service's end, for which the guest has been welcomed; -1.
 static int welcome(struct preparation *preparation, int channel_fd, struct session_options *session)
 {
@@ -128,7 +140,7 @@ static bool prepare(
 {
 	struct preparation *preparation = data;
 	log_connection(channel_fd, peer);
-	preparation->input = channel_input_create(channel_fd);
+	preparation->input = create_input(channel_fd, peer);
 	int local_fd = preparation->input != NULL ? welcome(preparation, channel_fd, session) : -1;
 	if (local_fd < 0) {
 		channel_input_destroy(preparation->input);

@@ -1,5 +1,6 @@
 #include "host-proxy/vsock_connection.h"
 
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <event2/buffer.h>
@@ -15,6 +16,8 @@
 #include "base/log.h"
 #include "base/mapping.h"
 #include "base/scm.h"
+#include "host-proxy/lender.h"
+#include "host-proxy/loan.h"
 #include "host-proxy/virtqueue.h"
 #include "host-proxy/vsock_sender.h"
 
@@ -52,6 +55,14 @@ static void handle_deadline(evutil_socket_t fd, short what, void *data)
 	connection->config.ready(connection->config.data, connection);
 }
 
+// Some of what was lent.
+static void handle_returned(void *data)
+{
+	struct vsock_connection *connection = data;
+	connection->may_write = true;
+	connection->config.ready(connection->config.data, connection);
+}
+
 static void set_deadline(struct vsock_connection *connection, int seconds)
 {
 	const struct timeval later = {.tv_sec = seconds};
@@ -72,6 +83,21 @@ static bool create_events(struct vsock_connection *connection)
 		connection->deadline != NULL && connection->backlog != NULL;
 }
 
+static bool create_lender(struct vsock_connection *connection)
+{
+	const struct lender_config config = {
+		.base = connection->config.base,
+		.loans = connection->config.loans,
+		.fd = connection->config.fd,
+		.returned = handle_returned,
+		.data = connection,
+	};
+	if (config.loans != NULL) {
+		connection->lender = lender_create(&config);
+	}
+	return config.loans == NULL || connection->lender != NULL;
+}
+
 struct vsock_connection *vsock_connection_create(const struct vsock_connection_config *config)
 {
 	struct vsock_connection *connection = calloc(1, sizeof(*connection));
@@ -82,7 +108,7 @@ struct vsock_connection *vsock_connection_create(const struct vsock_connection_c
 	connection->config = *config;
 	wl_list_init(&connection->link);
 	wl_list_init(&connection->waiting);
-	if (!create_events(connection)) {
+	if (!create_events(connection) || !create_lender(connection)) {
 		vsock_connection_destroy(connection);
 		errno = ENOMEM;
 		return NULL;
@@ -111,6 +137,7 @@ void vsock_connection_destroy(struct vsock_connection *connection)
 	}
 	wl_list_remove(&connection->link);
 	wl_list_remove(&connection->waiting);
+	lender_destroy(connection->lender);
 	close(connection->config.fd);
 	free(connection);
 }
@@ -138,13 +165,53 @@ static ssize_t write_pieces(
 	return 0;
 }
 
+/*
+ * As above, for len bytes that are, or begin, in pieces[1] and the following. pieces[0] is for what has
+ * to go before them where the other end reads records.
+ */
+static ssize_t write_bytes(
+	struct vsock_connection *connection, struct iovec *pieces, size_t n_pieces, size_t len)
+{
+	struct loan_record record = {.type = LOAN_BYTES, .length = (uint32_t)len};
+	bool begins = connection->lender != NULL && connection->begun == 0;
+	pieces[0] = (struct iovec){
+		.iov_base = &record,
+		.iov_len = begins ? sizeof(record) : 0,
+	};
+	ssize_t n = write_pieces(connection, pieces, n_pieces);
+	if (n <= 0) {
+		return n;
+	}
+	if (begins) {
+		assert((size_t)n >= sizeof(record)); // the kernel does not split what is as short
+		n -= (ssize_t)sizeof(record);
+		connection->begun = len;
+	}
+	connection->begun -= connection->lender != NULL ? (size_t)n : 0;
+	return n;
+}
+
+static ssize_t write_backlog(struct vsock_connection *connection)
+{
+	struct iovec pieces[1 + PIECES_MAX];
+	size_t all = evbuffer_get_length(connection->backlog);
+	size_t len = connection->begun > 0 ? connection->begun : all;
+	size_t rest = len;
+	// evbuffer_iovec is struct iovec where there is one (event2/buffer.h).
+	int n = evbuffer_peek(connection->backlog, (ev_ssize_t)len, NULL,
+		(struct evbuffer_iovec *)pieces + 1, PIECES_MAX);
+	size_t n_pieces = 1 + (size_t)(n < PIECES_MAX ? n : PIECES_MAX);
+	for (size_t i = 1; i < n_pieces; i++) {
+		pieces[i].iov_len = pieces[i].iov_len < rest ? pieces[i].iov_len : rest;
+		rest -= pieces[i].iov_len;
+	}
+	return write_bytes(connection, pieces, n_pieces, len);
+}
+
 static void flush_backlog(struct vsock_connection *connection)
 {
-	struct evbuffer_iovec pieces[PIECES_MAX];
 	while (evbuffer_get_length(connection->backlog) > 0) {
-		int n = evbuffer_peek(connection->backlog, -1, NULL, pieces, PIECES_MAX);
-		ssize_t written = write_pieces(connection, (const struct iovec *)pieces,
-			(size_t)(n < PIECES_MAX ? n : PIECES_MAX));
+		ssize_t written = write_backlog(connection);
 		if (written <= 0) {
 			return;
 		}
@@ -176,26 +243,51 @@ static bool keep(struct vsock_connection *connection, const struct iovec *pieces
 	return true;
 }
 
-static enum vsock_status take_payload(
-	struct vsock_connection *connection, const struct virtqueue_chain *chain, uint32_t payload)
+// Writes what the socket takes of the len bytes in pieces[1] and the following, and keeps the rest.
+static enum vsock_status write_or_keep(
+	struct vsock_connection *connection, struct iovec *pieces, size_t n_pieces, size_t len)
 {
-	struct iovec pieces[VIRTQUEUE_CHAIN_MAX];
-	size_t len = payload;
-	size_t n = virtqueue_chain_slice(
-		chain, false, VSOCK_HEADER, &len, pieces, VIRTQUEUE_CHAIN_MAX);
 	ssize_t written = 0;
-	connection->received += payload;
-	if (evbuffer_get_length(connection->backlog) == 0 && !connection->discards && len > 0) {
-		written = write_pieces(connection, pieces, n);
+	if (evbuffer_get_length(connection->backlog) == 0) {
+		written = write_bytes(connection, pieces, n_pieces, len);
 	}
 	if (written < 0) {
 		return VSOCK_RESET;
 	}
-	if ((size_t)written < len && !connection->discards &&
-		!keep(connection, pieces, n, (size_t)written)) {
-		return VSOCK_RESET;
+	bool kept =
+		connection->discards || keep(connection, pieces + 1, n_pieces - 1, (size_t)written);
+	return kept ? VSOCK_OK : VSOCK_RESET;
+}
+
+// VSOCK_OK: not lent.
+static enum vsock_status lend(struct vsock_connection *connection,
+	const struct virtqueue_chain *chain, const struct iovec *pieces, size_t n_pieces)
+{
+	if (connection->lender == NULL || evbuffer_get_length(connection->backlog) > 0) {
+		return VSOCK_OK;
 	}
-	return VSOCK_OK;
+	int lent = lender_lend(connection->lender, chain->head, pieces, n_pieces);
+	return lent < 0 ? VSOCK_RESET : lent > 0 ? VSOCK_LENT : VSOCK_OK;
+}
+
+static enum vsock_status take_payload(
+	struct vsock_connection *connection, const struct virtqueue_chain *chain, uint32_t payload)
+{
+	struct iovec pieces[1 + VIRTQUEUE_CHAIN_MAX];
+	size_t len = payload;
+	size_t n = virtqueue_chain_slice(
+		chain, false, VSOCK_HEADER, &len, pieces + 1, VIRTQUEUE_CHAIN_MAX);
+	connection->received += payload;
+	if (len == 0 || connection->discards) {
+		return VSOCK_OK;
+	}
+	enum vsock_status status = lend(connection, chain, pieces + 1, n);
+	return status != VSOCK_OK ? status : write_or_keep(connection, pieces, 1 + n, len);
+}
+
+bool vsock_connection_lends(const struct vsock_connection *connection)
+{
+	return connection->lender != NULL && lender_lent(connection->lender) > 0;
 }
 
 static enum vsock_status handle_payload(struct vsock_connection *connection,
@@ -290,6 +382,9 @@ static void return_credit(struct vsock_connection *connection)
 		queued = 0;
 	}
 	uint64_t unread = evbuffer_get_length(connection->backlog) + (uint64_t)queued;
+	if (connection->lender != NULL) {
+		unread += lender_lent(connection->lender);
+	}
 	if (unread < connection->received - connection->forwarded) {
 		connection->forwarded = connection->received - (uint32_t)unread;
 	}
@@ -394,6 +489,11 @@ static void apply_shutdown(struct vsock_connection *connection)
 	connection->applied |= flags;
 }
 
+static bool is_stale(const struct vsock_connection *connection)
+{
+	return connection->lender != NULL && lender_is_stale(connection->lender);
+}
+
 static void set_wanted(struct event *event, short what, bool wanted)
 {
 	if (wanted == (event_pending(event, what, NULL) != 0)) {
@@ -406,17 +506,17 @@ static void set_wanted(struct event *event, short what, bool wanted)
 	}
 }
 
-// Whether the guest waits to hear that the socket was read from.
+// Whether the guest waits to hear that the socket was read from. What is lent is heard of by its return.
 static bool wants_credit(const struct vsock_connection *connection)
 {
-	return window(connection) < VSOCK_WINDOW / 2 &&
+	return window(connection) < VSOCK_WINDOW / 2 && !vsock_connection_lends(connection) &&
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) == 0 &&
 		(connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
 }
 
 static void update_events(struct vsock_connection *connection, bool room)
 {
-	bool backlog = evbuffer_get_length(connection->backlog) > 0;
+	bool backlog = evbuffer_get_length(connection->backlog) > 0 || is_stale(connection);
 	set_wanted(connection->readable, EV_READ, room && can_read(connection));
 	set_wanted(connection->writable, EV_WRITE,
 		!connection->discards && (backlog || (room && wants_credit(connection))));
@@ -440,6 +540,9 @@ enum vsock_status vsock_connection_work(struct vsock_connection *connection)
 		discard(connection); // or it would look writable for ever
 	}
 	flush_backlog(connection);
+	if (is_stale(connection) && evbuffer_get_length(connection->backlog) == 0) {
+		lender_update(connection->lender);
+	}
 	bool read_all = (connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0 ||
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0;
 	if (connection->discards && read_all) {
@@ -449,7 +552,9 @@ enum vsock_status vsock_connection_work(struct vsock_connection *connection)
 	if ((connection->host_shutdown & connection->applied & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
 		say_shutdown(connection, BOTH); // both have said all
 	}
-	if (connection->expired || connection->applied == BOTH) {
+	// What is lent is on its way, and the guest keeps it until it is told that we are through.
+	bool over = connection->applied == BOTH && !vsock_connection_lends(connection);
+	if (connection->expired || over) {
 		return VSOCK_RESET;
 	}
 	bool room = work(connection);

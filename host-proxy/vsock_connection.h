@@ -10,14 +10,16 @@
 struct evbuffer;
 struct event;
 struct event_base;
+struct lender;
+struct loans;
 struct virtqueue_chain;
 struct vsock_connection;
 struct vsock_sender;
 
 /**
  * One stream between a port of the guest and a UNIX socket of this machine. Payload goes from the
- * guest's memory into the socket and back without a buffer in between; only what the socket has no
- * room for is kept, which the guest's credit bounds.
+ * guest's memory into the socket and back without a buffer in between, or is lent to who is there; only
+ * what the socket has no room for is kept, which the guest's credit bounds.
  */
 
 #define VSOCK_WINDOW (256u << 10) // bytes that the guest may send before they are read here
@@ -26,8 +28,9 @@ struct vsock_connection_config {
 	struct event_base *base;     // borrowed
 	struct vsock_sender *sender; // borrowed
 	uint32_t guest_cid, guest_port, host_port;
-	int fd;        // taken, also on failure
-	bool outgoing; // we ask the guest to accept it; else the guest has asked us
+	int fd;              // taken, also on failure
+	struct loans *loans; // borrowed: the other end of fd is a borrower's; NULL: anybody's
+	bool outgoing;       // we ask the guest to accept it; else the guest has asked us
 	// The socket or a deadline has something to do: vsock_connection_work.
 	void (*ready)(void *data, struct vsock_connection *connection);
 	void *data;
@@ -50,11 +53,14 @@ struct vsock_connection {
 	// Counts of bytes, modulo 2^32.
 	uint32_t received, forwarded, told; // from the guest; told: forwarded as it knows
 	uint32_t sent, guest_forwarded, guest_room;
-	struct evbuffer *backlog; // received, and not yet in the socket
+	struct evbuffer *backlog; // for the socket, which has no room
+	size_t begun;             // bytes at its front whose record is in the socket already
+	struct lender *lender;    // NULL: bytes go into the socket as they are
 };
 
 enum vsock_status {
 	VSOCK_OK,
+	VSOCK_LENT,    // likewise, and the chain will be given back later
 	VSOCK_NO_ROOM, // work again when the guest has made room
 	VSOCK_RESET,   // over; the guest has to be told by RST
 	VSOCK_GONE,    // over; the guest knows
@@ -67,6 +73,8 @@ void vsock_connection_destroy(struct vsock_connection *connection);
 // A packet of the guest's, whose len is that of the payload in the chain. Then there is work.
 enum vsock_status vsock_connection_handle(struct vsock_connection *connection,
 	const struct virtio_vsock_hdr *header, const struct virtqueue_chain *chain);
+// Whether some of the guest's chains are lent.
+bool vsock_connection_lends(const struct vsock_connection *connection);
 // Does what can be done without waiting, at most one batch of payload, and waits for the rest.
 enum vsock_status vsock_connection_work(struct vsock_connection *connection);
 

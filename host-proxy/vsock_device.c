@@ -12,6 +12,7 @@
 #include <wayland-util.h>
 
 #include "base/log.h"
+#include "host-proxy/lender.h"
 #include "host-proxy/vhost_user.h"
 #include "host-proxy/vsock_connection.h"
 #include "host-proxy/vsock_sender.h"
@@ -20,6 +21,7 @@
 #define PACKETS_PER_WAKE 32
 #define RESETS_MAX       128 // that wait for room: more packets are not read meanwhile
 #define FIRST_PORT       UINT32_C(0x40000000) // of ours, as clients
+#define DRAIN_MS         2000 // that a stopped session may keep its VM from stopping
 
 struct vsock_device {
 	struct vsock_device_config config;
@@ -33,6 +35,9 @@ struct vsock_device {
 	size_t n_connections;
 	uint32_t next_port;
 	bool stopping;
+	struct loans loans;
+	bool draining;                // the guest's queue is to stop
+	struct event *drained;        // the longest that it takes
 	struct virtqueue_chain chain; // of the packet at hand
 };
 
@@ -140,6 +145,7 @@ static bool settle(
 {
 	switch (status) {
 	case VSOCK_OK:
+	case VSOCK_LENT:
 		break;
 	case VSOCK_NO_ROOM:
 		wl_list_insert(device->waiting.prev, &connection->waiting);
@@ -152,6 +158,21 @@ static bool settle(
 		break;
 	}
 	return true;
+}
+
+static void reset_lending(struct vsock_device *device)
+{
+	for (size_t i = 0; i < BUCKETS; i++) {
+		struct vsock_connection *connection, *next;
+		wl_list_for_each_safe (connection, next, &device->buckets[i], link) {
+			if (vsock_connection_lends(connection)) {
+				log_limited(LOG_WARN,
+					"vm cid %u port %u: its session did not take what it sent",
+					device->config.guest_cid, connection->config.guest_port);
+				reset_connection(device, connection);
+			}
+		}
+	}
 }
 
 static bool work(struct vsock_device *device, struct vsock_connection *connection)
@@ -167,17 +188,29 @@ static void call_guest(struct vsock_device *device)
 	vhost_user_call(device->vhost, VSOCK_TX);
 }
 
+static void check_drained(struct vsock_device *device)
+{
+	if (device->draining && device->loans.count == 0) {
+		device->draining = false;
+		event_del(device->drained);
+		vhost_user_drained(device->vhost);
+	}
+}
+
 static void handle_ready(void *data, struct vsock_connection *connection)
 {
 	struct vsock_device *device = data;
 	work(device, connection);
 	call_guest(device);
+	check_drained(device);
 }
 
 // Takes fd.
 static struct vsock_connection *add_connection(
 	struct vsock_device *device, int fd, uint32_t guest_port, uint32_t host_port, bool outgoing)
 {
+	const struct vsock_device_config *own = &device->config;
+	bool lends = !outgoing && own->lends != NULL && own->lends(own->data, host_port);
 	const struct vsock_connection_config config = {
 		.base = device->config.base,
 		.sender = device->sender,
@@ -185,6 +218,7 @@ static struct vsock_connection *add_connection(
 		.guest_port = guest_port,
 		.host_port = host_port,
 		.fd = fd,
+		.loans = lends ? &device->loans : NULL,
 		.outgoing = outgoing,
 		.ready = handle_ready,
 		.data = device,
@@ -229,33 +263,43 @@ static void handle_request(struct vsock_device *device, const struct virtio_vsoc
 	work(device, connection);
 }
 
-static void handle_packet(struct vsock_device *device, const struct virtio_vsock_hdr *header)
+// False: its chain is lent.
+static bool handle_of_connection(struct vsock_device *device, struct vsock_connection *connection,
+	const struct virtio_vsock_hdr *header)
+{
+	enum vsock_status status = vsock_connection_handle(connection, header, &device->chain);
+	if (status == VSOCK_OK || status == VSOCK_LENT) {
+		work(device, connection);
+	} else {
+		settle(device, connection, status);
+	}
+	return status != VSOCK_LENT;
+}
+
+// As above.
+static bool handle_packet(struct vsock_device *device, const struct virtio_vsock_hdr *header)
 {
 	if (le64toh(header->src_cid) != device->config.guest_cid) {
 		log_limited(LOG_WARN, "vm cid %u: a packet in the name of cid %llu",
 			device->config.guest_cid, (unsigned long long)le64toh(header->src_cid));
-		return;
+		return true;
 	}
 	if (le64toh(header->dst_cid) != VSOCK_HOST_CID ||
 		le16toh(header->type) != VIRTIO_VSOCK_TYPE_STREAM) {
 		reject(device, header); // any program of the guest can try those
-		return;
+		return true;
 	}
 	struct vsock_connection *connection =
 		find_connection(device, le32toh(header->src_port), le32toh(header->dst_port));
-	if (connection == NULL && le16toh(header->op) == VIRTIO_VSOCK_OP_REQUEST) {
-		handle_request(device, header);
-	} else if (connection == NULL) {
-		reject(device, header);
-	} else {
-		enum vsock_status status =
-			vsock_connection_handle(connection, header, &device->chain);
-		if (status == VSOCK_OK) {
-			work(device, connection);
-		} else {
-			settle(device, connection, status);
-		}
+	if (connection != NULL) {
+		return handle_of_connection(device, connection, header);
 	}
+	if (le16toh(header->op) == VIRTIO_VSOCK_OP_REQUEST) {
+		handle_request(device, header);
+	} else {
+		reject(device, header);
+	}
+	return true;
 }
 
 // NULL, or what is wrong with what the guest has put into its queue.
@@ -295,9 +339,9 @@ static bool handle_chain(struct vsock_device *device)
 		vhost_user_fail(device->vhost, wrong);
 		return false;
 	}
-	handle_packet(device, &header);
-	if (vhost_user_queue(device->vhost, VSOCK_TX) != NULL) {
-		virtqueue_push(queue, &device->chain, 0);
+	uint16_t head = device->chain.head;
+	if (handle_packet(device, &header)) {
+		vhost_user_give_back(device->vhost, VSOCK_TX, head);
 	}
 	return true;
 }
@@ -350,6 +394,41 @@ static void handle_kicked(void *data, unsigned int queue)
 	call_guest(device);
 }
 
+static bool handle_drain(void *data, unsigned int queue)
+{
+	struct vsock_device *device = data;
+	const struct timeval longest = {.tv_sec = DRAIN_MS / 1000};
+	device->draining = queue == VSOCK_TX && device->loans.count > 0;
+	if (device->draining && event_add(device->drained, &longest) < 0) {
+		reset_lending(device);
+		device->draining = false;
+	}
+	return !device->draining;
+}
+
+// Some session does not move, and the VMM waits.
+static void handle_drained(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vsock_device *device = data;
+	reset_lending(device);
+	call_guest(device);
+	check_drained(device);
+}
+
+static void handle_memory_changed(void *data)
+{
+	struct vsock_device *device = data;
+	for (size_t i = 0; i < BUCKETS; i++) {
+		struct vsock_connection *connection, *next;
+		wl_list_for_each_safe (connection, next, &device->buckets[i], link) {
+			work(device, connection);
+		}
+	}
+	call_guest(device);
+}
+
 static void handle_reset(void *data)
 {
 	close_all(data);
@@ -364,6 +443,8 @@ static void handle_ended(void *data, const char *wrong)
 static const struct vhost_user_handler handler = {
 	.started = handle_kicked,
 	.kicked = handle_kicked,
+	.drain = handle_drain,
+	.memory_changed = handle_memory_changed,
 	.reset = handle_reset,
 	.ended = handle_ended,
 };
@@ -386,11 +467,13 @@ static bool create_parts(struct vsock_device *device)
 	device->sender = calloc(1, sizeof(*device->sender));
 	device->resets = evbuffer_new();
 	device->more = event_new(device->config.base, -1, 0, handle_more, device);
-	if (device->sender == NULL || device->resets == NULL || device->more == NULL) {
+	device->drained = evtimer_new(device->config.base, handle_drained, device);
+	if (device->sender == NULL || device->resets == NULL || device->more == NULL ||
+		device->drained == NULL) {
 		errno = ENOMEM;
 		return false;
 	}
-	device->sender->vhost = device->vhost;
+	device->sender->vhost = device->loans.vhost = device->vhost;
 	return true;
 }
 
@@ -429,6 +512,9 @@ void vsock_device_destroy(struct vsock_device *device)
 	}
 	if (device->more != NULL) {
 		event_free(device->more);
+	}
+	if (device->drained != NULL) {
+		event_free(device->drained);
 	}
 	vhost_user_destroy(device->vhost);
 	free(device->sender);

@@ -1,6 +1,7 @@
 #ifndef HOST_PROXY_VSOCK_DEVICE_H
 #define HOST_PROXY_VSOCK_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,8 @@ struct vsock_device_config {
 	// The guest connects to a port of the host: a connected UNIX stream socket for it, or -errno,
 	// which has been logged.
 	int (*open)(void *data, uint32_t host_port, uint32_t guest_port);
+	// Whether the other end of what is opened for a port is a borrower (borrower.h); NULL: none is.
+	bool (*lends)(void *data, uint32_t host_port);
 	// The VMM's connection is over. NULL: the VMM hung up. Must not destroy the device.
 	void (*ended)(void *data, const char *wrong);
 	// A connection is over; may be NULL.

@@ -19,7 +19,7 @@
 #define MACHINE_RING    64 // entries
 #define MACHINE_RX_SIZE 3776
 #define MACHINE_TX_SIZE 65536 // bytes of payload
-#define MACHINE_TX_MAX  16    // packets under way
+#define MACHINE_TX_MAX  24    // packets under way
 
 enum machine_request {
 	MACHINE_GET_FEATURES = 1,
