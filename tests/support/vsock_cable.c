@@ -30,6 +30,7 @@ struct cable {
 	struct vsock_device *device;
 	int guest_fd; // the other end is the caller's
 	int host_fd;  // likewise, until the device has it
+	bool lends;
 	struct event *readable, *writable, *called[2];
 	struct evbuffer *backlog;              // for the guest's program
 	uint32_t sent, credit, host_forwarded; // to the host
@@ -190,6 +191,12 @@ static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
 	return cable->host_fd;
 }
 
+static bool handle_lends(void *data, uint32_t host_port)
+{
+	(void)host_port;
+	return ((struct cable *)data)->lends;
+}
+
 static void handle_ended(void *data, const char *wrong)
 {
 	(void)data;
@@ -209,6 +216,7 @@ static void run(struct cable *cable)
 		.fd = pair[1],
 		.guest_cid = MACHINE_CID,
 		.open = handle_open,
+		.lends = handle_lends,
 		.ended = handle_ended,
 		.data = cable,
 	};
@@ -230,20 +238,20 @@ static void run(struct cable *cable)
 }
 
 // Only the two fds are kept, as 3 and 4: the rest of the test's would never see their ends.
-static void run_process(int guest_fd, int host_fd)
+static void run_process(int guest_fd, int host_fd, bool lends)
 {
 	int guest = fcntl(guest_fd, F_DUPFD_CLOEXEC, 1000);
 	int host = fcntl(host_fd, F_DUPFD_CLOEXEC, 1000);
 	check(guest >= 0 && host >= 0, "fcntl");
 	check(dup2(guest, FIRST_FD) >= 0 && dup2(host, FIRST_FD + 1) >= 0, "dup2");
 	closefrom(FIRST_FD + 2);
-	struct cable cable = {.guest_fd = FIRST_FD, .host_fd = FIRST_FD + 1};
+	struct cable cable = {.guest_fd = FIRST_FD, .host_fd = FIRST_FD + 1, .lends = lends};
 	signal(SIGPIPE, SIG_IGN);
 	run(&cable);
 	_exit(EXIT_SUCCESS);
 }
 
-void vsock_cable_create(int fds[2])
+static void create(int fds[2], bool lends)
 {
 	int guest[2], host[2];
 	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, guest) == 0, "socketpair");
@@ -251,12 +259,22 @@ void vsock_cable_create(int fds[2])
 	last_process = fork();
 	check(last_process >= 0, "fork");
 	if (last_process == 0) {
-		run_process(guest[1], host[1]);
+		run_process(guest[1], host[1], lends);
 	}
 	close(guest[1]);
 	close(host[1]);
 	fds[0] = guest[0];
 	fds[1] = host[0];
+}
+
+void vsock_cable_create(int fds[2])
+{
+	create(fds, false);
+}
+
+void vsock_cable_create_lending(int fds[2])
+{
+	create(fds, true);
 }
 
 bool vsock_cable_wait(void)

@@ -11,6 +11,9 @@
 // fds[0] is the guest's end, fds[1] the host's: blocking, CLOEXEC and the caller's. The process ends
 // when both are closed. Aborts on failure.
 void vsock_cable_create(int fds[2]);
+// The same, where the device lends what the guest sends (host-proxy/loan.h): the host's end is for a
+// borrower.
+void vsock_cable_create_lending(int fds[2]);
 // Waits for the process of the last one, whose ends are closed. False: something went wrong in it.
 bool vsock_cable_wait(void);
 
