@@ -16,6 +16,7 @@
 
 #include "channel/transport.h"
 #include "protocol/channel.h"
+#include "relay/handshake.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/virtual_machine.h"
 
@@ -26,7 +27,8 @@
 #define TRIES   500 // of 20 ms
 #define BRIDGED 1022
 #define CHANNEL 7000
-#define LISTENS 22 // port of the guest
+#define LISTENS 22    // port of the guest
+#define PART    60000 // bytes of a frame
 
 static char *program;
 
@@ -36,6 +38,7 @@ struct stage {
 	int service_fd;
 	pid_t pid;
 	struct machine machine;
+	uint32_t sent, received; // bytes of a session's connection
 };
 
 static void name(struct stage *stage, struct transport *transport, const char *file)
@@ -204,6 +207,242 @@ static void a_broken_ring_ends_the_device_and_nothing_else(void **state)
 	end(&stage);
 }
 
+/* ---- what is lent to a session ---- */
+
+static void send_bytes(struct stage *stage, const void *data, size_t len)
+{
+	struct virtio_vsock_hdr header = machine_header(40000, CHANNEL, VIRTIO_VSOCK_OP_RW);
+	header.len = (uint32_t)len;
+	header.fwd_cnt = stage->received;
+	for (int i = 0; i < TRIES && !machine_can_send(&stage->machine); i++) {
+		usleep(20000);
+	}
+	assert_true(machine_send_packet(&stage->machine, &header, data, len));
+	stage->sent += (uint32_t)len;
+}
+
+static void send_hello(struct stage *stage)
+{
+	struct handshake_hello hello = {.service = "echo"};
+	uint8_t bytes[4096];
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(handshake_open(pair[0], &hello), 0);
+	ssize_t n = recv(pair[1], bytes, sizeof(bytes), 0);
+	send_bytes(stage, bytes, (size_t)n);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void send_frame(
+	struct stage *stage, uint16_t type, uint32_t arg, const void *data, size_t len)
+{
+	static uint8_t bytes[CHANNEL_MAX_PAYLOAD];
+	const struct channel_header header = {
+		.length = (uint32_t)len, .type = type, .id = 1, .arg = arg};
+	memcpy(bytes, &header, sizeof(header));
+	memcpy(bytes + sizeof(header), data, len);
+	send_bytes(stage, bytes, sizeof(header) + len);
+}
+
+/* A session, whose service is the test. */
+static int open_session(struct stage *stage)
+{
+	char payload[MACHINE_RX_SIZE];
+	const struct channel_open_socket root = {.type = SOCK_STREAM, .root = 1};
+	stage->sent = stage->received = 0;
+	send_packet(stage, CHANNEL, VIRTIO_VSOCK_OP_REQUEST, "");
+	assert_int_equal(receive(stage, payload).op, VIRTIO_VSOCK_OP_RESPONSE);
+	send_hello(stage);
+	send_frame(stage, CHANNEL_OPEN, CHANNEL_KIND_SOCKET, &root, sizeof(root));
+	int fd = accept_at_service(stage);
+	struct virtio_vsock_hdr welcome = receive(stage, payload);
+	assert_int_equal(welcome.op, VIRTIO_VSOCK_OP_RW);
+	stage->received += welcome.len;
+	return fd;
+}
+
+static void close_session(struct stage *stage, int fd)
+{
+	struct virtio_vsock_hdr header = machine_header(40000, CHANNEL, VIRTIO_VSOCK_OP_SHUTDOWN);
+	header.flags = VIRTIO_VSOCK_SHUTDOWN_SEND | VIRTIO_VSOCK_SHUTDOWN_RCV;
+	assert_true(machine_send_packet(&stage->machine, &header, NULL, 0));
+	char payload[MACHINE_RX_SIZE];
+	while (receive(stage, payload).op != VIRTIO_VSOCK_OP_RST) {
+	}
+	close(fd);
+}
+
+static unsigned int chains(struct stage *stage)
+{
+	const struct machine_queue *queue = &stage->machine.queues[1];
+	return (uint16_t)(queue->avail->idx - __atomic_load_n(&queue->used->idx, __ATOMIC_ACQUIRE));
+}
+
+static void wait_for_chains(struct stage *stage, unsigned int n)
+{
+	for (int i = 0; i < TRIES && chains(stage) != n; i++) {
+		usleep(20000);
+	}
+	assert_int_equal(chains(stage), n);
+}
+
+static void fill(uint8_t *data, size_t len, unsigned int seed)
+{
+	for (size_t i = 0; i < len; i++) {
+		data[i] = (uint8_t)(i * 7 + i / 256 + seed);
+	}
+}
+
+static void receive_all(int fd, uint8_t *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = recv(fd, data, len, 0);
+		assert_true(n > 0);
+		data += n;
+		len -= (size_t)n;
+	}
+}
+
+static void payload_reaches_a_service(void **state)
+{
+	(void)state;
+	static uint8_t sent[PART], received[PART];
+	struct stage stage;
+	begin(&stage);
+	int fd = open_session(&stage);
+	for (unsigned int i = 0; i < 40; i++) {
+		fill(sent, PART, i);
+		send_frame(&stage, CHANNEL_STREAM_DATA, 0, sent, PART);
+		receive_all(fd, received, PART);
+		assert_memory_equal(received, sent, PART);
+	}
+	wait_for_chains(&stage, 0);
+	close_session(&stage, fd);
+	end(&stage);
+}
+
+/* What a child of the program was started for: its first argument. */
+static bool is_for(pid_t pid, const char *option)
+{
+	char path[32], arguments[256] = "";
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	FILE *file = fopen(path, "re");
+	size_t n = file != NULL ? fread(arguments, 1, sizeof(arguments) - 1, file) : 0;
+	if (file != NULL) {
+		fclose(file);
+	}
+	size_t first = strlen(arguments) + 1;
+	return first < n && strcmp(arguments + first, option) == 0;
+}
+
+static void signal_children(struct stage *stage, const char *option, int number)
+{
+	char path[64];
+	int pid, found = 0;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)stage->pid, (int)stage->pid);
+	FILE *file = fopen(path, "re");
+	assert_non_null(file);
+	while (fscanf(file, "%d", &pid) == 1) {
+		if (is_for(pid, option)) {
+			found++;
+			kill(pid, number);
+		}
+	}
+	fclose(file);
+	assert_true(found > 0);
+}
+
+/* A session that has been lent two packets, and does not move. */
+static int begin_lent(struct stage *stage)
+{
+	static uint8_t sent[PART];
+	begin(stage);
+	int fd = open_session(stage);
+	wait_for_chains(stage, 0);
+	signal_children(stage, "--session-fd", SIGSTOP);
+	fill(sent, PART, 1);
+	send_frame(stage, CHANNEL_STREAM_DATA, 0, sent, PART);
+	send_frame(stage, CHANNEL_STREAM_DATA, 0, sent, PART);
+	return fd;
+}
+
+static void expect_another_session(struct stage *stage)
+{
+	machine_init(&stage->machine, connect_to(&stage->vmm), MACHINE_VERSION_1);
+	machine_boot(&stage->machine, 32);
+	int fd = open_session(stage);
+	uint8_t sent[5000], received[5000];
+	fill(sent, sizeof(sent), 3);
+	send_frame(stage, CHANNEL_STREAM_DATA, 0, sent, sizeof(sent));
+	receive_all(fd, received, sizeof(received));
+	assert_memory_equal(received, sent, sizeof(sent));
+	close_session(stage, fd);
+}
+
+static void a_session_that_goes_on_takes_what_it_was_lent(void **state)
+{
+	(void)state;
+	static uint8_t sent[PART], received[2 * PART];
+	struct stage stage;
+	int fd = begin_lent(&stage);
+	assert_int_equal(chains(&stage), 2);
+	signal_children(&stage, "--session-fd", SIGCONT);
+	receive_all(fd, received, sizeof(received));
+	fill(sent, PART, 1);
+	assert_memory_equal(received, sent, PART);
+	assert_memory_equal(received + PART, sent, PART);
+	wait_for_chains(&stage, 0);
+	close_session(&stage, fd);
+	end(&stage);
+}
+
+static void a_session_that_is_killed_gives_back_what_it_was_lent(void **state)
+{
+	(void)state;
+	struct stage stage;
+	int fd = begin_lent(&stage);
+	assert_int_equal(chains(&stage), 2);
+	signal_children(&stage, "--session-fd", SIGKILL);
+	wait_for_chains(&stage, 0);
+	close(fd);
+	machine_finish(&stage.machine);
+	expect_another_session(&stage);
+	end(&stage);
+}
+
+static void a_device_that_is_killed_ends_the_session_that_it_lends_to(void **state)
+{
+	(void)state;
+	char byte;
+	struct stage stage;
+	int fd = begin_lent(&stage);
+	signal_children(&stage, "--device-fd", SIGKILL);
+	while (!machine_is_cut_off(&stage.machine)) {
+		usleep(20000);
+	}
+	signal_children(&stage, "--session-fd", SIGCONT);
+	assert_int_equal(recv(fd, &byte, 1, 0), 0); // nothing that the guest could have changed
+	close(fd);
+	machine_finish(&stage.machine);
+	expect_another_session(&stage);
+	end(&stage);
+}
+
+static void a_guest_restarts_though_a_session_does_not_move(void **state)
+{
+	(void)state;
+	struct stage stage;
+	int fd = begin_lent(&stage);
+	machine_stop(&stage.machine);
+	wait_for_chains(&stage, 0);
+	machine_finish(&stage.machine);
+	signal_children(&stage, "--session-fd", SIGCONT);
+	close(fd);
+	expect_another_session(&stage);
+	end(&stage);
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc != 2) {
@@ -218,6 +457,11 @@ int main(int argc, char *argv[])
 		fd_count_test(any_other_port_is_a_channel),
 		fd_count_test(the_vmm_may_come_again),
 		fd_count_test(a_broken_ring_ends_the_device_and_nothing_else),
+		fd_count_test(payload_reaches_a_service),
+		fd_count_test(a_session_that_goes_on_takes_what_it_was_lent),
+		fd_count_test(a_session_that_is_killed_gives_back_what_it_was_lent),
+		fd_count_test(a_device_that_is_killed_ends_the_session_that_it_lends_to),
+		fd_count_test(a_guest_restarts_though_a_session_does_not_move),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
