@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,8 @@ struct borrower {
 	size_t bytes; // of LOAN_BYTES, still to come
 	struct loan_segment segments[LOAN_SEGMENTS_MAX];
 	size_t segment, n_segments; // those before segment are done
+	size_t borrowed;            // bytes of this record that have been copied
+	size_t owed;                // of those before it that were not given back yet
 	int error;                  // -EPROTO, for good; 0
 };
 
@@ -132,16 +135,27 @@ static ssize_t copy_from_file(
 	return copy_carefully(target, file, offset, len);
 }
 
+static bool has_segments(const struct borrower *borrower)
+{
+	return borrower->segment < borrower->n_segments;
+}
+
 /* How many bytes it has copied; -errno. */
 static ssize_t copy_segment(struct borrower *borrower, struct target *target)
 {
 	struct loan_segment *segment = &borrower->segments[borrower->segment];
 	ssize_t n = copy_from_file(
 		target, &borrower->files[segment->file], segment->offset, segment->length);
-	if (n > 0) {
-		segment->offset += (uint64_t)n;
-		segment->length -= (uint32_t)n;
-		borrower->segment += segment->length == 0;
+	if (n <= 0) {
+		return n;
+	}
+	segment->offset += (uint64_t)n;
+	segment->length -= (uint32_t)n;
+	borrower->segment += segment->length == 0;
+	borrower->borrowed += (size_t)n;
+	if (!has_segments(borrower)) {
+		borrower->owed += borrower->borrowed;
+		borrower->borrowed = 0;
 	}
 	return n;
 }
@@ -329,20 +343,15 @@ static ssize_t receive_bytes(struct borrower *borrower, const struct target *tar
 	return n > 0 ? n : n == 0 ? -ECONNRESET : -errno;
 }
 
-static bool has_segments(const struct borrower *borrower)
-{
-	return borrower->segment < borrower->n_segments;
-}
-
 /* Copies what has been told of. How many bytes; -errno where the first cannot be had. */
-static ssize_t copy_known(struct borrower *borrower, struct target *target, size_t *borrowed)
+static ssize_t copy_known(struct borrower *borrower, struct target *target, bool *borrowed)
 {
 	size_t total = 0;
 	ssize_t n = borrower->error == 0 ? 1 : borrower->error;
 	while (n > 0 && target->n_pieces > 0) {
 		if (has_segments(borrower)) {
 			n = copy_segment(borrower, target);
-			*borrowed += n > 0 ? (size_t)n : 0;
+			*borrowed = true;
 			total += n > 0 ? (size_t)n : 0;
 		} else if (borrower->bytes > 0) {
 			n = copy_bytes(borrower, target); // 0: the buffer is empty
@@ -354,15 +363,28 @@ static ssize_t copy_known(struct borrower *borrower, struct target *target, size
 	return total > 0 ? (ssize_t)total : n;
 }
 
-/* What was copied may be used only if this succeeds: else the guest has its memory back. */
-static bool give_back(struct borrower *borrower, size_t len)
+static bool give_back(struct borrower *borrower)
 {
-	const struct loan_return record = {.length = (uint32_t)len};
+	const struct loan_return record = {.length = (uint32_t)borrower->owed};
 	ssize_t n;
 	do {
 		n = write(borrower->returns, &record, sizeof(record));
 	} while (n < 0 && errno == EINTR);
+	borrower->owed = 0;
 	return n == sizeof(record);
+}
+
+static bool is_lent(const struct borrower *borrower)
+{
+	struct pollfd returns = {.fd = borrower->returns};
+	return poll(&returns, 1, 0) == 0;
+}
+
+/* Whether what was copied may be used: else the guest has had its memory back meanwhile. What is
+ * copied in part is not given back, as that would only wake the device. */
+static bool settle(struct borrower *borrower)
+{
+	return borrower->owed > 0 ? give_back(borrower) : is_lent(borrower);
 }
 
 static ssize_t borrower_read(
@@ -370,7 +392,7 @@ static ssize_t borrower_read(
 {
 	struct borrower *borrower = (struct borrower *)input;
 	struct target target = {.piece = pieces, .n_pieces = n_pieces};
-	size_t borrowed = 0;
+	bool borrowed = false;
 	ssize_t n;
 	while ((n = copy_known(borrower, &target, &borrowed)) == 0) {
 		if (borrower->bytes > 0) {
@@ -381,7 +403,7 @@ static ssize_t borrower_read(
 			return n;
 		}
 	}
-	if (borrowed > 0 && !give_back(borrower, borrowed)) {
+	if (borrowed && !settle(borrower)) {
 		return -ECONNRESET;
 	}
 	return n;

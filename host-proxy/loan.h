@@ -34,7 +34,7 @@ struct loan_segment {
 	uint32_t file;
 };
 
-// In the pipe: bytes of segments that have been copied.
+// In the pipe: bytes of records whose segments have all been copied.
 struct loan_return {
 	uint32_t length;
 };

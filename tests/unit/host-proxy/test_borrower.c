@@ -228,10 +228,12 @@ static void what_is_not_read_is_not_given_back(void **state)
 	send_segments(&fixture, &segment, 1);
 	assert_int_equal(read_into(&fixture, data, sizeof(data)), 1000);
 	assert_true(channel_input_has_more(fixture.input));
-	assert_int_equal(returned(&fixture), 1000);
+	assert_int_equal(returned(&fixture), 0);
 	fixture.data[1000] = 0xaa; // the guest may, until it has it back
 	assert_int_equal(read_into(&fixture, data, sizeof(data)), 1000);
 	assert_int_equal(data[0], 0xaa);
+	assert_int_equal(read_all(&fixture, fixture.data, SIZE, 999), 3000);
+	assert_int_equal(returned(&fixture), 5000);
 	tear_down(&fixture);
 }
 
@@ -393,6 +395,22 @@ static void what_cannot_be_given_back_is_not_used(void **state)
 	tear_down(&fixture);
 }
 
+static void what_is_copied_in_part_is_not_used_either(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint8_t data[PAGE];
+	const struct loan_segment segment = {.length = PAGE};
+	set_up(&fixture);
+	send_files(&fixture, &fixture.memory, 1);
+	send_segments(&fixture, &segment, 1);
+	assert_int_equal(read_into(&fixture, data, 100), 100);
+	close(fixture.returns);
+	assert_int_equal(read_into(&fixture, data, 100), -ECONNRESET);
+	fixture.returns = -1;
+	tear_down(&fixture);
+}
+
 static void the_end_comes_between_records_only(void **state)
 {
 	(void)state;
@@ -508,6 +526,7 @@ int main(void)
 		fd_count_test(a_segment_is_read_as_far_as_it_is_there),
 		fd_count_test(nothing_is_lost_when_the_place_vanishes),
 		fd_count_test(what_cannot_be_given_back_is_not_used),
+		fd_count_test(what_is_copied_in_part_is_not_used_either),
 		fd_count_test(the_end_comes_between_records_only),
 		fd_count_test(nonsense_ends_it),
 		fd_count_test(what_is_no_file_ends_it),
