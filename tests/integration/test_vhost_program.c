@@ -372,7 +372,7 @@ static void expect_another_session(struct stage *stage)
 	machine_init(&stage->machine, connect_to(&stage->vmm), MACHINE_VERSION_1);
 	machine_boot(&stage->machine, 32);
 	int fd = open_session(stage);
-	uint8_t sent[5000], received[5000];
+	static uint8_t sent[PART], received[PART];
 	fill(sent, sizeof(sent), 3);
 	send_frame(stage, CHANNEL_STREAM_DATA, 0, sent, sizeof(sent));
 	receive_all(fd, received, sizeof(received));
