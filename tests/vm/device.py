@@ -3,87 +3,35 @@
 import contextlib
 import hashlib
 import os
-import queue
 import random
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 
 from compositors import Sway
-from machine import Machine
+from guest import CONNECT, SECONDS, Guest, check_host
+from kernel import Missing
 from processes import Failure, Process, find_program, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FILES = os.path.join(os.path.dirname(HERE), "clients", "files")
 NEEDS = {"sway": "sway", "swaybg": "swaybg", "grim": "grim", "foot": "foot", "wtype": "wtype",
          "wl-copy": "wl-clipboard", "wl-paste": "wl-clipboard", "wayland-info": "wayland-utils"}
-MODULES = ("vmw_vsock_virtio_transport",)
-SECONDS = 150  # that one step of a machine may take on a busy host
 TYPED = "Grüße an die Maschine: zażółć, 12 € & (you)?"
 TYPE = "application/octet-stream"
 MOJO_CASES = ("bootstrap", "round-trip", "regions")
-CONNECT = "vsock:2:7000"
 
 
-def missing(build):
-    """None, or why this part cannot run."""
-    host = os.path.join(build, "host-proxy", "fdferry-host")
-    usage = subprocess.run([host, "--help"], capture_output=True, text=True, check=True).stdout
-    if "vhost-user" not in usage:
-        return "this fdferry-host is no vsock device (--listen vhost-user:PATH)"
+def check_programs():
     for program, package in NEEDS.items():
         if not find_program(program):
-            return f"{program} is not installed (package {package})"
-    return None
+            raise Missing(f"{program} is not installed (package {package})")
 
 
-class Guest(contextlib.ExitStack):
-    """A machine that runs one command behind its fdferry-guest."""
-
-    def __init__(self, build, socket, command, options=()):
-        super().__init__()
-        guest = os.path.join(build, "guest-proxy", "fdferry-guest")
-        self.machine = self.enter_context(Machine(
-            [guest, "--connect", CONNECT, *options, "--", *command], MODULES, shared_memory=True,
-            options=["-chardev", f"socket,id=vsock,path={socket}",
-                     "-device", "vhost-user-vsock-pci,chardev=vsock"]))
-        self.said = []
-        self.lines = queue.SimpleQueue()
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        try:
-            for line in self.machine.lines(2 * SECONDS):
-                self.lines.put(line)
-        except (TimeoutError, OSError):
-            pass
-        self.lines.put(None)
-
-    def wait_for(self, word):
-        """What follows "word: " in the next line that begins so."""
-        while True:
-            try:
-                line = self.lines.get(timeout=SECONDS)
-            except queue.Empty:
-                raise Failure(f"the machine does not say «{word}» but {self.said}") from None
-            if line is None:
-                raise Failure("\n".join([f"the machine ends without «{word}» and said {self.said}",
-                                         *self.machine.last_words()]))
-            if line.startswith(f"{word}: "):
-                return line.removeprefix(f"{word}: ")
-            self.said.append(line)
-
-    def status(self):
-        self.reader.join(SECONDS)
-        return self.machine.status()
-
-    def kill(self):
-        self.machine.qemu.send_signal(signal.SIGKILL)
-        self.machine.qemu.wait()
-        self.reader.join()
+def behind_guest(build, command, options=()):
+    """The command, run by fdferry-guest."""
+    guest = os.path.join(build, "guest-proxy", "fdferry-guest")
+    return [guest, "--connect", CONNECT, *options, "--", *command]
 
 
 class Desk:
@@ -203,7 +151,7 @@ class Trial:
     def a_machine_that_is_killed_leaves_nothing_behind(self):
         """The second one of this host, so a machine may come back, too."""
         command = ["foot", f"--config={FILES}/foot.ini", "sh", f"{FILES}/prompt", "/run/typed"]
-        with Guest(self.desk.build, self.desk.socket, command) as guest:
+        with Guest(self.desk.socket, behind_guest(self.desk.build, command)) as guest:
             self.desk.wait_for_picture("the terminal of another machine",
                                        lambda shot: shot == self.picture)
             guest.kill()
@@ -218,9 +166,11 @@ class Trial:
     last_tests = (a_machine_that_is_killed_leaves_nothing_behind, the_host_ends_when_it_is_told_to)
 
 
-def run_device(build, add):
+def run(build, add):
     """add(test, trial) calls the test, notes how it ended and returns whether that was well. The
     first that fails is the last."""
+    check_host(build)
+    check_programs()
     directory = tempfile.mkdtemp(prefix="fdferry-device.")
     os.chmod(directory, 0o711)  # sway runs as nobody where we are root
     with contextlib.ExitStack() as stack:
@@ -231,7 +181,7 @@ def run_device(build, add):
         trial = Trial(desk)
         options = ["--display", "/run/user/wayland-9", "--service", "mojo=unix:/run/user/mojo"]
         command = [os.path.join(HERE, "desk"), FILES, build, "/run/user/mojo"]
-        with Guest(build, desk.socket, command, options) as trial.guest:
+        with Guest(desk.socket, behind_guest(build, command, options)) as trial.guest:
             well = all(add(test, trial) for test in Trial.tests)
         if well:
             all(add(test, trial) for test in Trial.last_tests)
