@@ -17,6 +17,7 @@ import guest
 from compositor import Compositor
 from harness import Failure, Program, Suite, check, children_of, fds_of, wait_until
 from harness import processes_of
+from vsock_device import VhostUser
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = guest.SECONDS
@@ -39,13 +40,13 @@ def wake_ups(pid):
 class Guest(guest.Guest):
     """The machine of patron, which can be given orders, and a monitor of QEMU."""
 
-    def __init__(self, build, directory, socket_path, options):
-        self.socket_path = socket_path
+    def __init__(self, build, directory, device, options):
+        self.device = device
         self.ports = {name: os.path.join(directory, name) for name in ("monitor", "orders")}
         words = [word for name, path in self.ports.items()
                  for word in ("-chardev", f"socket,id={name},path={path},server=on,wait=off")]
         super().__init__(
-            socket_path, [os.path.join(HERE, "patron"), "--build", build, *options],
+            device, [os.path.join(HERE, "patron"), "--build", build, *options],
             [*words, "-mon", "chardev=monitor,mode=control", "-action", "reboot=reset",
              "-device", "virtserialport,chardev=orders,name=orders"], 4 * SECONDS)
         try:
@@ -98,7 +99,7 @@ class Guest(guest.Guest):
         self.wait_for_message("DEVICE_DELETED")
         self.command("chardev-remove", id="vsock")
         self.command("chardev-add", id="vsock", backend={"type": "socket", "data": {
-            "server": False, "addr": {"type": "unix", "data": {"path": self.socket_path}}}})
+            "server": False, "addr": {"type": "unix", "data": {"path": self.device.socket}}}})
         self.command("device_add", driver="vhost-user-vsock-pci", id="device", bus="plug",
                      chardev="vsock")
 
@@ -126,13 +127,13 @@ class Scene(contextlib.ExitStack):
         super().__init__()
         self.suite = Suite(build, directory)
         self.options = options
-        self.socket = os.path.join(directory, "vsock.sock")
+        self.device = VhostUser(directory)
         self.compositor = Compositor(os.path.join(directory, "wayland-0"))
         self.callback(self.compositor.close)
         try:
             self.start_host()
             self.guest = self.enter_context(
-                Guest(build, directory, self.socket, options))
+                Guest(build, directory, self.device, options))
             self.session = self.next_session()
             self.baseline = self.settled()
         except BaseException:
@@ -142,7 +143,7 @@ class Scene(contextlib.ExitStack):
     def start_host(self):
         """The one that was there before must have ended."""
         self.host = Program(self.suite, "fdferry-host", [
-            "--listen", f"vhost-user:{self.socket}", "--compositor", self.compositor.path,
+            "--listen", self.device.listen, "--compositor", self.compositor.path,
             "--log-level", "info", *self.options])
         self.callback(self.host.kill)
         self.log_read = 0
@@ -156,7 +157,7 @@ class Scene(contextlib.ExitStack):
         self.guest.wait_for("served")
         return self.compositor.connections[-1]
 
-    def device(self):
+    def device_pid(self):
         """The process that is the vsock device."""
         for pid in children_of(self.host.pid):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:
@@ -165,7 +166,7 @@ class Scene(contextlib.ExitStack):
         return None
 
     def census(self):
-        return (*self.host.census(), fds_of(self.device()))
+        return (*self.host.census(), fds_of(self.device_pid()))
 
     def settled(self):
         last, same = None, 0
@@ -259,7 +260,7 @@ class Patience(Trial):
         status = self.guest.status()
         check(status == 0, f"fdferry-guest ends with status {status}")
         status = self.host.stop()
-        check(status == 0 and not os.path.exists(self.scene.socket),
+        check(status == 0 and not os.path.exists(self.scene.device.socket),
               f"fdferry-host ends with status {status}: {self.host.errors()[-300:]}")
 
     tests = (a_session_goes_on_when_qemu_was_stopped, a_session_goes_on_when_the_machine_was_paused,
@@ -310,7 +311,7 @@ class Haste(Trial):
 def run(build, add):
     """add(test, trial) calls the test, notes how it ended and returns whether that was well. The
     first of a trial that fails is its last."""
-    guest.check_host(build)
+    VhostUser.check(build)
     for trial in (Patience, Haste):
         with contextlib.ExitStack() as stack:
             directory = tempfile.mkdtemp(prefix="fdferry-vm.")
