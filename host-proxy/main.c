@@ -27,16 +27,26 @@ static bool add_compositor(struct host_options *options)
 	return wrong == NULL;
 }
 
-static int run(struct host_options *options, char *const argv[])
+static bool check(const struct host_options *options)
+{
+	char error[512];
+	bool ok = host_options_check(options, error, sizeof(error));
+	if (!ok) {
+		log_error("%s", error);
+	}
+	return ok;
+}
+
+static int run(struct host_options *options, int argc, char *argv[])
 {
 	if (options->device_fd >= 0) {
 		return device_process_run(options);
 	}
-	if (!protocols_load(&options->program) || !add_compositor(options)) {
+	if (!protocols_load(&options->program) || !add_compositor(options) || !check(options)) {
 		return EXIT_FAILURE;
 	}
-	return options->program.session_fd >= 0 ? host_session_run(options)
-						: host_server_run(options, argv);
+	return options->program.session_fd >= 0 ? host_session_run(options, argc, argv)
+						: host_server_run(options, argc, argv);
 }
 
 int main(int argc, char *argv[])
@@ -47,7 +57,7 @@ int main(int argc, char *argv[])
 		return status;
 	}
 	log_init("fdferry-host", options.program.log_level);
-	status = run(&options, argv);
+	status = run(&options, argc, argv);
 	wire_schema_finish();
 	return status;
 }

@@ -3,8 +3,12 @@
 #include <assert.h>
 #include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "host-proxy/policy_file.h"
+#include "relay/denied.h"
 
 #define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
 #define DEFAULT_MAX_OBJECTS (4 * 65536)
@@ -88,6 +92,56 @@ static const char *set_deny(void *data, const char *value)
 	return policy_deny(&options->policy, value);
 }
 
+static const char *set_deny_request(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_deny_request(&options->policy, value);
+}
+
+static const char *set_ignore_request(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_ignore_request(&options->policy, value);
+}
+
+static const char *set_policy(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->policy_path = value;
+	return value[0] != '\0' ? NULL : "the name is missing";
+}
+
+static const char *set_explain_policy(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->explain_policy = true;
+	return NULL;
+}
+
+static const char *set_vm_name(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->vm_name = value;
+	return service_name_is_valid(value) ? NULL : "must be 1 to 64 of A-Z a-z 0-9 . _ -";
+}
+
+static const char *set_require_security_context(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->security_context = SECURITY_CONTEXT_REQUIRE;
+	return NULL;
+}
+
+static const char *set_no_security_context(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->security_context = SECURITY_CONTEXT_NEVER;
+	return NULL;
+}
+
 static const char *set_app_id_prefix(void *data, const char *value)
 {
 	struct host_options *options = data;
@@ -138,14 +192,31 @@ static const struct option_spec specs[] = {
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
-	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow},
-	{"deny", "G", "never offer a global", true, set_deny},
-	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix},
-	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix},
-	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory},
+	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow,
+		"globals"},
+	{"deny", "G", "never offer a global", true, set_deny, "globals"},
+	{"deny-request", "I.R", "end who makes request R of interface I", true, set_deny_request,
+		"requests"},
+	{"ignore-request", "I.R", "leave request R of interface I out", true, set_ignore_request,
+		"requests"},
+	{"policy", "FILE", "read these rules and more from a file; again on SIGHUP", false,
+		set_policy},
+	{"explain-policy", NULL, "print what clients would see and why, and exit", false,
+		set_explain_policy},
+	{"vm-name", "NAME", "what the compositor is told of the VM (default FILE's name)", false,
+		set_vm_name, "vm"},
+	{"require-security-context", NULL, "refuse clients where the compositor has none", false,
+		set_require_security_context, "vm"},
+	{"no-security-context", NULL, "do without, also where the compositor has them", false,
+		set_no_security_context, "vm"},
+	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix, "vm"},
+	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix,
+		"vm"},
+	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory,
+		"limits"},
 	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
-		set_max_objects},
-	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds},
+		set_max_objects, "limits"},
+	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds, "limits"},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
@@ -158,7 +229,8 @@ static const struct options_usage usage = {
 
 static int check(struct host_options *options)
 {
-	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0;
+	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0 ||
+		options->explain_policy;
 	bool has_ports =
 		options->vsock_ports.n_from_guest > 0 || options->vsock_ports.n_to_guest > 0;
 	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && !is_child) {
@@ -173,10 +245,26 @@ static int check(struct host_options *options)
 	return OPTIONS_STATUS_RUN;
 }
 
-int host_options_parse(struct host_options *options, int argc, char *argv[])
+bool host_options_check(const struct host_options *options, char *error, size_t error_len)
 {
-	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
-	char **command;
+	struct denied_request denied[POLICY_MAX_REQUESTS];
+	return policy_resolve_requests(
+		&options->policy, options->policy_path, denied, error, error_len);
+}
+
+static bool read_policy(struct host_options *options, char *text, char *error, size_t error_len)
+{
+	struct policy_file file = {
+		.path = options->policy_path,
+		.specs = specs,
+		.options = options,
+		.line = &options->policy.line,
+	};
+	return policy_file_read(&file, text, error, error_len);
+}
+
+static void init(struct host_options *options)
+{
 	*options = (struct host_options){
 		.max_memory = DEFAULT_MAX_MEMORY,
 		.max_objects = DEFAULT_MAX_OBJECTS,
@@ -184,9 +272,48 @@ int host_options_parse(struct host_options *options, int argc, char *argv[])
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);
+}
+
+static int read_command_line(struct host_options *options, int argc, char *argv[])
+{
+	char **command;
 	int status = options_parse(&usage, argc, argv, options, &command);
 	if (status == OPTIONS_STATUS_RUN) {
 		status = program_options_settle(&usage, &options->program);
 	}
+	return status;
+}
+
+int host_options_parse(struct host_options *options, int argc, char *argv[])
+{
+	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
+	init(options);
+	int status = read_command_line(options, argc, argv);
 	return status == OPTIONS_STATUS_RUN ? check(options) : status;
+}
+
+bool host_options_apply(struct host_options *options, int argc, char *argv[], char *text,
+	char *error, size_t error_len)
+{
+	struct host_options *fresh = malloc(sizeof(*fresh));
+	if (fresh == NULL) {
+		snprintf(error, error_len, "%s: out of memory", options->policy_path);
+		return false;
+	}
+	init(fresh);
+	fresh->policy_path = options->policy_path;
+	bool ok = read_policy(fresh, text, error, error_len);
+	if (ok && read_command_line(fresh, argc, argv) != OPTIONS_STATUS_RUN) {
+		snprintf(error, error_len, "%s: the command line does not go with it",
+			options->policy_path);
+		ok = false;
+	}
+	ok = ok && host_options_check(fresh, error, error_len);
+	if (ok) {
+		fresh->program.services = options->program.services;
+		fresh->guest_cid = options->guest_cid;
+		*options = *fresh;
+	}
+	free(fresh);
+	return ok;
 }

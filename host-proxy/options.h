@@ -1,12 +1,20 @@
 #ifndef HOST_PROXY_OPTIONS_H
 #define HOST_PROXY_OPTIONS_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "channel/transport.h"
 #include "host-proxy/policy.h"
 #include "host-proxy/vsock_ports.h"
 #include "program/options.h"
+
+enum security_context_use {
+	SECURITY_CONTEXT_AUTO, // where the compositor has it
+	SECURITY_CONTEXT_REQUIRE,
+	SECURITY_CONTEXT_NEVER,
+};
 
 struct host_options {
 	struct program_options program; // first
@@ -19,12 +27,26 @@ struct host_options {
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL
 	const char *title_prefix;  // may be NULL
-	uint64_t max_memory;       // bytes, per session as all of these
+	const char *vm_name;       // may be NULL
+	enum security_context_use security_context;
+	const char *policy_path; // of --policy; NULL: none
+	bool explain_policy;
+	uint64_t max_memory; // bytes, per session as all of these
 	uint32_t max_objects;
 	uint32_t max_fds;
 };
 
-// OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.
+// OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv. What the
+// policy file says is not known yet.
 int host_options_parse(struct host_options *options, int argc, char *argv[]);
+
+// What can be checked only when all protocols are known. False: error says in one line what is wrong.
+bool host_options_check(const struct host_options *options, char *error, size_t error_len);
+
+// Parses and checks again, but the text of the policy file counts where the command line says nothing. What is kept
+// points into text, too, which is changed. Services stay as they are. False: options are as before,
+// error says why in one line.
+bool host_options_apply(struct host_options *options, int argc, char *argv[], char *text,
+	char *error, size_t error_len);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "host-proxy/options.h"
+#include "host-proxy/policy_file.h"
 #include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
@@ -17,6 +18,15 @@
 struct listening {
 	int fd;
 	bool ours; // not the service manager's
+};
+
+struct serving {
+	struct host_options *options;
+	int argc;
+	char **argv;
+	struct event_base *base;
+	struct server *server;
+	char *policy_text; // options point into it; NULL: no policy file
 };
 
 static bool open_listener(struct listening *listening, const struct host_options *options)
@@ -66,9 +76,64 @@ static void check_rules(const char *option, const struct policy_rule *rules, siz
 		size_t len = rules[i].length < sizeof(name) ? rules[i].length : sizeof(name) - 1;
 		memcpy(name, rules[i].interface, len);
 		name[len] = '\0';
-		if (wire_schema_find(name) == NULL) {
+		if (strcmp(name, "*") != 0 && wire_schema_find(name) == NULL) {
 			log_warn("%s %s: no such interface is known", option, name);
 		}
+	}
+}
+
+// A copy of text for sessions to read, once the options go by it. Takes text, also on failure: then
+// all is as before.
+static bool use_policy(struct serving *serving, char *text)
+{
+	struct host_options *options = serving->options;
+	char error[512];
+	int fd = policy_file_store(text); // reading changes it
+	if (fd < 0) {
+		log_error("cannot copy %s: %s", options->policy_path, strerror(-fd));
+		free(text);
+		return false;
+	}
+	if (!host_options_apply(
+		    options, serving->argc, serving->argv, text, error, sizeof(error))) {
+		log_error("%s", error);
+		close(fd);
+		free(text);
+		return false;
+	}
+	server_attach(serving->server, fd);
+	free(serving->policy_text);
+	serving->policy_text = text;
+	return true;
+}
+
+// True also if there is none.
+static bool load_policy(struct serving *serving)
+{
+	const struct host_options *options = serving->options;
+	char error[512];
+	if (options->policy_path != NULL) {
+		char *text = policy_file_load(options->policy_path, error, sizeof(error));
+		if (text == NULL) {
+			log_error("%s", error);
+			return false;
+		}
+		if (!use_policy(serving, text)) {
+			return false;
+		}
+	}
+	check_rules("allow", options->policy.allowed, options->policy.n_allowed);
+	check_rules("deny", options->policy.denied, options->policy.n_denied);
+	return true;
+}
+
+static void handle_reload(void *data)
+{
+	struct serving *serving = data;
+	if (load_policy(serving)) {
+		log_info("new sessions go by what %s says now", serving->options->policy_path);
+	} else {
+		log_error("new sessions go by the old policy");
 	}
 }
 
@@ -78,67 +143,73 @@ static void refuse(int fd, uint32_t service, const char *text)
 	handshake_refuse(fd, CHANNEL_REFUSE_BUSY, text);
 }
 
-static int serve(int listen_fd, struct event_base *base, const struct host_options *options,
-	char *const argv[])
+static struct server *create_server(struct serving *serving, int listen_fd)
 {
-	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
+	const struct host_options *options = serving->options;
 	const struct server_listener listener = {.fd = listen_fd};
 	const struct server_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
-		.argv = argv,
-		.base = base,
+		.argv = serving->argv,
+		.base = serving->base,
 		.listeners = &listener,
-		.n_listeners = vhost_user ? 0 : 1,
+		.n_listeners = options->listen.kind == TRANSPORT_VHOST_USER ? 0 : 1,
+		.reload = options->policy_path != NULL ? handle_reload : NULL,
 		.refuse = refuse,
+		.data = serving,
 	};
-	struct server *server = server_create(&config);
+	return server_create(&config);
+}
+
+static int serve(struct serving *serving, int listen_fd)
+{
+	const struct host_options *options = serving->options;
+	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
 	struct vmm *vmm = NULL;
 	int status = EXIT_FAILURE;
-	if (server == NULL) {
-		if (vhost_user) {
-			close(listen_fd);
-		}
-		return status;
+	serving->server = create_server(serving, listen_fd);
+	bool ready = serving->server != NULL && load_policy(serving);
+	if (vhost_user && ready) {
+		vmm = vmm_create(serving->base, options, serving->argv, serving->server, listen_fd);
+		ready = vmm != NULL;
+	} else if (vhost_user) {
+		close(listen_fd);
 	}
-	if (vhost_user) {
-		vmm = vmm_create(base, options, argv, server, listen_fd);
+	if (ready) {
+		server_announce(serving->server);
+		status = server_run(serving->server);
 	}
-	if (vmm != NULL || !vhost_user) {
-		server_announce(server);
-		status = server_run(server);
-	}
-	server_destroy(server); // what sessions say last goes through the device
+	server_destroy(serving->server); // what sessions say last goes through the device
 	vmm_destroy(vmm);
 	return status;
 }
 
-int host_server_run(const struct host_options *options, char *const argv[])
+int host_server_run(struct host_options *options, int argc, char *argv[])
 {
 	const struct services *services = &options->program.services;
 	const struct service *wayland = services_find(services, SERVICE_WAYLAND);
 	// Who names other services only may have no compositor, and need not.
 	bool wanted = options->compositor != NULL || services->count == 1;
+	struct serving serving = {.options = options, .argc = argc, .argv = argv};
 	struct listening listening;
 	int status = EXIT_FAILURE;
-	check_rules("--allow", options->policy.allowed, options->policy.n_allowed);
-	check_rules("--deny", options->policy.denied, options->policy.n_denied);
 	if (wayland != NULL && wanted) {
 		probe(wayland);
 	}
 	if (!open_listener(&listening, options)) {
 		return status;
 	}
-	struct event_base *base = event_base_new();
-	if (base == NULL) {
+	serving.base = event_base_new();
+	if (serving.base == NULL) {
 		log_error("cannot create an event loop");
 		close(listening.fd);
 	} else {
-		status = serve(listening.fd, base, options, argv);
-		event_base_free(base);
+		status = serve(&serving, listening.fd);
+		event_base_free(serving.base);
 	}
 	if (listening.ours) {
 		transport_unlink(&options->listen);
 	}
+	free(serving.policy_text);
 	return status;
 }

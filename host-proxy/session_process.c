@@ -1,6 +1,7 @@
 #include "host-proxy/session_process.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,14 +10,20 @@
 #include "channel/transport.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/options.h"
+#include "host-proxy/policy_file.h"
 #include "program/worker.h"
+#include "relay/denied.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
 
 #define HELLO_TIMEOUT_MS 10000
 
 struct preparation {
-	const struct host_options *options;
+	struct host_options *options;
+	int argc;
+	char **argv;
+	char *policy_text; // options point into it; NULL: no policy file, or a wrong one
+	struct denied_request denied[POLICY_MAX_REQUESTS];
 	struct channel_input *input;
 	struct handshake_hello hello; // the session borrows its contents
 };
@@ -73,6 +80,8 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	session->service = service_is_wayland(service) ? NULL : service->name;
 	session->peer_contents = preparation->hello.contents;
 	session->n_peer_contents = preparation->hello.n_contents;
+	session->denied = preparation->denied;
+	session->n_denied = options->policy.n_requests;
 	session->app_id_prefix = options->app_id_prefix;
 	session->title_prefix = options->title_prefix;
 	session->max_memory = options->max_memory;
@@ -91,11 +100,48 @@ static void log_connection(int channel_fd, const struct worker_peer *peer)
 	log_info("connection from %s", name);
 }
 
+// The text that the parent has read from the policy file. Takes fd.
+static void handle_attached(void *data, int fd)
+{
+	struct preparation *preparation = data;
+	struct host_options *options = preparation->options;
+	char error[512];
+	char *text = policy_file_load_fd(fd, options->policy_path, error, sizeof(error));
+	close(fd);
+	if (text != NULL &&
+		host_options_apply(options, preparation->argc, preparation->argv, text, error,
+			sizeof(error))) {
+		preparation->policy_text = text;
+		return;
+	}
+	log_error("%s", error);
+	free(text);
+}
+
+// The parent has done the same with the same text, so there is nothing to go wrong but memory.
+static bool settle_policy(struct preparation *preparation)
+{
+	const struct host_options *options = preparation->options;
+	char error[512] = "the policy file has not been read";
+	bool ok = options->policy_path == NULL || preparation->policy_text != NULL;
+	ok = ok &&
+		policy_resolve_requests(&options->policy, options->policy_path, preparation->denied,
+			error, sizeof(error));
+	if (!ok) {
+		log_error("%s", error);
+	}
+	return ok;
+}
+
 // A connection to the service that the guest wants; -1: the guest has been told why there is none.
 static int open_service(
 	struct preparation *preparation, int channel_fd, struct session_options *session)
 {
 	const struct services *services = &preparation->options->program.services;
+	if (!settle_policy(preparation)) {
+		refuse(channel_fd, CHANNEL_REFUSE_BUSY, "the host cannot read its policy");
+		return -1;
+	}
 	if (!read_hello(preparation->input, &preparation->hello)) {
 		return -1;
 	}
@@ -156,19 +202,22 @@ static bool prepare(
 static uint32_t offer_global(void *data, const char *interface, uint32_t version)
 {
 	const struct preparation *preparation = data;
-	return policy_offer((void *)&preparation->options->policy, interface, version);
+	return policy_offer(&preparation->options->policy, interface, version);
 }
 
-int host_session_run(struct host_options *options)
+int host_session_run(struct host_options *options, int argc, char *argv[])
 {
-	struct preparation preparation = {.options = options};
+	struct preparation preparation = {.options = options, .argc = argc, .argv = argv};
 	const struct worker_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
 		.exports = WIRE_EVENT,
+		.attached = options->policy_path != NULL ? handle_attached : NULL,
 		.prepare = prepare,
 		.offer_global = offer_global,
 		.data = &preparation,
 	};
-	return worker_run(&config);
+	int status = worker_run(&config);
+	free(preparation.policy_text);
+	return status;
 }

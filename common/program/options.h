@@ -16,7 +16,7 @@
 
 #define OPTIONS_STATUS_RUN   (-1) // no exit status: go on
 #define OPTIONS_STATUS_USAGE 2
-#define OPTIONS_MAX          40 // in one table, with its end
+#define OPTIONS_MAX          64 // in one table, with its end
 
 struct option_spec {
 	const char *name;  // without its "--"; NULL ends the table
@@ -25,6 +25,8 @@ struct option_spec {
 	bool repeatable;
 	// NULL, or in one static phrase what is wrong with the value, which is kept by reference.
 	const char *(*set)(void *options, const char *value);
+	// Of the policy file, if there the option is a key by the same name; NULL: it is none.
+	const char *section;
 };
 
 struct options_usage {
@@ -77,7 +79,7 @@ const char *program_set_session_fd(void *options, const char *value);
 	{"protocol", "FILE.xml", "add the interfaces of a protocol file", true, \
 		program_set_protocol}, \
 	{"max-sessions", "N", "clients at a time (default 256)", false, \
-		program_set_max_sessions}, \
+		program_set_max_sessions, "limits"}, \
 	{"shm-mode", "MODE", "memory that both sides write: refuse, snapshot or diff", false, \
 		program_set_shm_mode}, \
 	{"on-unsupported", "WHAT", "an fd that cannot cross: close, drop or devnull", false, \

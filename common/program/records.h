@@ -19,12 +19,13 @@ enum record_type {
 	RECORD_STATS,
 };
 
-// To the worker. Fds: the connection, then n_contents files.
+// To the worker. Fds: the connection, what the parent has attached, then n_contents files.
 struct record_session {
 	uint32_t type;
 	uint32_t number;
 	uint32_t service; // server_listener.service
 	struct worker_peer peer;
+	uint32_t attached; // 1 or 0 fds
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };

@@ -20,7 +20,7 @@
 #include "program/records.h"
 
 #define GRACE_MS 2000
-#define SIGNALS  3
+#define SIGNALS  4
 
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
@@ -38,6 +38,7 @@ struct server {
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
+	int attached_fd;      // for each session; -1: none
 	struct stats totals;  // of the sessions that have ended
 	unsigned int numbers; // of sessions, given out so far
 	int status;
@@ -59,6 +60,16 @@ static void stop(struct server *server)
 	event_base_loopbreak(server->config.base);
 }
 
+static bool push_copy(struct fdlist *fds, int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0 || !fdlist_push(fds, copy)) {
+		log_errno("cannot give a session its files");
+		return false;
+	}
+	return true;
+}
+
 // The record of a new session, with the files that it may use.
 static bool prepare_record(const struct server *server, uint32_t service,
 	const struct worker_peer *peer, struct record_session *record, struct fdlist *fds)
@@ -69,11 +80,15 @@ static bool prepare_record(const struct server *server, uint32_t service,
 		.service = service,
 		.peer = *peer,
 	};
+	if (server->attached_fd >= 0) {
+		if (!push_copy(fds, server->attached_fd)) {
+			return false;
+		}
+		record->attached = 1;
+	}
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
-		int fd = fcntl(entry->fd, F_DUPFD_CLOEXEC, 0);
-		if (fd < 0 || !fdlist_push(fds, fd)) {
-			log_errno("cannot give a session the files of earlier ones");
+		if (!push_copy(fds, entry->fd)) {
 			return false;
 		}
 		record->contents[record->n_contents++] = entry->hash;
@@ -215,6 +230,14 @@ static void handle_stats_signal(evutil_socket_t signal, short what, void *data)
 	workers_signal(server->workers, SIGUSR1);
 }
 
+static void handle_reload_signal(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	const struct server *server = data;
+	server->config.reload(server->config.data);
+}
+
 static void handle_deadline(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
@@ -229,7 +252,11 @@ static bool add_signals(struct server *server)
 	server->signals[0] = evsignal_new(base, SIGTERM, handle_stop_signal, server);
 	server->signals[1] = evsignal_new(base, SIGINT, handle_stop_signal, server);
 	server->signals[2] = evsignal_new(base, SIGUSR1, handle_stats_signal, server);
-	for (size_t i = 0; i < SIGNALS; i++) {
+	size_t n = 3;
+	if (server->config.reload != NULL) {
+		server->signals[n++] = evsignal_new(base, SIGHUP, handle_reload_signal, server);
+	}
+	for (size_t i = 0; i < n; i++) {
 		if (server->signals[i] == NULL || event_add(server->signals[i], NULL) < 0) {
 			return false;
 		}
@@ -269,6 +296,7 @@ struct server *server_create(const struct server_config *config)
 		return NULL;
 	}
 	server->config = *config;
+	server->attached_fd = -1;
 	content_store_init(&server->contents);
 	rlimit_raise_files();
 	server->accepting = true;
@@ -313,6 +341,9 @@ void server_destroy(struct server *server)
 		print_totals(server);
 	}
 	content_store_finish(&server->contents);
+	if (server->attached_fd >= 0) {
+		close(server->attached_fd);
+	}
 	free(server);
 }
 
@@ -324,6 +355,14 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 		return;
 	}
 	admit(server, 0, peer, fd);
+}
+
+void server_attach(struct server *server, int fd)
+{
+	if (server->attached_fd >= 0) {
+		close(server->attached_fd);
+	}
+	server->attached_fd = fd;
 }
 
 void server_announce(const struct server *server)

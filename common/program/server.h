@@ -34,8 +34,10 @@ struct server_config {
 	// Up to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
 	const struct server_listener *listeners;
 	size_t n_listeners;
-	bool keeps_contents;   // sessions get the files that earlier ones stored
-	bool waits_for_finish; // --oneshot is over with server_finish, not before
+	bool keeps_contents;        // sessions get the files that earlier ones stored
+	bool waits_for_finish;      // --oneshot is over with server_finish, not before
+	void (*reload)(void *data); // SIGHUP; NULL: it ends the program
+	void *data;
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);
 };
@@ -47,6 +49,9 @@ void server_destroy(struct server *server); // ends its sessions; NULL is fine
 // Starts a session for a connection that came by another way than a listener, unless there are too
 // many or the server is finishing. Takes fd.
 void server_connected(struct server *server, int fd, const struct worker_peer *peer);
+
+// Gives a copy of fd to each session that begins from now on, in place of the one before. Takes fd.
+void server_attach(struct server *server, int fd);
 
 // Tells everybody who wants to know that we are listening.
 void server_announce(const struct server *server);

@@ -34,6 +34,7 @@ struct worker {
 	struct content_store contents;
 	unsigned int number;
 	uint32_t service;
+	int attached_fd; // -1: none, or handed over
 	struct worker_peer peer;
 	bool ended;
 	bool failed; // with a reason
@@ -99,7 +100,7 @@ static void unblock_signals(void)
 
 static bool worker_init(struct worker *worker, const struct worker_config *config)
 {
-	*worker = (struct worker){.config = config};
+	*worker = (struct worker){.config = config, .attached_fd = -1};
 	content_store_init(&worker->contents);
 	worker->base = event_base_new();
 	if (worker->base == NULL || event_base_priority_init(worker->base, PRIORITIES) < 0) {
@@ -150,11 +151,13 @@ static int receive_session(struct worker *worker, int *status)
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 	if (n == sizeof(record) && record.type == RECORD_SESSION &&
 		record.service <= worker->config->options->services.count &&
-		record.n_contents <= CONTENT_STORE_MAX && fds.count == record.n_contents + 1) {
+		record.n_contents <= CONTENT_STORE_MAX && record.attached <= 1 &&
+		fds.count == 1 + record.attached + record.n_contents) {
 		worker->number = record.number;
 		worker->service = record.service;
 		worker->peer = record.peer;
 		fd = fdlist_take(&fds);
+		worker->attached_fd = record.attached > 0 ? fdlist_take(&fds) : -1;
 		for (size_t i = 0; i < record.n_contents; i++) {
 			content_store_put(
 				&worker->contents, &record.contents[i], fdlist_take(&fds));
@@ -166,10 +169,25 @@ static int receive_session(struct worker *worker, int *status)
 	return fd;
 }
 
+static void hand_over_attached(struct worker *worker)
+{
+	int fd = worker->attached_fd;
+	worker->attached_fd = -1;
+	if (fd < 0) {
+		return;
+	}
+	if (worker->config->attached != NULL) {
+		worker->config->attached(worker->config->data, fd);
+	} else {
+		close(fd);
+	}
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
 	const struct worker_config *config = worker->config;
+	hand_over_attached(worker);
 	const struct services *services = &config->options->services;
 	struct session_options options = {
 		.base = worker->base,
@@ -237,6 +255,9 @@ int worker_run(const struct worker_config *config)
 	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
+	if (config->attached != NULL) {
+		signal(SIGHUP, SIG_IGN); // the parent reloads what it attaches
+	}
 	if (!worker_init(&worker, config)) {
 		log_error("cannot create an event loop");
 		worker_finish(&worker);
