@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "host-proxy/compositor.h"
 #include "host-proxy/device_process.h"
+#include "host-proxy/explain.h"
 #include "host-proxy/options.h"
 #include "host-proxy/server.h"
 #include "host-proxy/session_process.h"
@@ -16,7 +17,8 @@ static bool add_compositor(struct host_options *options)
 	struct transport compositor;
 	char error[512];
 	if (!compositor_locate(options->compositor, &compositor, error, sizeof(error))) {
-		bool needed = options->compositor != NULL || services->count == 0;
+		bool needed = options->explain_policy || options->compositor != NULL ||
+			services->count == 0;
 		log_write(needed ? LOG_ERROR : LOG_DEBUG, "%s", error);
 		return !needed;
 	}
@@ -44,6 +46,9 @@ static int run(struct host_options *options, int argc, char *argv[])
 	}
 	if (!protocols_load(&options->program) || !add_compositor(options) || !check(options)) {
 		return EXIT_FAILURE;
+	}
+	if (options->explain_policy) {
+		return explain_run(options, argc, argv);
 	}
 	return options->program.session_fd >= 0 ? host_session_run(options, argc, argv)
 						: host_server_run(options, argc, argv);

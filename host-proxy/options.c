@@ -245,6 +245,21 @@ static int check(struct host_options *options)
 	return OPTIONS_STATUS_RUN;
 }
 
+bool host_options_vm_name(const struct host_options *options, char name[HOST_VM_NAME_SIZE])
+{
+	const char *source = options->vm_name != NULL ? options->vm_name : options->policy_path;
+	if (source == NULL) {
+		return false;
+	}
+	const char *slash = strrchr(source, '/');
+	snprintf(name, HOST_VM_NAME_SIZE, "%s", slash != NULL ? slash + 1 : source);
+	char *dot = strrchr(name, '.');
+	if (options->vm_name == NULL && dot != NULL && dot > name) {
+		*dot = '\0';
+	}
+	return name[0] != '\0';
+}
+
 bool host_options_check(const struct host_options *options, char *error, size_t error_len)
 {
 	struct denied_request denied[POLICY_MAX_REQUESTS];

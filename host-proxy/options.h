@@ -40,6 +40,11 @@ struct host_options {
 // policy file says is not known yet.
 int host_options_parse(struct host_options *options, int argc, char *argv[]);
 
+#define HOST_VM_NAME_SIZE 256
+
+// --vm-name, or else the name of the policy file without its directory and suffix. False: neither.
+bool host_options_vm_name(const struct host_options *options, char name[HOST_VM_NAME_SIZE]);
+
 // What can be checked only when all protocols are known. False: error says in one line what is wrong.
 bool host_options_check(const struct host_options *options, char *error, size_t error_len);
 

@@ -6,20 +6,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "program/options.h"
 
 /* ---- bytes ---- */
 
-// The first len bytes of the file, or what there is; -errno on failure. The offset of fd, which others
-// may share, stays.
+// The first len bytes of the file, or what there is; -errno on failure.
 static ssize_t read_all(int fd, char *data, size_t len)
 {
 	size_t done = 0;
 	while (done < len) {
-		ssize_t n = pread(fd, data + done, len - done, (off_t)done);
+		ssize_t n = read(fd, data + done, len - done);
 		if (n == 0) {
 			break;
 		}
@@ -31,7 +29,7 @@ static ssize_t read_all(int fd, char *data, size_t len)
 	return (ssize_t)done;
 }
 
-char *policy_file_load_fd(int fd, const char *path, char *error, size_t error_len)
+static char *load(int fd, const char *path, char *error, size_t error_len)
 {
 	char *text = malloc(POLICY_FILE_MAX + 1);
 	if (text == NULL) {
@@ -60,32 +58,9 @@ char *policy_file_load(const char *path, char *error, size_t error_len)
 		snprintf(error, error_len, "%s: %s", path, strerror(errno));
 		return NULL;
 	}
-	char *text = policy_file_load_fd(fd, path, error, error_len);
+	char *text = load(fd, path, error, error_len);
 	close(fd);
 	return text;
-}
-
-int policy_file_store(const char *text)
-{
-	size_t len = strlen(text), done = 0;
-	int fd = memfd_create("fdferry-policy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0) {
-		return -errno;
-	}
-	while (done < len) {
-		ssize_t n = pwrite(fd, text + done, len - done, (off_t)done);
-		if (n < 0 && errno != EINTR) {
-			break;
-		}
-		done += n > 0 ? (size_t)n : 0;
-	}
-	const int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
-	if (done < len || fcntl(fd, F_ADD_SEALS, seals) < 0) {
-		int error = -errno;
-		close(fd);
-		return error;
-	}
-	return fd;
 }
 
 /* ---- lines ---- */

@@ -23,10 +23,6 @@ struct policy_file {
 
 // All of the file as a string that the caller frees. NULL: error says why in one line.
 char *policy_file_load(const char *path, char *error, size_t error_len);
-char *policy_file_load_fd(
-	int fd, const char *path, char *error, size_t error_len); // fd is borrowed
-// A sealed memory file with the text, for policy_file_load_fd; CLOEXEC. -errno on failure.
-int policy_file_store(const char *text);
 
 // Sets what text says. Values are kept by reference, so text, which is changed, has to live as long
 // as the options. False: error names the file, the line and what is wrong in it.

@@ -1,5 +1,6 @@
 #include "host-proxy/server.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -8,8 +9,11 @@
 
 #include "base/log.h"
 #include "base/notify.h"
+#include "host-proxy/compositor.h"
+#include "host-proxy/handout.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
+#include "host-proxy/security_context.h"
 #include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
@@ -27,6 +31,7 @@ struct serving {
 	struct event_base *base;
 	struct server *server;
 	char *policy_text; // options point into it; NULL: no policy file
+	struct compositor_id without_contexts;
 };
 
 static bool open_listener(struct listening *listening, const struct host_options *options)
@@ -56,16 +61,21 @@ static bool open_listener(struct listening *listening, const struct host_options
 	return listening->fd >= 0;
 }
 
-// A compositor may start later, but most often it is a mistake.
-static void probe(const struct service *wayland)
+// A compositor may start later, but most often it is a mistake if there is none yet. If there is one,
+// whether it has security contexts is asked once for all sessions.
+static void probe(struct serving *serving, const struct service *wayland)
 {
+	struct compositor_id id;
+	bool identified = compositor_identify(&wayland->address, &id);
 	int fd = transport_connect(&wayland->address);
 	if (fd < 0) {
 		log_warn("cannot connect to the compositor at %s yet: %s", wayland->address.path,
 			strerror(-fd));
-		return;
+	} else if (serving->options->security_context != SECURITY_CONTEXT_AUTO) {
+		close(fd);
+	} else if (security_context_probe(fd) == -EOPNOTSUPP && identified) {
+		serving->without_contexts = id;
 	}
-	close(fd);
 }
 
 // A rule about an interface that nobody knows is a slip of the pen, which may be a dangerous one.
@@ -82,45 +92,48 @@ static void check_rules(const char *option, const struct policy_rule *rules, siz
 	}
 }
 
-// A copy of text for sessions to read, once the options go by it. Takes text, also on failure: then
-// all is as before.
-static bool use_policy(struct serving *serving, char *text)
+// For sessions that begin from now on; they go by the policy's text, if there is one, as the options of
+// the parent do. Takes text, also on failure: then all is as before.
+static bool hand_out(struct serving *serving, char *policy)
 {
-	struct host_options *options = serving->options;
 	char error[512];
-	int fd = policy_file_store(text); // reading changes it
+	const struct handout handout = {
+		.without_contexts = serving->without_contexts, .policy = policy};
+	int fd = handout_store(&handout); // reading changes the text
 	if (fd < 0) {
-		log_error("cannot copy %s: %s", options->policy_path, strerror(-fd));
-		free(text);
+		log_error("cannot hand anything out to sessions: %s", strerror(-fd));
+		free(policy);
 		return false;
 	}
-	if (!host_options_apply(
-		    options, serving->argc, serving->argv, text, error, sizeof(error))) {
+	if (policy != NULL &&
+		!host_options_apply(serving->options, serving->argc, serving->argv, policy, error,
+			sizeof(error))) {
 		log_error("%s", error);
 		close(fd);
-		free(text);
+		free(policy);
 		return false;
 	}
 	server_attach(serving->server, fd);
 	free(serving->policy_text);
-	serving->policy_text = text;
+	serving->policy_text = policy;
 	return true;
 }
 
-// True also if there is none.
-static bool load_policy(struct serving *serving)
+// If there is a policy file, reads it.
+static bool prepare_sessions(struct serving *serving)
 {
 	const struct host_options *options = serving->options;
 	char error[512];
+	char *text = NULL;
 	if (options->policy_path != NULL) {
-		char *text = policy_file_load(options->policy_path, error, sizeof(error));
+		text = policy_file_load(options->policy_path, error, sizeof(error));
 		if (text == NULL) {
 			log_error("%s", error);
 			return false;
 		}
-		if (!use_policy(serving, text)) {
-			return false;
-		}
+	}
+	if (!hand_out(serving, text)) {
+		return false;
 	}
 	check_rules("allow", options->policy.allowed, options->policy.n_allowed);
 	check_rules("deny", options->policy.denied, options->policy.n_denied);
@@ -130,7 +143,7 @@ static bool load_policy(struct serving *serving)
 static void handle_reload(void *data)
 {
 	struct serving *serving = data;
-	if (load_policy(serving)) {
+	if (prepare_sessions(serving)) {
 		log_info("new sessions go by what %s says now", serving->options->policy_path);
 	} else {
 		log_error("new sessions go by the old policy");
@@ -168,7 +181,7 @@ static int serve(struct serving *serving, int listen_fd)
 	struct vmm *vmm = NULL;
 	int status = EXIT_FAILURE;
 	serving->server = create_server(serving, listen_fd);
-	bool ready = serving->server != NULL && load_policy(serving);
+	bool ready = serving->server != NULL && prepare_sessions(serving);
 	if (vhost_user && ready) {
 		vmm = vmm_create(serving->base, options, serving->argv, serving->server, listen_fd);
 		ready = vmm != NULL;
@@ -193,11 +206,11 @@ int host_server_run(struct host_options *options, int argc, char *argv[])
 	struct serving serving = {.options = options, .argc = argc, .argv = argv};
 	struct listening listening;
 	int status = EXIT_FAILURE;
-	if (wayland != NULL && wanted) {
-		probe(wayland);
-	}
 	if (!open_listener(&listening, options)) {
 		return status;
+	}
+	if (wayland != NULL && wanted) {
+		probe(&serving, wayland);
 	}
 	serving.base = event_base_new();
 	if (serving.base == NULL) {

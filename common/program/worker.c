@@ -255,8 +255,8 @@ int worker_run(const struct worker_config *config)
 	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
-	if (config->attached != NULL) {
-		signal(SIGHUP, SIG_IGN); // the parent reloads what it attaches
+	if (config->ignores_hangup) {
+		signal(SIGHUP, SIG_IGN);
 	}
 	if (!worker_init(&worker, config)) {
 		log_error("cannot create an event loop");
