@@ -13,7 +13,7 @@
 #include <wayland-client-protocol.h>
 
 #include "host-proxy/side_client.h"
-#include "security-context-client.h"
+#include "protocol/wayland/security-context-client.h"
 
 #define PROBE_TIMEOUT_MS 1000
 #define TIMEOUT_MS       10000
