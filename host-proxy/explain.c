@@ -153,7 +153,7 @@ static uint32_t judge(
 	describe_verdict(explanation, &verdict, why, len);
 	if (verdict.version > 0 && explanation->has_context &&
 		!globals_have(&explanation->within, global->name)) {
-		snprintf(why, len, "the compositor, which sees a security context");
+		snprintf(why, len, "the compositor hides it from security contexts");
 		return 0;
 	}
 	if (verdict.version == version && version < global->version) {

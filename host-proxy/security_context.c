@@ -56,7 +56,7 @@ static int make_pending(struct pending *pending)
 {
 	const char *dir = getenv("XDG_RUNTIME_DIR");
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int n = snprintf(address.sun_path, sizeof(address.sun_path), "%s/fdferry-XXXXXX/context",
+	int n = snprintf(address.sun_path, sizeof(address.sun_path), "%s/fdferry-XXXXXX/s",
 		dir != NULL && dir[0] == '/' ? dir : "/tmp");
 	if (n < 0 || (size_t)n >= sizeof(address.sun_path)) {
 		return -ENAMETOOLONG;
