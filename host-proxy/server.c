@@ -30,8 +30,10 @@ struct serving {
 	char **argv;
 	struct event_base *base;
 	struct server *server;
-	char *policy_text; // options point into it; NULL: no policy file
-	struct compositor_id without_contexts;
+	const struct service *wayland; // NULL: there is no compositor
+	struct compositor_id asked;    // whether it has security contexts
+	char *policy_text;             // options point into it; NULL: no policy file
+	struct handout handout;
 };
 
 static bool open_listener(struct listening *listening, const struct host_options *options)
@@ -61,23 +63,6 @@ static bool open_listener(struct listening *listening, const struct host_options
 	return listening->fd >= 0;
 }
 
-// A compositor may start later, but most often it is a mistake if there is none yet. If there is one,
-// whether it has security contexts is asked once for all sessions.
-static void probe(struct serving *serving, const struct service *wayland)
-{
-	struct compositor_id id;
-	bool identified = compositor_identify(&wayland->address, &id);
-	int fd = transport_connect(&wayland->address);
-	if (fd < 0) {
-		log_warn("cannot connect to the compositor at %s yet: %s", wayland->address.path,
-			strerror(-fd));
-	} else if (serving->options->security_context != SECURITY_CONTEXT_AUTO) {
-		close(fd);
-	} else if (security_context_probe(fd) == -EOPNOTSUPP && identified) {
-		serving->without_contexts = id;
-	}
-}
-
 // A rule about an interface that nobody knows is a slip of the pen, which may be a dangerous one.
 static void check_rules(const char *option, const struct policy_rule *rules, size_t n)
 {
@@ -92,48 +77,85 @@ static void check_rules(const char *option, const struct policy_rule *rules, siz
 	}
 }
 
-// For sessions that begin from now on; they go by the policy's text, if there is one, as the options of
-// the parent do. Takes text, also on failure: then all is as before.
-static bool hand_out(struct serving *serving, char *policy)
+static bool hand_out(struct serving *serving)
 {
-	char error[512];
-	const struct handout handout = {
-		.without_contexts = serving->without_contexts, .policy = policy};
-	int fd = handout_store(&handout); // reading changes the text
+	int fd = handout_store(&serving->handout);
 	if (fd < 0) {
 		log_error("cannot hand anything out to sessions: %s", strerror(-fd));
-		free(policy);
-		return false;
-	}
-	if (policy != NULL &&
-		!host_options_apply(serving->options, serving->argc, serving->argv, policy, error,
-			sizeof(error))) {
-		log_error("%s", error);
-		close(fd);
-		free(policy);
 		return false;
 	}
 	server_attach(serving->server, fd);
-	free(serving->policy_text);
-	serving->policy_text = policy;
 	return true;
 }
 
-// If there is a policy file, reads it.
-static bool prepare_sessions(struct serving *serving)
+// Asks, once for all sessions, whether the compositor has security contexts.
+static void ask_compositor(struct serving *serving)
+{
+	const struct transport *address = &serving->wayland->address;
+	compositor_identify(address, &serving->asked);
+	int fd = transport_connect(address);
+	if (fd < 0) {
+		log_warn("cannot connect to the compositor at %s yet: %s", address->path,
+			strerror(-fd));
+		return;
+	}
+	int answer = security_context_probe(fd);
+	if (answer == -EOPNOTSUPP) {
+		serving->handout.without_contexts = serving->asked;
+		log_info("the compositor at %s has no security contexts", address->path);
+	} else if (answer < 0) {
+		log_warn("the compositor at %s does not tell its globals: %s", address->path,
+			strerror(-answer));
+	}
+}
+
+// A compositor may start later, or again.
+static void handle_prepare(void *data)
+{
+	struct serving *serving = data;
+	struct compositor_id id;
+	if (serving->wayland != NULL && compositor_identify(&serving->wayland->address, &id) &&
+		!compositor_id_equal(&id, &serving->asked)) {
+		ask_compositor(serving);
+		hand_out(serving);
+	}
+}
+
+// Makes the options go by the text, which is taken, also on failure: then all is as before.
+static bool use_policy(struct serving *serving, char *text)
+{
+	struct host_options *options = serving->options;
+	char error[512] = "out of memory";
+	char *copy = strdup(text); // reading changes it
+	if (copy == NULL ||
+		!host_options_apply(
+			options, serving->argc, serving->argv, copy, error, sizeof(error))) {
+		log_error("%s", error);
+		free(copy);
+		free(text);
+		return false;
+	}
+	free(serving->policy_text);
+	free(serving->handout.policy);
+	serving->policy_text = copy;
+	serving->handout.policy = text;
+	return true;
+}
+
+// True also if there is none.
+static bool load_policy(struct serving *serving)
 {
 	const struct host_options *options = serving->options;
 	char error[512];
-	char *text = NULL;
 	if (options->policy_path != NULL) {
-		text = policy_file_load(options->policy_path, error, sizeof(error));
+		char *text = policy_file_load(options->policy_path, error, sizeof(error));
 		if (text == NULL) {
 			log_error("%s", error);
 			return false;
 		}
-	}
-	if (!hand_out(serving, text)) {
-		return false;
+		if (!use_policy(serving, text)) {
+			return false;
+		}
 	}
 	check_rules("allow", options->policy.allowed, options->policy.n_allowed);
 	check_rules("deny", options->policy.denied, options->policy.n_denied);
@@ -143,7 +165,7 @@ static bool prepare_sessions(struct serving *serving)
 static void handle_reload(void *data)
 {
 	struct serving *serving = data;
-	if (prepare_sessions(serving)) {
+	if (load_policy(serving) && hand_out(serving)) {
 		log_info("new sessions go by what %s says now", serving->options->policy_path);
 	} else {
 		log_error("new sessions go by the old policy");
@@ -168,6 +190,7 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 		.listeners = &listener,
 		.n_listeners = options->listen.kind == TRANSPORT_VHOST_USER ? 0 : 1,
 		.reload = options->policy_path != NULL ? handle_reload : NULL,
+		.prepare = handle_prepare,
 		.refuse = refuse,
 		.data = serving,
 	};
@@ -181,7 +204,7 @@ static int serve(struct serving *serving, int listen_fd)
 	struct vmm *vmm = NULL;
 	int status = EXIT_FAILURE;
 	serving->server = create_server(serving, listen_fd);
-	bool ready = serving->server != NULL && prepare_sessions(serving);
+	bool ready = serving->server != NULL && hand_out(serving);
 	if (vhost_user && ready) {
 		vmm = vmm_create(serving->base, options, serving->argv, serving->server, listen_fd);
 		ready = vmm != NULL;
@@ -197,32 +220,40 @@ static int serve(struct serving *serving, int listen_fd)
 	return status;
 }
 
-int host_server_run(struct host_options *options, int argc, char *argv[])
+static int listen_and_serve(struct serving *serving)
 {
-	const struct services *services = &options->program.services;
-	const struct service *wayland = services_find(services, SERVICE_WAYLAND);
-	// Who names other services only may have no compositor, and need not.
-	bool wanted = options->compositor != NULL || services->count == 1;
-	struct serving serving = {.options = options, .argc = argc, .argv = argv};
 	struct listening listening;
 	int status = EXIT_FAILURE;
-	if (!open_listener(&listening, options)) {
+	if (!open_listener(&listening, serving->options)) {
 		return status;
 	}
-	if (wayland != NULL && wanted) {
-		probe(&serving, wayland);
+	if (serving->wayland != NULL) {
+		ask_compositor(serving);
 	}
-	serving.base = event_base_new();
-	if (serving.base == NULL) {
+	serving->base = event_base_new();
+	if (serving->base == NULL) {
 		log_error("cannot create an event loop");
 		close(listening.fd);
 	} else {
-		status = serve(&serving, listening.fd);
-		event_base_free(serving.base);
+		status = serve(serving, listening.fd);
+		event_base_free(serving->base);
 	}
 	if (listening.ours) {
-		transport_unlink(&options->listen);
+		transport_unlink(&serving->options->listen);
 	}
+	return status;
+}
+
+int host_server_run(struct host_options *options, int argc, char *argv[])
+{
+	const struct services *services = &options->program.services;
+	struct serving serving = {.options = options, .argc = argc, .argv = argv};
+	// Who names other services only may have no compositor, and need not.
+	if (options->compositor != NULL || services->count == 1) {
+		serving.wayland = services_find(services, SERVICE_WAYLAND);
+	}
+	int status = load_policy(&serving) ? listen_and_serve(&serving) : EXIT_FAILURE;
 	free(serving.policy_text);
+	free(serving.handout.policy);
 	return status;
 }

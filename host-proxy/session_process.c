@@ -120,8 +120,9 @@ static int connect_compositor(
 		.instance_id = instance,
 	};
 	snprintf(instance, sizeof(instance), "%d", (int)getpid());
+	bool ask = may_have_contexts(preparation, compositor); // this one, not a later one
 	int fd = connect_service(channel_fd, compositor);
-	if (fd < 0 || !may_have_contexts(preparation, compositor)) {
+	if (fd < 0 || !ask) {
 		return fd;
 	}
 	fd = security_context_connect(&context, fd, &preparation->context_fd);

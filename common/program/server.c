@@ -104,6 +104,9 @@ static void start_session(
 	struct fdlist fds;
 	fdlist_init(&fds);
 	server->numbers++;
+	if (server->config.prepare != NULL) {
+		server->config.prepare(server->config.data);
+	}
 	if (fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds)) {
 		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
 		if (error < 0) {

@@ -34,9 +34,10 @@ struct server_config {
 	// Up to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
 	const struct server_listener *listeners;
 	size_t n_listeners;
-	bool keeps_contents;        // sessions get the files that earlier ones stored
-	bool waits_for_finish;      // --oneshot is over with server_finish, not before
-	void (*reload)(void *data); // SIGHUP; NULL: it ends the program
+	bool keeps_contents;         // sessions get the files that earlier ones stored
+	bool waits_for_finish;       // --oneshot is over with server_finish, not before
+	void (*reload)(void *data);  // SIGHUP; NULL: it ends the program
+	void (*prepare)(void *data); // a session is about to begin; may be NULL
 	void *data;
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);

@@ -306,7 +306,11 @@ def _(suite):
         with context_compositor(suite, path) as log:
             globals_of(stage.display)
             check("context of" in log(), f"it is not asked: {log()}")
-        stage.compositor = stage.make_compositor(None)  # for the end of the stage
+        stage.compositor = stage.make_compositor(None)
+        for expected in (2, 3, 4):  # the first session is preceded by the question
+            globals_of(stage.display)
+            connections = stage.compositor.connections
+            check(len(connections) == expected, f"{len(connections)} connections")
 
 
 # ---- --explain-policy ----
