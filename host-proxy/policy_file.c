@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "program/options.h"
@@ -31,6 +32,11 @@ static ssize_t read_all(int fd, char *data, size_t len)
 
 static char *load(int fd, const char *path, char *error, size_t error_len)
 {
+	struct stat st;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		snprintf(error, error_len, "%s: not a regular file", path);
+		return NULL;
+	}
 	char *text = malloc(POLICY_FILE_MAX + 1);
 	if (text == NULL) {
 		snprintf(error, error_len, "%s: out of memory", path);
@@ -53,7 +59,7 @@ static char *load(int fd, const char *path, char *error, size_t error_len)
 
 char *policy_file_load(const char *path, char *error, size_t error_len)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0) {
 		snprintf(error, error_len, "%s: %s", path, strerror(errno));
 		return NULL;

@@ -284,7 +284,8 @@ static void what_is_no_policy_is_not_read(void **state)
 	snprintf(says, sizeof(says), "%s: not a text file", path);
 	expect_unreadable(path, says);
 	close(fd);
-	expect_unreadable("/", "/: Is a directory");
+	expect_unreadable("/", "/: not a regular file");
+	expect_unreadable("/dev/null", "/dev/null: not a regular file");
 	expect_unreadable("/no/such", "/no/such: No such file or directory");
 }
 
