@@ -126,20 +126,26 @@ static const char *set_vm_name(void *data, const char *value)
 	return service_name_is_valid(value) ? NULL : "must be 1 to 64 of A-Z a-z 0-9 . _ -";
 }
 
+// Within a file there is no order that a reader would think of.
+static const char *use_security_context(struct host_options *options, enum security_context_use use)
+{
+	if (options->policy.line != 0 && options->security_context != SECURITY_CONTEXT_AUTO) {
+		return "contradicts another line";
+	}
+	options->security_context = use;
+	return NULL;
+}
+
 static const char *set_require_security_context(void *data, const char *value)
 {
 	(void)value;
-	struct host_options *options = data;
-	options->security_context = SECURITY_CONTEXT_REQUIRE;
-	return NULL;
+	return use_security_context(data, SECURITY_CONTEXT_REQUIRE);
 }
 
 static const char *set_no_security_context(void *data, const char *value)
 {
 	(void)value;
-	struct host_options *options = data;
-	options->security_context = SECURITY_CONTEXT_NEVER;
-	return NULL;
+	return use_security_context(data, SECURITY_CONTEXT_NEVER);
 }
 
 static const char *set_app_id_prefix(void *data, const char *value)
@@ -229,11 +235,11 @@ static const struct options_usage usage = {
 
 static int check(struct host_options *options)
 {
-	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0 ||
-		options->explain_policy;
+	bool listens = options->program.session_fd < 0 && options->device_fd < 0 &&
+		!options->explain_policy;
 	bool has_ports =
 		options->vsock_ports.n_from_guest > 0 || options->vsock_ports.n_to_guest > 0;
-	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && !is_child) {
+	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && listens) {
 		return options_wrong(&usage, "--listen is missing (see --help)");
 	}
 	if (options->listen.kind != TRANSPORT_VHOST_USER &&

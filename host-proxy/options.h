@@ -45,12 +45,13 @@ int host_options_parse(struct host_options *options, int argc, char *argv[]);
 // --vm-name, or else the name of the policy file without its directory and suffix. False: neither.
 bool host_options_vm_name(const struct host_options *options, char name[HOST_VM_NAME_SIZE]);
 
-// What can be checked only when all protocols are known. False: error says in one line what is wrong.
+// What can be checked only when all protocols are known. False: error says in one line what is
+// wrong.
 bool host_options_check(const struct host_options *options, char *error, size_t error_len);
 
-// Parses and checks again, but the text of the policy file counts where the command line says nothing. What is kept
-// points into text, too, which is changed. Services stay as they are. False: options are as before,
-// error says why in one line.
+// Parses and checks again, but the text of the policy file counts where the command line says
+// nothing. What is kept points into text, too, which is changed. Services stay as they are. False:
+// options are as before, error says why in one line.
 bool host_options_apply(struct host_options *options, int argc, char *argv[], char *text,
 	char *error, size_t error_len);
 

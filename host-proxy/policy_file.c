@@ -71,12 +71,10 @@ char *policy_file_load(const char *path, char *error, size_t error_len)
 
 /* ---- lines ---- */
 
-#define MAX_KEYS OPTIONS_MAX
-
 struct reading {
 	const struct policy_file *file;
-	const char *section; // NULL: none has begun
-	bool seen[MAX_KEYS];
+	const char *section;    // NULL: none has begun
+	bool seen[OPTIONS_MAX]; // by the row
 	// Of the line, as far as they are there: a key or a section, and a value.
 	const char *subject, *value;
 };

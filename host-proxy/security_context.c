@@ -49,8 +49,8 @@ static bool bind_and_connect(struct pending *pending, const struct sockaddr_un *
 }
 
 /*
- * The connection waits to be accepted before anybody is given the listening socket, whose name is gone
- * by then: an abstract one could be connected to by every user.
+ * The connection waits to be accepted before anybody is given the listening socket, whose name is
+ * gone by then: an abstract one could be connected to by every user.
  */
 static int make_pending(struct pending *pending)
 {

@@ -1,6 +1,7 @@
 /*
- * A compositor with wp_security_context_v1, for tests of programs: context-compositor SOCKET. Clients
- * within a context are not offered what is privileged. Prints a line for whatever concerns contexts.
+ * A compositor with wp_security_context_v1, for tests of programs: context-compositor SOCKET.
+ * Clients within a context are not offered what is privileged. Prints a line for whatever concerns
+ * contexts.
  */
 
 #include <signal.h>

@@ -202,6 +202,8 @@ static const struct {
 	{"[vm]\nvm-name =\n", "work.policy:2: vm-name = : must be 1 to 64 of A-Z a-z 0-9 . _ -"},
 	{"[vm]\nrequire-security-context = true\n",
 		"work.policy:2: require-security-context = true: must be yes or no"},
+	{"[vm]\nrequire-security-context = yes\nno-security-context = yes\n",
+		"work.policy:3: no-security-context = yes: contradicts another line"},
 	{"[vm]\nrequire-security-context\n", "work.policy:2: must be [SECTION] or KEY = VALUE"},
 };
 
