@@ -16,10 +16,6 @@
 
 #define CHUNK (64u * 1024)
 
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020 // linux/fcntl.h since 6.3
-#endif
-
 struct file {
 	struct fdref ref;
 	int fd; // of the copy; -1 where the original was
@@ -282,11 +278,7 @@ static const char *place_rows(
 
 static bool add_seals(int fd, uint32_t seals)
 {
-	if ((seals & F_SEAL_EXEC) && fchmod(fd, 0666) == 0 &&
-		fcntl(fd, F_ADD_SEALS, F_SEAL_EXEC) < 0 && errno != EINVAL) { // Linux 6.3
-		return false;
-	}
-	seals &= ~(uint32_t)F_SEAL_EXEC;
+	seals &= ~(uint32_t)F_SEAL_EXEC; // has been there from the beginning
 	return seals == 0 || fcntl(fd, F_ADD_SEALS, (int)seals) == 0;
 }
 
@@ -382,9 +374,7 @@ static const struct fdref_interface imported = {
 
 static const char *make_empty(struct file *file)
 {
-	bool sealable = !file->open.exact || file->open.seals != CHANNEL_NO_SEALS;
-	file->fd = memfd_create(
-		"fdferry-file", sealable ? MFD_CLOEXEC | MFD_ALLOW_SEALING : MFD_CLOEXEC);
+	file->fd = fd_new_memory("fdferry-file", file->open.exact ? file->open.seals : 0);
 	if (file->fd < 0 || ftruncate(file->fd, (off_t)file->size) < 0) {
 		log_errno("cannot make a file of %llu bytes", (unsigned long long)file->size);
 		return "out of memory for a file";

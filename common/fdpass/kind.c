@@ -1,11 +1,13 @@
 #include "fdpass/kind.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -17,6 +19,9 @@
 
 #ifndef DMA_BUF_MAGIC
 #define DMA_BUF_MAGIC 0x444d4142 // linux/magic.h since 5.15
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u // linux/memfd.h since 6.3
 #endif
 #ifndef PID_FS_MAGIC
 #define PID_FS_MAGIC 0x50494446 // linux/magic.h since 6.9
@@ -189,6 +194,18 @@ uint32_t fd_seals(int fd)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
 	return seals < 0 ? CHANNEL_NO_SEALS : (uint32_t)seals;
+}
+
+int fd_new_memory(const char *name, uint32_t seals)
+{
+	bool sealable = seals != CHANNEL_NO_SEALS;
+	unsigned int flags = sealable ? MFD_CLOEXEC | MFD_ALLOW_SEALING : MFD_CLOEXEC;
+	int fd = -1;
+	errno = EINVAL;
+	if (sealable && (seals & F_SEAL_EXEC)) {
+		fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+	}
+	return fd < 0 && errno == EINVAL ? memfd_create(name, flags) : fd;
 }
 
 /* ---- everything that can be told ---- */

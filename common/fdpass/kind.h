@@ -4,6 +4,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020 // linux/fcntl.h since 6.3
+#endif
+
 /**
  * What is behind an fd, told without side effects: fstat, fstatfs and the /proc/self/fd link, never
  * a read, a seek or an ioctl on something unknown.
@@ -35,6 +39,11 @@ const char *fd_kind_name(enum fd_kind kind);
 
 // The seals of a memfd, CHANNEL_NO_SEALS where there can be none.
 uint32_t fd_seals(int fd);
+
+// An empty memfd, CLOEXEC, on its way to these seals, which are the caller's to add in the end: it can be
+// sealed unless they are CHANNEL_NO_SEALS, and has F_SEAL_EXEC already if they do (and the kernel knows it,
+// Linux 6.3). The caller's; -1 with errno.
+int fd_new_memory(const char *name, uint32_t seals);
 
 // Everything that can be told of an fd. A field that does not apply to its kind is 0.
 struct fd_facts {

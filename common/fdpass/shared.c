@@ -16,10 +16,6 @@
 #include "fdpass/kind.h"
 #include "fdpass/words.h"
 
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020 // linux/fcntl.h since 6.3
-#endif
-
 #define SIZE_MAX_SHARED (INT64_MAX / 4)
 
 static const struct fdref_interface exported;
@@ -325,9 +321,9 @@ static const struct fdref_interface imported = {
  * The description that memfd_create gives is not among those that a lease counts; the one that stays
  * is.
  */
-static int create_copy(uint64_t size)
+static int create_copy(uint64_t size, uint32_t seals)
 {
-	int made = memfd_create("fdferry-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int made = fd_new_memory("fdferry-shared", seals != CHANNEL_NO_SEALS ? seals : 0);
 	if (made < 0) {
 		return -1;
 	}
@@ -342,9 +338,6 @@ static bool add_seals(int fd, uint32_t seals)
 	const uint32_t carried = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_FUTURE_WRITE;
 	if (seals == CHANNEL_NO_SEALS) {
 		return true;
-	}
-	if ((seals & F_SEAL_EXEC) && fchmod(fd, 0666) == 0) {
-		fcntl(fd, F_ADD_SEALS, F_SEAL_EXEC); // which kernels before 6.3 do not know
 	}
 	return (seals & carried) == 0 || fcntl(fd, F_ADD_SEALS, (int)(seals & carried)) == 0;
 }
@@ -363,7 +356,7 @@ static const char *import_memory(
 	}
 	shared->ref.interface = &imported;
 	shared->access = CHANNEL_ACCESS_BOTH;
-	shared->fd = create_copy(size);
+	shared->fd = create_copy(size, open->seals);
 	if (shared->fd < 0 || !map(shared, true) || !add_seals(shared->fd, open->seals)) {
 		log_errno("cannot make shared memory of %llu bytes", (unsigned long long)size);
 		destroy_shared(&shared->ref);
