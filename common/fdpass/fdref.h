@@ -125,7 +125,7 @@ struct fdrefs {
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t waiting;          // sockets with a message that cannot be exported yet
 	size_t questions;        // for pieces of files that wait until the channel can take more
-	struct fileserver *fileserver; // of files that are read on demand; NULL until there is one
+	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
 	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL

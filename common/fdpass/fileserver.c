@@ -25,10 +25,12 @@
 #define LONG_TIME         (365.0 * 24 * 3600) // seconds: nothing but the bytes ever changes
 
 struct fileserver {
+	struct event_base *base;
 	struct fusemount mount;
-	struct fuse_session *session;
-	struct fuse_buf buf; // libfuse's
-	struct event *readable;
+	struct fuse_session *session; // NULL until a file is to be served
+	struct fuse_buf buf;          // libfuse's
+	struct event *readable;       // NULL until then
+	bool failed;
 	struct wl_list files; // served_file.link
 	uint64_t last_number; // never used twice: the kernel remembers names and pages
 };
@@ -199,43 +201,63 @@ static struct fuse_session *create_session(struct fileserver *server, int dev)
 	return session;
 }
 
-struct fileserver *fileserver_create(struct event_base *base, const char **wrong)
+struct fileserver *fileserver_create(struct event_base *base)
 {
+	if (access("/dev/fuse", R_OK | W_OK) < 0) {
+		return NULL;
+	}
 	struct fileserver *server = calloc(1, sizeof(*server));
-	*wrong = "out of memory for a file to be read on demand";
 	if (server == NULL) {
 		return NULL;
 	}
+	server->base = base;
 	wl_list_init(&server->files);
 	server->last_number = FUSE_ROOT_ID;
+	if (fusemount_create(&server->mount) < 0) {
+		free(server);
+		return NULL;
+	}
+	return server;
+}
+
+/* Takes dev. */
+static bool serve_device(struct fileserver *server, int dev)
+{
+	struct fuse_session *session = create_session(server, dev);
+	if (session == NULL) {
+		return false;
+	}
+	struct event *readable = event_new(server->base, fuse_session_fd(session),
+		EV_READ | EV_PERSIST, handle_readable, server);
+	if (readable == NULL || event_add(readable, NULL) < 0) {
+		if (readable != NULL) {
+			event_free(readable);
+		}
+		fuse_session_destroy(session);
+		return false;
+	}
+	server->session = session;
+	server->readable = readable;
+	return true;
+}
+
+const char *fileserver_start(struct fileserver *server)
+{
+	if (server->session != NULL) {
+		return NULL;
+	}
+	if (server->failed) {
+		return "a file to be read on demand, for which FUSE cannot be mounted";
+	}
+	server->failed = true; // an answer that comes too late is no answer to the next question
 	int dev = fusemount_start(&server->mount);
 	if (dev < 0) {
-		*wrong = dev == -ENOENT || dev == -ENODEV || dev == -ENXIO
+		return dev == -ENOENT || dev == -ENODEV || dev == -ENXIO
 			? "a file to be read on demand, for which there is no /dev/fuse"
 			: "a file to be read on demand, for which FUSE cannot be mounted";
-		goto err_server;
 	}
-	server->session = create_session(server, dev);
-	if (server->session == NULL) {
-		goto err_mount;
-	}
-	server->readable = event_new(base, fuse_session_fd(server->session), EV_READ | EV_PERSIST,
-		handle_readable, server);
-	if (server->readable == NULL || event_add(server->readable, NULL) < 0) {
-		goto err_session;
-	}
-	*wrong = NULL;
-	return server;
-err_session:
-	if (server->readable != NULL) {
-		event_free(server->readable);
-	}
-	fuse_session_destroy(server->session);
-err_mount:
-	fusemount_finish(&server->mount);
-err_server:
-	free(server);
-	return NULL;
+	server->failed = !serve_device(server, dev);
+	return server->failed ? "out of memory for a file to be read on demand" : NULL;
 }
 
 void fileserver_destroy(struct fileserver *server)
@@ -244,8 +266,11 @@ void fileserver_destroy(struct fileserver *server)
 		return;
 	}
 	assert(wl_list_empty(&server->files));
-	event_free(server->readable);
-	fuse_session_destroy(server->session); // closes /dev/fuse: whoever reads gets ENOTCONN
+	if (server->session != NULL) {
+		event_free(server->readable);
+		// closes /dev/fuse: whoever reads gets ENOTCONN
+		fuse_session_destroy(server->session);
+	}
 	fusemount_finish(&server->mount);
 	free(server->buf.mem);
 	free(server);

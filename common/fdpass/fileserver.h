@@ -40,8 +40,11 @@ struct served_file {
 	struct fd_identity identity; // of its fds; zeros before the first fileserver_open
 };
 
-// NULL with *wrong set, a phrase that says what is missing. base is borrowed.
-struct fileserver *fileserver_create(struct event_base *base, const char **wrong);
+// Starts the process that opens files, which a sandbox would not let happen later. NULL where there
+// cannot be any. base is borrowed.
+struct fileserver *fileserver_create(struct event_base *base);
+// Mounts the file system, unless it is there. NULL, or a phrase that says what is missing.
+const char *fileserver_start(struct fileserver *server);
 // All files have been removed. NULL is fine.
 void fileserver_destroy(struct fileserver *server);
 

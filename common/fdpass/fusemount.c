@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -136,18 +137,26 @@ static bool open_file(int mount, const struct request *request)
 	return send_answer(&answer, fd);
 }
 
+static bool receive_request(struct request *request)
+{
+	return recv(CHILD_SOCKET, request, sizeof(*request), 0) == sizeof(*request);
+}
+
 /* Has no fds but the standard ones and the socket, and gets no signals. */
 static void run(void)
 {
+	struct request request;
+	prctl(PR_SET_NAME, "fdferry-files");
+	if (!receive_request(&request)) {
+		return; // no file had to be served
+	}
 	int dev = -1;
 	int mount = make_mount(&dev);
 	struct fusemount_answer first = {.error = mount < 0 ? -mount : 0};
 	if (!send_answer(&first, mount < 0 ? -1 : dev) || mount < 0) {
 		return;
 	}
-	struct request request;
-	while (recv(CHILD_SOCKET, &request, sizeof(request), 0) == sizeof(request) &&
-		open_file(mount, &request)) {
+	while (receive_request(&request) && open_file(mount, &request)) {
 	}
 }
 
@@ -188,25 +197,34 @@ int fusemount_receive(struct fusemount *mount, struct fusemount_answer *answer)
 	return result;
 }
 
-int fusemount_start(struct fusemount *mount)
+int fusemount_create(struct fusemount *mount)
 {
 	int pair[2];
+	*mount = (struct fusemount){.socket = -1};
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-		*mount = (struct fusemount){.socket = -1};
 		return -errno;
 	}
-	*mount = (struct fusemount){.pid = fork_child(pair[1]), .socket = pair[0]};
+	pid_t pid = fork_child(pair[1]);
 	close(pair[1]);
-	int dev = mount->pid < 0 ? mount->pid : -EAGAIN;
-	if (mount->pid > 0) {
-		struct pollfd socket = {.fd = mount->socket, .events = POLLIN};
-		struct fusemount_answer answer;
+	if (pid < 0) {
+		close(pair[0]);
+		return pid;
+	}
+	*mount = (struct fusemount){.pid = pid, .socket = pair[0]};
+	return 0;
+}
+
+int fusemount_start(struct fusemount *mount)
+{
+	struct pollfd socket = {.fd = mount->socket, .events = POLLIN};
+	struct fusemount_answer answer;
+	int dev = fusemount_ask(mount, 0, 0); // which is no file's number
+	if (dev == 0) {
 		while (poll(&socket, 1, START_MS) < 0 && errno == EINTR) {
 		}
 		dev = fusemount_receive(mount, &answer);
 	}
 	if (dev < 0) {
-		fusemount_finish(mount);
 		errno = -dev;
 		log_errno("cannot mount a FUSE file system");
 	}
@@ -220,10 +238,7 @@ void fusemount_finish(struct fusemount *mount)
 	}
 	close(mount->socket);
 	mount->socket = -1;
-	if (mount->pid > 0) {
-		kill(mount->pid, SIGKILL);
-		while (waitpid(mount->pid, NULL, 0) < 0 && errno == EINTR) {
-		}
+	while (waitpid(mount->pid, NULL, 0) < 0 && errno == EINTR) {
 	}
 }
 

@@ -26,9 +26,13 @@ struct fusemount_answer {
 	uint32_t reserved;
 };
 
-// Gives the fd of /dev/fuse, the caller's and non-blocking, or -errno. While it is open the file
-// system lives; when it is closed all reads fail. Waits for the other process, at most a second.
+// Starts the other process, which waits. 0 or -errno.
+int fusemount_create(struct fusemount *mount);
+// Gives the fd of /dev/fuse, the caller's and non-blocking, or -errno, which has been logged. While it
+// is open the file system lives; when it is closed all reads fail. Waits for the other process, at
+// most a second.
 int fusemount_start(struct fusemount *mount);
+// Waits for the end of the other process, which comes when what fusemount_start gave is closed.
 void fusemount_finish(struct fusemount *mount);
 
 // Has the file of that name (in decimal) opened for reading and its offset set. 0 or -errno.

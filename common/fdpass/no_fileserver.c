@@ -4,11 +4,16 @@
 
 /* What a build without libfuse3 has instead of fileserver.c. */
 
-struct fileserver *fileserver_create(struct event_base *base, const char **wrong)
+struct fileserver *fileserver_create(struct event_base *base)
 {
 	(void)base;
-	*wrong = "a file to be read on demand, for which this build has no FUSE";
 	return NULL;
+}
+
+const char *fileserver_start(struct fileserver *server)
+{
+	(void)server;
+	return "a file to be read on demand, for which this build has no FUSE";
 }
 
 void fileserver_destroy(struct fileserver *server)

@@ -438,15 +438,22 @@ static const struct fdref_interface imported = {
 	.destroy = destroy_stand_in,
 };
 
+void ondemand_prepare(struct fdrefs *refs)
+{
+	if (refs->fileserver == NULL) {
+		refs->fileserver = fileserver_create(refs->base);
+	}
+}
+
 const char *ondemand_import(
 	struct fdrefs *refs, const struct channel_open_memory *open, struct fdref **ref)
 {
-	const char *wrong = NULL;
 	if (refs->fileserver == NULL) {
-		refs->fileserver = fileserver_create(refs->base, &wrong);
-		if (refs->fileserver == NULL) {
-			return wrong;
-		}
+		return "a file to be read on demand, for which there is no /dev/fuse";
+	}
+	const char *wrong = fileserver_start(refs->fileserver);
+	if (wrong != NULL) {
+		return wrong;
 	}
 	struct stand_in *file = calloc(1, sizeof(*file));
 	if (file == NULL) {

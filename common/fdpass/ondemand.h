@@ -16,6 +16,9 @@
 // Opens a file for fd, which is taken also on failure: a regular file that can be read and not
 // written. Gives the fdref's id, or 0 with *wrong set.
 uint32_t ondemand_export(struct fdrefs *refs, int fd, const char **wrong);
+// Starts what imports need and a sandbox does not let be started: a process beside this one, which
+// fdrefs_finish ends. Where that cannot be, no import can. Done once.
+void ondemand_prepare(struct fdrefs *refs);
 // For file_import: OPEN of a file with cached 2. The fdref's identity is that of the fds that get_fd
 // has given, which must not be read nor asked for their file system here (fdpass/fileserver.h).
 const char *ondemand_import(

@@ -208,6 +208,7 @@ static bool create_session(struct worker *worker, int fd)
 	if (!config->prepare(config->data, fd, &worker->peer, &options)) {
 		return false;
 	}
+	options.serves_files = options.service != NULL;
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
 		log_errno("cannot create the session");

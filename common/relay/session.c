@@ -17,6 +17,7 @@
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
 #include "fdpass/kind.h"
+#include "fdpass/ondemand.h"
 #include "fdpass/shared.h"
 #include "relay/clock.h"
 #include "relay/handshake.h"
@@ -575,6 +576,9 @@ struct session *session_create(const struct session_options *options)
 		session_destroy(session);
 		errno = ENOMEM;
 		return NULL;
+	}
+	if (options->serves_files) {
+		ondemand_prepare(&session->refs);
 	}
 	begin_turn(session);
 	return session;

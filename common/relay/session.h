@@ -32,6 +32,9 @@ struct session_options {
 	// fds go by rules.
 	const char *service;
 	struct fdref_rules rules;
+	// A service's: files are read on demand. A process is started for them, as none can be later in a
+	// sandbox.
+	bool serves_files;
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;

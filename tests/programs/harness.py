@@ -98,17 +98,22 @@ def resident_mib(pid):
         return 0
 
 
-def processes_of(group):
-    """All processes that a program and its children have left in their session."""
+def processes_of(group, helpers=True):
+    """All processes that a program and its children have left in their session.
+
+    A helper is beside each session of a service: it opens files that are read on demand.
+    """
     found = []
     for name in os.listdir("/proc"):
         try:
             with open(f"/proc/{name}/stat") as stat:
-                fields = stat.read().rpartition(")")[2].split()
+                name, _, rest = stat.read().rpartition(")")
+                fields = rest.split()
         except (OSError, ValueError):
             continue
-        if int(fields[3]) == group and fields[0] != "Z":
-            found.append(int(name))
+        is_wanted = helpers or not name.endswith("(fdferry-files")
+        if int(fields[3]) == group and fields[0] != "Z" and is_wanted:
+            found.append(int(name.split()[0]))
     return found
 
 

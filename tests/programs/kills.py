@@ -205,7 +205,7 @@ def kill_parent(program):
     os.kill(program.pid, signal.SIGKILL)
     program.popen.wait()
     wait_until("the spares of a parent that is gone end",
-               lambda: len(processes_of(program.pid)) == 2)
+               lambda: len(processes_of(program.pid, helpers=False)) == 2)
 
 
 def kill_parent_at_every_step(suite, name):
