@@ -74,7 +74,7 @@ static bool read_records(struct worker *worker, unsigned int max)
 		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
 		if (n > 0) {
 			worker->workers->handler->record(
-				worker->workers->data, record, (size_t)n, &fds);
+				worker->workers->data, worker->pid, record, (size_t)n, &fds);
 		}
 		fdlist_finish(&fds);
 		if (n <= 0) {

@@ -23,7 +23,7 @@ struct workers;
 
 struct workers_handler {
 	// A worker sent a record. fds are the handler's to take; the rest is closed.
-	void (*record)(void *data, const void *record, size_t len, struct fdlist *fds);
+	void (*record)(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds);
 	// A worker that had been given a session is gone; status is waitpid's.
 	void (*gone)(void *data, pid_t pid, int status);
 };

@@ -170,8 +170,10 @@ static void keep_content(
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
 }
 
-static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+static void handle_record(
+	void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
 {
+	(void)pid;
 	struct server *server = data;
 	uint32_t type = 0;
 	memcpy(&type, record, len < sizeof(type) ? len : sizeof(type));

@@ -65,26 +65,29 @@ struct fixture {
 	struct workers *workers;
 	char text[64]; // of the last record
 	size_t records;
-	size_t fds; // that came with records
+	size_t fds;     // that came with records
+	pid_t reporter; // who sent it
 	size_t gone;
-	int status; // of the last one gone
+	pid_t dead; // the last one gone
+	int status; // of that
 };
 
-static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+static void handle_record(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
 {
 	struct fixture *fixture = data;
 	assert_true(len < sizeof(fixture->text));
 	memcpy(fixture->text, record, len);
 	fixture->text[len] = '\0';
+	fixture->reporter = pid;
 	fixture->records++;
 	fixture->fds += fds->count;
 }
 
 static void handle_gone(void *data, pid_t pid, int status)
 {
-	(void)pid;
 	struct fixture *fixture = data;
 	fixture->gone++;
+	fixture->dead = pid;
 	fixture->status = status;
 }
 
@@ -154,6 +157,7 @@ static void a_worker_gets_its_record_and_fds_and_reports_back(void **state)
 		wait_for(&fixture, &fixture.gone, i);
 		assert_string_equal(fixture.text, "x");
 		assert_int_equal(fixture.fds, i);
+		assert_int_equal(fixture.reporter, fixture.dead);
 		assert_int_equal(fixture.status, 0);
 	}
 	assert_int_equal(workers_busy(fixture.workers), 0);
