@@ -189,6 +189,7 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 		.base = serving->base,
 		.listeners = &listener,
 		.n_listeners = options->listen.kind == TRANSPORT_VHOST_USER ? 0 : 1,
+		.strict_sandbox = true,
 		.reload = options->policy_path != NULL ? handle_reload : NULL,
 		.prepare = handle_prepare,
 		.refuse = refuse,

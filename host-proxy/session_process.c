@@ -277,6 +277,7 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 		.exports = WIRE_EVENT,
 		.ignores_hangup = options->policy_path != NULL,
 		.attached = handle_attached,
+		.strict_sandbox = true,
 		.prepare = prepare,
 		.offer_global = offer_global,
 		.data = &preparation,

@@ -45,6 +45,7 @@ struct program_options {
 	bool stats;
 	bool oneshot;
 	bool print_ready;
+	bool no_sandbox;
 	unsigned int max_sessions;
 	int session_fd;             // -1 in the parent
 	unsigned int ping_interval; // seconds
@@ -71,6 +72,7 @@ const char *program_set_on_unsupported(void *options, const char *value);
 const char *program_set_max_file_copy(void *options, const char *value);
 const char *program_set_ping_interval(void *options, const char *value);
 const char *program_set_ping_timeout(void *options, const char *value);
+const char *program_set_no_sandbox(void *options, const char *value);
 const char *program_set_session_fd(void *options, const char *value);
 
 // --version, --help, and the end of the table.
@@ -98,6 +100,8 @@ const char *program_set_session_fd(void *options, const char *value);
 	{"oneshot", NULL, "serve one client, then exit", false, program_set_oneshot}, \
 	{"print-ready", NULL, "print READY to stdout when listening", false, \
 		program_set_print_ready}, \
+	{"no-sandbox", NULL, "let session processes do what the user may", false, \
+		program_set_no_sandbox}, \
 	{"version", NULL, "print the version and exit", false, NULL}, \
 	{"help", NULL, "print this and exit", false, NULL}, \
 	{"session-fd", "N", NULL, false, program_set_session_fd}, \

@@ -17,6 +17,7 @@ enum record_type {
 	RECORD_SESSION = 1,
 	RECORD_STORED,
 	RECORD_STATS,
+	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
 };
 
 // To the worker. Fds: the connection, what the parent has attached, then n_contents files.

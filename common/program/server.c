@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/rlimit.h"
+#include "base/sandbox.h"
 #include "base/workers.h"
 #include "program/options.h"
 #include "program/records.h"
@@ -170,10 +171,8 @@ static void keep_content(
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
 }
 
-static void handle_record(
-	void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
+static void handle_record(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
 {
-	(void)pid;
 	struct server *server = data;
 	uint32_t type = 0;
 	memcpy(&type, record, len < sizeof(type) ? len : sizeof(type));
@@ -184,6 +183,8 @@ static void handle_record(
 		memcpy(&part, record, sizeof(part));
 		part.stats.sessions = 0; // counted when the process is gone
 		stats_add(&server->totals, &part.stats);
+	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
+		sandbox_log_violation(pid, record);
 	} else {
 		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
 	}
@@ -291,6 +292,16 @@ static void close_listeners(const struct server_config *config)
 	}
 }
 
+static bool check_sandbox(const struct server_config *config)
+{
+	if (config->options->no_sandbox) {
+		log_warn(
+			"--no-sandbox: a peer that takes over a session can do what this user can");
+		return true;
+	}
+	return sandbox_check(config->strict_sandbox);
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
@@ -303,6 +314,11 @@ struct server *server_create(const struct server_config *config)
 	server->config = *config;
 	server->attached_fd = -1;
 	content_store_init(&server->contents);
+	if (!check_sandbox(config)) {
+		server_destroy(server);
+		close_listeners(config);
+		return NULL;
+	}
 	rlimit_raise_files();
 	server->accepting = true;
 	if (!accept_from(server, config->listeners, config->n_listeners)) {

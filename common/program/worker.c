@@ -13,6 +13,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/workers.h"
+#include "program/confine.h"
 #include "program/options.h"
 #include "program/records.h"
 #include "relay/session.h"
@@ -32,6 +33,7 @@ struct worker {
 	struct event *print;     // SIGUSR1
 	struct session *session;
 	struct content_store contents;
+	struct confine_filters filters;
 	unsigned int number;
 	uint32_t service;
 	int attached_fd; // -1: none, or handed over
@@ -124,6 +126,15 @@ static void worker_finish(struct worker *worker)
 		event_base_free(worker->base);
 	}
 	content_store_finish(&worker->contents);
+	confine_finish(&worker->filters);
+}
+
+static void prepare(const struct worker_config *config, struct confine_filters *filters)
+{
+	session_prepare(config->exports);
+	if (!config->options->no_sandbox) {
+		confine_prepare(filters, config->strict_sandbox);
+	}
 }
 
 // Somebody waits already: there is no time to prepare for it.
@@ -144,7 +155,7 @@ static int receive_session(struct worker *worker, int *status)
 	fdlist_init(&fds);
 	int fd = -1;
 	if (!is_assigned(worker)) {
-		session_prepare(worker->config->exports);
+		prepare(worker->config, &worker->filters);
 	}
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
@@ -183,6 +194,20 @@ static void hand_over_attached(struct worker *worker)
 	}
 }
 
+// From here on all that the process does is run the session.
+static bool confine(struct worker *worker, const struct session_options *session)
+{
+	const struct program_options *options = worker->config->options;
+	const struct confine_options confine = {
+		.any_kind = session->service != NULL,
+		.strict = worker->config->strict_sandbox,
+		.max_memory = session->max_memory,
+		.max_fds = session->max_fds,
+		.session_fd = options->session_fd,
+	};
+	return options->no_sandbox || confine_session(&worker->filters, &confine) == 0;
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
@@ -212,8 +237,9 @@ static bool create_session(struct worker *worker, int fd)
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
 		log_errno("cannot create the session");
+		return false;
 	}
-	return worker->session != NULL;
+	return confine(worker, &options);
 }
 
 static bool run_session(struct worker *worker)

@@ -28,6 +28,7 @@ struct worker_config {
 	// What server_attach was given when the session began; takes fd. Called before prepare; may
 	// be NULL.
 	void (*attached)(void *data, int fd);
+	bool strict_sandbox; // no session without one, or with less than all of it
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. session->service is that of the listener. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.
