@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/rlimit.h"
 #include "base/workers.h"
+#include "host-proxy/device_sandbox.h"
 #include "host-proxy/options.h"
 #include "host-proxy/vsock_connection.h"
 #include "host-proxy/vsock_device.h"
@@ -242,6 +243,8 @@ int device_process_run(const struct host_options *options)
 		process.failed = !add_events(&process) || !create_device(&process, &fds);
 		if (process.failed) {
 			log_errno("the vsock device cannot be started");
+		} else if (device_sandbox_enter(options) < 0) {
+			process.failed = true;
 		} else {
 			log_info("vm cid %u: a VMM has connected", options->guest_cid);
 			event_base_dispatch(process.base);

@@ -16,6 +16,8 @@ enum device_record_type {
 	DEVICE_START = 1,
 	// From the device. Fd: the connection of a guest's port.
 	DEVICE_CONNECTION,
+	// From the device, which is about to die of it: a struct sandbox_violation.
+	DEVICE_VIOLATION,
 };
 
 struct device_record {

@@ -1,5 +1,6 @@
 #include "host-proxy/vmm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include "base/child.h"
 #include "base/fdlist.h"
 #include "base/log.h"
+#include "base/sandbox.h"
 #include "base/scm.h"
 #include "host-proxy/device_process.h"
 #include "host-proxy/options.h"
@@ -22,6 +24,9 @@
 
 #define GRACE_MS         2000
 #define RECORDS_PER_WAKE 16
+
+static_assert(sizeof(struct device_record) == sizeof(struct sandbox_violation),
+	"records from a device have one size");
 
 struct vmm {
 	struct event_base *base;
@@ -39,6 +44,26 @@ struct vmm {
 	bool stopping;
 };
 
+static void handle_record(
+	struct vmm *vmm, const struct device_record *record, size_t len, struct fdlist *fds)
+{
+	if (len == sizeof(*record) && record->type == DEVICE_VIOLATION) {
+		struct sandbox_violation violation;
+		memcpy(&violation, record, sizeof(violation));
+		sandbox_log_violation(vmm->pid, &violation);
+	} else if (vmm->stopping) {
+		log_debug("a connection came too late");
+	} else if (len == sizeof(*record) && record->type == DEVICE_CONNECTION && fds->count == 1) {
+		const struct worker_peer peer = {
+			.cid = vmm->options->guest_cid,
+			.port = record->port,
+		};
+		server_connected(vmm->server, fdlist_take(fds), &peer);
+	} else {
+		log_limited(LOG_WARN, "a device process sent a record that makes no sense");
+	}
+}
+
 static bool read_records(struct vmm *vmm, int max)
 {
 	for (int i = 0; i < max; i++) {
@@ -46,17 +71,8 @@ static bool read_records(struct vmm *vmm, int max)
 		struct fdlist fds;
 		fdlist_init(&fds);
 		ssize_t n = scm_recv(vmm->device_fd, &record, sizeof(record), &fds);
-		if (n > 0 && vmm->stopping) {
-			log_debug("a connection came too late");
-		} else if (n == sizeof(record) && record.type == DEVICE_CONNECTION &&
-			fds.count == 1) {
-			const struct worker_peer peer = {
-				.cid = vmm->options->guest_cid,
-				.port = record.port,
-			};
-			server_connected(vmm->server, fdlist_take(&fds), &peer);
-		} else if (n > 0) {
-			log_limited(LOG_WARN, "a device process sent a record that makes no sense");
+		if (n > 0) {
+			handle_record(vmm, &record, (size_t)n, &fds);
 		}
 		fdlist_finish(&fds);
 		if (n <= 0) {
@@ -148,12 +164,12 @@ static void handle_child(evutil_socket_t fd, short what, void *data)
 	if (vmm->pid == 0 || waitpid(vmm->pid, &status, WNOHANG) != vmm->pid) {
 		return;
 	}
+	read_records(vmm, INT32_MAX); // its last words
 	if (WIFSIGNALED(status) && !vmm->stopping) {
 		const char *name = sigabbrev_np(WTERMSIG(status));
 		log_error("device process %d crashed: SIG%s", (int)vmm->pid,
 			name != NULL ? name : "?");
 	}
-	read_records(vmm, INT32_MAX); // its last words
 	forget_device(vmm);
 	if (vmm->waiting_fd >= 0 && !vmm->stopping) {
 		int next = vmm->waiting_fd;
