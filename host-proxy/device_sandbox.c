@@ -12,6 +12,7 @@
 static const struct sandbox_rule device_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
+	SANDBOX_ALLOW("pipe2"), // by which a session returns what it was lent
 	{0},
 };
 
@@ -32,6 +33,7 @@ int device_sandbox_enter(const struct host_options *options)
 	const struct vsock_ports *ports = &options->vsock_ports;
 	struct sandbox_profile profile = {
 		.rules = {sandbox_basics, device_rules},
+		.opens = true, // the guest's memory once more, to be lent
 		.strict = true,
 		.report_fd = options->device_fd,
 		.report_type = DEVICE_VIOLATION,

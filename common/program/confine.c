@@ -92,6 +92,9 @@ static void set_limits(struct sandbox_profile *profile, const struct confine_opt
 	uint64_t memory = options->max_memory;
 	profile->max_fds = at_least(4 * options->max_fds, MIN_FDS);
 	profile->max_file = at_least(memory, MIN_FILE);
+	if (options->maps_guest) {
+		return;
+	}
 	// What a pool was before it grew is still mapped while its rows wait.
 	uint64_t more = options->any_kind ? SERVICE_SPACE : SPACE;
 	profile->max_space = memory > UINT64_MAX / 8 ? UINT64_MAX : 4 * memory + more;

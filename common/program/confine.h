@@ -18,7 +18,8 @@ struct confine_options {
 	bool strict;         // as in struct sandbox_profile; and with the limits below
 	uint64_t max_memory; // as in struct session_options
 	uint64_t max_fds;
-	int session_fd; // borrowed: RECORD_VIOLATION goes there
+	bool maps_guest; // a guest's memory, of whatever size, so that there is no limit of mappings
+	int session_fd;  // borrowed: RECORD_VIOLATION goes there
 };
 
 // Of a session of Wayland, and of one of another service. Zeros: not made yet.

@@ -203,6 +203,7 @@ static bool confine(struct worker *worker, const struct session_options *session
 		.strict = worker->config->strict_sandbox,
 		.max_memory = session->max_memory,
 		.max_fds = session->max_fds,
+		.maps_guest = worker->peer.cid != 0,
 		.session_fd = options->session_fd,
 	};
 	return options->no_sandbox || confine_session(&worker->filters, &confine) == 0;
