@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -367,7 +368,6 @@ static const char *handle_get_vring_base(struct vhost_user *vhost)
 	queue->running = false;
 	if (handler->drain != NULL && !handler->drain(vhost->config.data, index)) {
 		vhost->draining = queue;
-		event_del(vhost->readable); // it waits for the reply
 		return NULL;
 	}
 	return reply_base(vhost, queue);
@@ -563,10 +563,25 @@ static const char *dispatch(struct vhost_user *vhost)
 	return wrong;
 }
 
+// The VMM waits for a reply: it can only hang up. What else it says is read after that.
+static void watch_while_draining(struct vhost_user *vhost)
+{
+	char byte;
+	if (recv(vhost->config.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+		end(vhost, NULL);
+	} else {
+		event_del(vhost->readable);
+	}
+}
+
 static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
 	(void)what;
 	struct vhost_user *vhost = data;
+	if (vhost->draining != NULL) {
+		watch_while_draining(vhost);
+		return;
+	}
 	for (int i = 0; i < MESSAGES_PER_WAKE && !vhost->ended && vhost->draining == NULL; i++) {
 		const char *wrong = NULL;
 		int status = vhost_message_read(&vhost->message, fd, &wrong);

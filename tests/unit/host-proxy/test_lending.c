@@ -543,8 +543,30 @@ static void a_vmm_may_hang_up_while_a_ring_stops(void **state)
 	begin_lent(&fixture);
 	machine_stop(&fixture.machine);
 	turn(&fixture);
+	base_of(&fixture);
 	machine_hang_up(&fixture.machine);
+	turn(&fixture);
+	assert_int_equal(fixture.ended, 1); // though the session has not moved
 	take_all(&fixture, 0);
+	turn(&fixture);
+	assert_int_equal(fixture.ended, 1);
+	end(&fixture);
+}
+
+static void a_vmm_that_does_not_wait_is_read_later(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint64_t features;
+	begin_lent(&fixture);
+	machine_stop(&fixture.machine);
+	machine_send(&fixture.machine, MACHINE_GET_FEATURES, NULL, 0, NULL, 0);
+	base_of(&fixture);
+	assert_int_equal(reply_size(&fixture), 0);
+	take_all(&fixture, 0);
+	base_of(&fixture);
+	machine_reply(&fixture.machine, MACHINE_GET_FEATURES, &features, sizeof(features));
+	machine_hang_up(&fixture.machine);
 	turn(&fixture);
 	assert_int_equal(fixture.ended, 1);
 	end(&fixture);
@@ -790,6 +812,7 @@ int main(void)
 		fd_count_test(nothing_is_popped_while_a_ring_stops),
 		fd_count_test(a_ring_that_stops_does_not_wait_for_ever),
 		fd_count_test(a_vmm_may_hang_up_while_a_ring_stops),
+		fd_count_test(a_vmm_that_does_not_wait_is_read_later),
 		fd_count_test(a_driver_that_starts_anew_gets_nothing_back),
 		fd_count_test(what_is_lent_outlives_the_memory_table),
 		fd_count_test(a_wrong_memory_table_gives_nothing_back),
