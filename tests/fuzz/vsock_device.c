@@ -6,12 +6,16 @@
  * them. Whatever a guest has done, once it has rebooted it can connect.
  */
 
+#include <errno.h>
 #include <event2/event.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include "channel/input.h"
+#include "host-proxy/borrower.h"
 #include "host-proxy/vsock_device.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/virtual_machine.h"
@@ -32,6 +36,8 @@
 #define RX_LEN_MAX  3776u
 #define PAYLOAD_MAX 70000u
 #define PORTS       4u
+#define LENT_PORT   3u // whose programs borrow what the guest sends
+#define REPLIES     40 // bytes of those to two GET_VRING_BASE
 
 #define HOSTS_MAX   6
 #define TURNS       4
@@ -63,7 +69,8 @@ struct fixture {
 	struct event_base *base;
 	struct machine machine;
 	struct vsock_device *device;
-	int hosts[HOSTS_MAX]; // the programs' ends of connections; -1: closed
+	int hosts[HOSTS_MAX];                    // the programs' ends of connections; -1: closed
+	struct channel_input *inputs[HOSTS_MAX]; // of those that borrow; NULL
 	size_t n_hosts;
 	bool stopped;
 	bool tampered; // with the rings
@@ -74,7 +81,7 @@ struct fixture {
 
 // ---- the host ----
 
-static int add_host(struct fixture *fixture)
+static int add_host(struct fixture *fixture, bool borrows)
 {
 	int pair[2];
 	if (fixture->n_hosts == HOSTS_MAX) {
@@ -82,25 +89,60 @@ static int add_host(struct fixture *fixture)
 	}
 	fuzz_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0,
 		"a connection can be made");
+	fixture->inputs[fixture->n_hosts] = borrows ? borrower_create(pair[0]) : NULL;
 	fixture->hosts[fixture->n_hosts++] = pair[0];
 	return pair[1];
+}
+
+static void close_host(struct fixture *fixture, size_t i)
+{
+	channel_input_destroy(fixture->inputs[i]);
+	fixture->inputs[i] = NULL;
+	if (fixture->hosts[i] >= 0) {
+		close(fixture->hosts[i]);
+	}
+	fixture->hosts[i] = -1;
 }
 
 static void close_hosts(struct fixture *fixture)
 {
 	for (size_t i = 0; i < fixture->n_hosts; i++) {
-		if (fixture->hosts[i] >= 0) {
-			close(fixture->hosts[i]);
-		}
+		close_host(fixture, i);
 	}
 	fixture->n_hosts = 0;
 }
 
+static ssize_t receive_at_host(struct fixture *fixture, size_t i)
+{
+	static char bytes[PAYLOAD_MAX];
+	const struct iovec piece = {bytes, sizeof(bytes)};
+	return fixture->inputs[i] != NULL
+		? channel_input_read(fixture->inputs[i], &piece, 1)
+		: recv(fixture->hosts[i], bytes, sizeof(bytes), MSG_DONTWAIT);
+}
+
+// All of it, so that the guest gets its chains back.
+static void return_loans(struct fixture *fixture)
+{
+	for (size_t i = 0; i < fixture->n_hosts; i++) {
+		ssize_t n = 1;
+		while (fixture->inputs[i] != NULL && n > 0) {
+			n = receive_at_host(fixture, i);
+			fuzz_check(n != -EPROTO, "a device lends what makes sense");
+		}
+	}
+}
+
 static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
 {
-	(void)host_port;
 	(void)guest_port;
-	return add_host(data);
+	return add_host(data, host_port == LENT_PORT);
+}
+
+static bool handle_lends(void *data, uint32_t host_port)
+{
+	(void)data;
+	return host_port == LENT_PORT;
 }
 
 static void handle_ended(void *data, const char *wrong)
@@ -232,6 +274,7 @@ static void begin(struct fixture *fixture, uint64_t features)
 		.fd = pair[1],
 		.guest_cid = MACHINE_CID,
 		.open = handle_open,
+		.lends = handle_lends,
 		.ended = handle_ended,
 		.data = fixture,
 	};
@@ -280,59 +323,64 @@ static void do_packet(struct fixture *fixture, struct fuzz_input *input)
 	send_packet(fixture, &header, len, shape & 7);
 }
 
-static int *find_host(struct fixture *fixture, struct fuzz_input *input)
+// -1: none.
+static int find_host(struct fixture *fixture, struct fuzz_input *input)
 {
 	uint8_t number = fuzz_take8(input);
 	if (fixture->n_hosts == 0) {
-		return NULL;
+		return -1;
 	}
-	int *host = &fixture->hosts[number % fixture->n_hosts];
-	return *host >= 0 ? host : NULL;
+	int i = number % (int)fixture->n_hosts;
+	return fixture->hosts[i] >= 0 ? i : -1;
 }
 
 static void do_host_sends(struct fixture *fixture, struct fuzz_input *input)
 {
 	static const char bytes[PAYLOAD_MAX];
-	int *host = find_host(fixture, input);
+	int host = find_host(fixture, input);
 	size_t len = fuzz_take16(input);
-	if (host != NULL) {
-		send(*host, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (host >= 0) {
+		send(fixture->hosts[host], bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	}
 }
 
 static void do_host_receives(struct fixture *fixture, struct fuzz_input *input)
 {
-	static char bytes[PAYLOAD_MAX];
-	int *host = find_host(fixture, input);
-	if (host != NULL) {
-		recv(*host, bytes, sizeof(bytes), MSG_DONTWAIT);
+	int host = find_host(fixture, input);
+	if (host >= 0) {
+		receive_at_host(fixture, (size_t)host);
 	}
 }
 
 static void do_host_shuts(struct fixture *fixture, struct fuzz_input *input)
 {
-	int *host = find_host(fixture, input);
-	if (host != NULL) {
-		shutdown(*host, fuzz_take8(input) % 3);
+	int host = find_host(fixture, input);
+	if (host >= 0) {
+		shutdown(fixture->hosts[host], fuzz_take8(input) % 3);
 	}
 }
 
 static void do_host_closes(struct fixture *fixture, struct fuzz_input *input)
 {
-	int *host = find_host(fixture, input);
-	if (host != NULL) {
-		close(*host);
-		*host = -1;
+	int host = find_host(fixture, input);
+	if (host >= 0) {
+		close_host(fixture, (size_t)host);
 	}
 }
 
 static void do_host_connects(struct fixture *fixture, struct fuzz_input *input)
 {
-	int fd = add_host(fixture);
+	int fd = add_host(fixture, false);
 	uint32_t port = fuzz_take8(input) % PORTS;
 	if (fd >= 0) {
 		vsock_device_connect(fixture->device, fd, port);
 	}
+}
+
+static bool has_replied(const struct fixture *fixture)
+{
+	char bytes[REPLIES];
+	return recv(fixture->machine.fd, bytes, REPLIES, MSG_PEEK | MSG_DONTWAIT) == REPLIES;
 }
 
 // The VMM stops both queues. False: the device has ended.
@@ -343,7 +391,10 @@ static bool stop_queues(struct fixture *fixture, uint16_t bases[2])
 		return false;
 	}
 	machine_stop(&fixture->machine);
-	turn(fixture);
+	for (int i = 0; i < ROUNDS_MAX && !fixture->ended && !has_replied(fixture); i++) {
+		turn(fixture);
+		return_loans(fixture);
+	}
 	for (int i = 0; i < 2 && !fixture->ended; i++) {
 		uint32_t state[2];
 		machine_reply(&fixture->machine, MACHINE_GET_VRING_BASE, state, sizeof(state));
@@ -477,6 +528,7 @@ static void check_service(struct fixture *fixture)
 	const struct machine_queue *queue = &fixture->machine.queues[TX];
 	fuzz_check(!fixture->ended, "packets alone do not end a device");
 	for (int i = 0; i < ROUNDS_MAX && used_index(queue) != queue->avail->idx; i++) {
+		return_loans(fixture);
 		receive_packets(fixture, MACHINE_RING);
 		offer_room(fixture, MACHINE_RING, RX_LEN_MAX);
 		turn(fixture);
