@@ -11,7 +11,8 @@ struct sockaddr_un listen_address(const char *display);
 // there, or at "vsock:PORT". Ends the program on failure.
 int listen_on(const char *address);
 
-// A connection, blocking and CLOEXEC, to a display or "vsock:CID:PORT". Ends the program on failure.
+// A connection, blocking and CLOEXEC, to a display or "vsock:CID:PORT". Ends the program on
+// failure.
 int connect_to(const char *address);
 
 #endif

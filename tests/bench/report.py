@@ -36,8 +36,8 @@ WORKLOADS = (
 )
 
 # In a virtual machine. plain: without the proxies, the service's own socket is one of AF_VSOCK.
-MachineWorkload = collections.namedtuple("MachineWorkload", "name args key scale unit plain timeout",
-                                         defaults=(False, 60))
+MachineWorkload = collections.namedtuple(
+    "MachineWorkload", "name args key scale unit plain timeout", defaults=(False, 60))
 
 MACHINE_WORKLOADS = (
     MachineWorkload("rtt", ("--seconds", "3", "rtt"), "p50_us", 1, "µs"),
@@ -97,7 +97,8 @@ TARGETS = (
 def machine_targets(other):
     """Of the contender vhost-user, against the kernel's vsock of that name."""
     return [Target(f"{workload.name}, against {other}", Figure(workload.name, "vhost-user"),
-                   Figure(workload.name, other), *(("<=", 1) if workload.unit == "µs" else (">=", 2)))
+                   Figure(workload.name, other),
+                   *(("<=", 1) if workload.unit == "µs" else (">=", 2)))
             for workload in MACHINE_WORKLOADS]
 
 

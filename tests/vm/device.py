@@ -1,5 +1,5 @@
-"""A compositor and services are here, their clients in a machine, whose vsock device is fdferry-host
-or the kernel."""
+"""A compositor and services are here, their clients in a machine, whose vsock device is
+fdferry-host or the kernel."""
 
 import contextlib
 import hashlib
@@ -169,7 +169,8 @@ class Trial:
             self.desk.wait_for_picture("the terminal of another machine",
                                        lambda shot: shot == self.picture)
             guest.kill()
-            self.desk.wait_for_picture("an empty screen", lambda shot: shot == self.desk.screen.empty)
+            self.desk.wait_for_picture("an empty screen",
+                                       lambda shot: shot == self.desk.screen.empty)
         self.desk.host.check_runs()
 
     def the_host_ends_when_it_is_told_to(self):

@@ -73,7 +73,8 @@ class Machine:
             try:
                 self.start([qemu, *ACCELERATORS[accelerator],
                             *self.arguments(kernel, memory, processors, shared_memory),
-                            "-chardev", f"file,id=output,path=/proc/self/fd/{output}", *options], output)
+                            "-chardev", f"file,id=output,path=/proc/self/fd/{output}",
+                            *options], output)
             finally:
                 os.close(output)
         except BaseException:
