@@ -319,7 +319,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_MEM_UNUSED;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_PROOF;
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
