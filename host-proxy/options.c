@@ -46,6 +46,26 @@ static const char *set_device_fd(void *data, const char *value)
 	return wrong;
 }
 
+static const char *set_allow_cid(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return admission_allow_cid(&options->admission, value);
+}
+
+static const char *set_allow_uid(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return admission_allow_uid(&options->admission, value);
+}
+
+static const char *set_require_privileged_port(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->admission.privileged_port = true;
+	return NULL;
+}
+
 static const char *set_compositor(void *data, const char *value)
 {
 	struct host_options *options = data;
@@ -135,6 +155,10 @@ static const struct option_spec specs[] = {
 	{"guest-cid", "N", "vhost-user: the guest's CID (default 3)", false, set_guest_cid},
 	{"vsock-port", "FROM=TO", "vhost-user: bridge N=unix:PATH or unix:PATH=N", true,
 		set_vsock_port},
+	{"allow-cid", "N", "serve the VM with this CID, and no other one", true, set_allow_cid},
+	{"require-privileged-port", NULL, "serve only who is root in its VM", false,
+		set_require_privileged_port},
+	{"allow-uid", "N", "UNIX socket: let this user connect, too", true, set_allow_uid},
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
@@ -168,6 +192,11 @@ static int check(struct host_options *options)
 		(options->guest_cid != 0 || has_ports)) {
 		return options_wrong(
 			&usage, "--guest-cid and --vsock-port go with --listen vhost-user:PATH");
+	}
+	bool wants_vm = options->admission.n_cids > 0 || options->admission.privileged_port;
+	if (options->listen_text != NULL && options->listen.kind == TRANSPORT_UNIX && wants_vm) {
+		return options_wrong(&usage,
+			"--allow-cid and --require-privileged-port are not for --listen unix:PATH");
 	}
 	options->guest_cid = options->guest_cid != 0 ? options->guest_cid : FIRST_GUEST_CID;
 	return OPTIONS_STATUS_RUN;

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "channel/transport.h"
+#include "host-proxy/admission.h"
 #include "host-proxy/policy.h"
 #include "host-proxy/vsock_ports.h"
 #include "program/options.h"
@@ -16,6 +17,7 @@ struct host_options {
 	struct vsock_ports vsock_ports;
 	int device_fd;          // -1 in other than device processes
 	const char *compositor; // NULL: $WAYLAND_DISPLAY
+	struct admission admission;
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL
 	const char *title_prefix;  // may be NULL

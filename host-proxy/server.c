@@ -78,6 +78,17 @@ static void refuse(int fd, uint32_t service, const char *text)
 	handshake_refuse(fd, CHANNEL_REFUSE_BUSY, text);
 }
 
+// Nobody who is turned away is told more than that.
+static bool admit(void *data, int fd, struct worker_peer *peer)
+{
+	const struct host_options *options = data;
+	bool ok = admission_check(&options->admission, fd, peer);
+	if (!ok) {
+		handshake_refuse(fd, CHANNEL_REFUSE_AUTHENTICATION, "not allowed to connect");
+	}
+	return ok;
+}
+
 static int serve(int listen_fd, struct event_base *base, const struct host_options *options,
 	char *const argv[])
 {
@@ -91,6 +102,8 @@ static int serve(int listen_fd, struct event_base *base, const struct host_optio
 		.listeners = &listener,
 		.n_listeners = vhost_user ? 0 : 1,
 		.refuse = refuse,
+		.admit = admit,
+		.data = (void *)options,
 	};
 	struct server *server = server_create(&config);
 	struct vmm *vmm = NULL;

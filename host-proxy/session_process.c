@@ -5,15 +5,19 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/options.h"
+#include "program/records.h"
 #include "program/worker.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
+#include "relay/token.h"
 
 #define HELLO_TIMEOUT_MS 10000
+#define PROOF_TIMEOUT_MS 10000
 
 struct preparation {
 	const struct host_options *options;
@@ -32,6 +36,30 @@ static bool read_hello(struct channel_input *input, struct handshake_hello *hell
 	const char *wrong = handshake_read(input, HELLO_TIMEOUT_MS, hello);
 	if (wrong != NULL) {
 		refuse(input->fd, hello->refuse, wrong);
+	}
+	return wrong == NULL;
+}
+
+// Many processes could write many lines of it, so the parent logs it.
+static void deny(const struct preparation *preparation, int channel_fd, const char *text)
+{
+	struct record_denied record = {.type = RECORD_DENIED};
+	snprintf(record.text, sizeof(record.text), "%s", text);
+	workers_report(preparation->options->program.session_fd, &record, sizeof(record), -1);
+	handshake_refuse(channel_fd, CHANNEL_REFUSE_AUTHENTICATION, text);
+}
+
+static bool authenticate(const struct preparation *preparation, int channel_fd)
+{
+	struct token token;
+	const char *wrong = "the host cannot read its token";
+	if (program_options_token(&preparation->options->program, &token)) {
+		wrong = handshake_demand_proof(
+			preparation->input, &token, &preparation->hello, PROOF_TIMEOUT_MS);
+	}
+	token_wipe(&token);
+	if (wrong != NULL) {
+		deny(preparation, channel_fd, wrong);
 	}
 	return wrong == NULL;
 }
@@ -96,7 +124,8 @@ static int open_service(
 	struct preparation *preparation, int channel_fd, struct session_options *session)
 {
 	const struct services *services = &preparation->options->program.services;
-	if (!read_hello(preparation->input, &preparation->hello)) {
+	if (!read_hello(preparation->input, &preparation->hello) ||
+		!authenticate(preparation, channel_fd)) {
 		return -1;
 	}
 	const struct service *service =

@@ -128,6 +128,10 @@ static void start_device(struct vmm *vmm, int fd)
 static void handle_connected(void *data, int fd)
 {
 	struct vmm *vmm = data;
+	if (!admission_check_user(&vmm->options->admission, fd)) {
+		close(fd);
+		return;
+	}
 	if (vmm->pid == 0) {
 		start_device(vmm, fd);
 		return;

@@ -17,6 +17,7 @@ enum record_type {
 	RECORD_SESSION = 1,
 	RECORD_STORED,
 	RECORD_STATS,
+	RECORD_DENIED,
 };
 
 // To the worker. Fds: the connection, then n_contents files.
@@ -33,6 +34,12 @@ struct record_session {
 struct record_stored {
 	uint32_t type;
 	struct content_hash hash;
+};
+
+// From the worker: who connected has not proved who it is.
+struct record_denied {
+	uint32_t type;
+	char text[124]; // with a NUL
 };
 
 // From the worker, once, at its end.

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <wayland-util.h>
 
 #include "base/acceptor.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@
 #include "base/workers.h"
 #include "program/options.h"
 #include "program/records.h"
+#include "relay/token.h"
 
 #define GRACE_MS 2000
 #define SIGNALS  3
@@ -31,10 +33,18 @@ struct entrance {
 	uint32_t service;
 };
 
+// Of a session, as long as its process lives.
+struct seat {
+	struct wl_list link; // server.seats
+	unsigned int number;
+	struct worker_peer peer;
+};
+
 struct server {
 	struct server_config config;
 	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
+	struct wl_list seats; // seat.link
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -81,24 +91,68 @@ static bool prepare_record(const struct server *server, uint32_t service,
 	return true;
 }
 
-// Takes fd.
-static void start_session(
+static struct seat *seat_create(struct server *server, const struct worker_peer *peer)
+{
+	struct seat *seat = calloc(1, sizeof(*seat));
+	if (seat == NULL) {
+		log_limited(LOG_ERROR, "session %u: cannot be started: %m", server->numbers);
+		return NULL;
+	}
+	seat->number = server->numbers;
+	seat->peer = *peer;
+	wl_list_insert(&server->seats, &seat->link);
+	return seat;
+}
+
+static void seat_destroy(struct seat *seat)
+{
+	wl_list_remove(&seat->link);
+	free(seat);
+}
+
+static struct seat *find_seat(struct server *server, unsigned int number)
+{
+	struct seat *seat;
+	wl_list_for_each (seat, &server->seats, link) {
+		if (seat->number == number) {
+			return seat;
+		}
+	}
+	return NULL;
+}
+
+// Takes fd. False: it has no process, which has been logged.
+static bool give_process(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	server->numbers++;
-	if (fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds)) {
-		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
-		if (error < 0) {
-			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
-				strerror(-error));
-			server->config.refuse(
-				*fdlist_peek(&fds), service, "no process can be started for it");
-		}
+	bool ok = fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds);
+	int error = ok
+		? workers_assign(server->workers, server->numbers, &record, sizeof(record), &fds)
+		: 0;
+	if (error < 0) {
+		log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
+			strerror(-error));
+		server->config.refuse(
+			*fdlist_peek(&fds), service, "no process can be started for it");
 	}
 	fdlist_finish(&fds);
+	return ok && error == 0;
+}
+
+// Takes fd.
+static void start_session(
+	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+{
+	server->numbers++;
+	struct seat *seat = seat_create(server, peer);
+	if (seat == NULL) {
+		close(fd);
+	} else if (!give_process(server, service, peer, fd)) {
+		seat_destroy(seat);
+	}
 }
 
 static void stop_accepting(struct server *server)
@@ -111,9 +165,13 @@ static void stop_accepting(struct server *server)
 }
 
 // Takes fd.
-static void admit(struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static void admit(struct server *server, uint32_t service, struct worker_peer peer, int fd)
 {
 	unsigned int max = server->config.options->max_sessions;
+	if (server->config.admit != NULL && !server->config.admit(server->config.data, fd, &peer)) {
+		close(fd);
+		return;
+	}
 	if (workers_busy(server->workers) >= max) {
 		char text[64];
 		snprintf(text, sizeof(text), "too many sessions (%u)", max);
@@ -122,7 +180,7 @@ static void admit(struct server *server, uint32_t service, const struct worker_p
 		close(fd);
 		return;
 	}
-	start_session(server, service, peer, fd);
+	start_session(server, service, &peer, fd);
 	if (server->config.options->oneshot) {
 		stop_accepting(server);
 		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
@@ -136,7 +194,7 @@ static void handle_connected(void *data, int fd)
 {
 	const struct entrance *entrance = data;
 	const struct worker_peer unknown = {0};
-	admit(entrance->server, entrance->service, &unknown, fd);
+	admit(entrance->server, entrance->service, unknown, fd);
 }
 
 static void keep_content(
@@ -152,7 +210,21 @@ static void keep_content(
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
 }
 
-static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+static void log_denied(
+	struct server *server, unsigned int number, const struct record_denied *denied)
+{
+	const struct seat *seat = find_seat(server, number);
+	char from[64] = "a local program";
+	if (seat != NULL && seat->peer.cid != 0) {
+		snprintf(from, sizeof(from), "vsock cid %u port %u", seat->peer.cid,
+			seat->peer.port);
+	}
+	log_limited(LOG_WARN, "session %u: %s was turned away: %.*s", number, from,
+		(int)sizeof(denied->text) - 1, denied->text);
+}
+
+static void handle_record(
+	void *data, unsigned int number, const void *record, size_t len, struct fdlist *fds)
 {
 	struct server *server = data;
 	uint32_t type = 0;
@@ -164,6 +236,8 @@ static void handle_record(void *data, const void *record, size_t len, struct fdl
 		memcpy(&part, record, sizeof(part));
 		part.stats.sessions = 0; // counted when the process is gone
 		stats_add(&server->totals, &part.stats);
+	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
+		log_denied(server, number, record);
 	} else {
 		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
 	}
@@ -178,10 +252,14 @@ static void log_crash(const struct server *server, pid_t pid, int signal)
 	log_error("session process %d crashed: SIG%s", (int)pid, name != NULL ? name : "?");
 }
 
-static void handle_gone(void *data, pid_t pid, int status)
+static void handle_gone(void *data, unsigned int number, pid_t pid, int status)
 {
 	struct server *server = data;
+	struct seat *seat = find_seat(server, number);
 	server->totals.sessions++;
+	if (seat != NULL) {
+		seat_destroy(seat);
+	}
 	if (WIFSIGNALED(status)) {
 		log_crash(server, pid, WTERMSIG(status));
 	}
@@ -259,6 +337,15 @@ static void close_listeners(const struct server_config *config)
 	}
 }
 
+// Sessions read it again, so that it can be replaced.
+static bool check_token(const struct program_options *options)
+{
+	struct token token;
+	bool ok = program_options_token(options, &token);
+	token_wipe(&token);
+	return ok;
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
@@ -269,6 +356,12 @@ struct server *server_create(const struct server_config *config)
 		return NULL;
 	}
 	server->config = *config;
+	if (!check_token(config->options)) {
+		close_listeners(config);
+		free(server);
+		return NULL;
+	}
+	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
 	rlimit_raise_files();
 	server->accepting = true;
@@ -323,7 +416,7 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 		close(fd);
 		return;
 	}
-	admit(server, 0, peer, fd);
+	admit(server, 0, *peer, fd);
 }
 
 void server_announce(const struct server *server)

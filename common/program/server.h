@@ -38,6 +38,10 @@ struct server_config {
 	bool waits_for_finish; // --oneshot is over with server_finish, not before
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);
+	// Whether a connection may have a session; fills in who it is from, where that is known. fd is
+	// borrowed. False: the peer has been told, and the log. NULL: all may.
+	bool (*admit)(void *data, int fd, struct worker_peer *peer);
+	void *data;
 };
 
 // NULL on failure, which has been logged.

@@ -263,8 +263,8 @@ static int send_challenge(int fd, const struct token_transcript *transcript)
 
 // The guest goes first: who only connects learns nothing of the token, not even a proof to try
 // guesses on.
-static bool guest_proves(
-	int fd, const struct token *token, struct token_transcript *transcript, uint64_t deadline)
+static bool guest_proves(struct channel_input *input, const struct token *token,
+	struct token_transcript *transcript, uint64_t deadline)
 {
 	struct channel_proof proof;
 	token_nonce(transcript->host_nonce);
@@ -327,8 +327,8 @@ const char *handshake_prove(struct channel_input *input, const struct token *tok
 	struct token_transcript transcript;
 	struct channel_proof ours;
 	uint64_t deadline = deadline_in(timeout_ms);
-	const char *wrong = expect(
-		fd, CHANNEL_CHALLENGE, sizeof(struct channel_challenge), &packet, deadline, text);
+	const char *wrong = expect(input, CHANNEL_CHALLENGE, sizeof(struct channel_challenge),
+		&packet, deadline, text);
 	if (wrong != NULL) {
 		return wrong;
 	}
