@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/log.h"
 #include "channel/input.h"
 #include "channel/transport.h"
@@ -17,9 +18,19 @@
 #include "relay/token.h"
 
 // The host is trusted; these are for accidents.
-#define MAX_MEMORY  (UINT64_C(2) << 30)
-#define MAX_OBJECTS (4 * 65536)
-#define MAX_FDS     4096
+static const struct budget_limits limits = {
+	.most =
+		{
+			[BUDGET_FDS] = 4096,
+			[BUDGET_MEMORY] = UINT64_C(2) << 30,
+			[BUDGET_UNSENT] = 96 << 20,
+			[BUDGET_OBJECTS] = 4 * 65536,
+			[BUDGET_STREAMS] = 4096,
+			[BUDGET_PENDING] = 1024,
+			[BUDGET_FRAMES] = 4 * 65536,
+		},
+};
+
 // The host answers as soon as it has a process for us.
 #define PROOF_TIMEOUT_MS 30000
 
@@ -107,9 +118,6 @@ static bool prepare(
 		return false;
 	}
 	session->local_fd = client_fd;
-	session->max_memory = MAX_MEMORY;
-	session->max_objects = MAX_OBJECTS;
-	session->max_fds = MAX_FDS;
 	return true;
 }
 
@@ -119,6 +127,7 @@ int guest_session_run(struct guest_options *options)
 		.program = "fdferry-guest",
 		.options = &options->program,
 		.exports = WIRE_REQUEST,
+		.limits = &limits,
 		.keeps_contents = true,
 		.prepare = prepare,
 		.data = options,

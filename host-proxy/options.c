@@ -6,10 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
-#define DEFAULT_MAX_OBJECTS (4 * 65536)
-#define DEFAULT_MAX_FDS     4096
-#define FIRST_GUEST_CID     3 // those below it are reserved
+#define FIRST_GUEST_CID 3          // those below it are reserved
+#define MAX_RATE        1000000000 // one in a nanosecond
+#define VM_FACTOR       4          // limits of a VM, if not given, of those of a session
+
+static const struct budget_limits default_limits = {
+	.most =
+		{
+			[BUDGET_FDS] = 4096,
+			[BUDGET_MEMORY] = UINT64_C(2) << 30,
+			[BUDGET_UNSENT] = 96 << 20,
+			[BUDGET_OBJECTS] = 4 * 65536,
+			[BUDGET_PENDING] = 1024,
+			[BUDGET_FRAMES] = 4 * 65536,
+		},
+	.rate = 200000,
+	.burst = 2000000,
+};
 
 static const char *set_listen(void *data, const char *value)
 {
@@ -122,30 +135,59 @@ static const char *set_title_prefix(void *data, const char *value)
 	return NULL;
 }
 
-static const char *set_max_memory(void *data, const char *value)
+static const char *set_count(uint64_t *count, const char *value)
 {
-	struct host_options *options = data;
-	return options_size(value, 1, &options->max_memory);
-}
-
-static const char *set_max_objects(void *data, const char *value)
-{
-	struct host_options *options = data;
 	unsigned long number;
 	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
 	if (wrong == NULL) {
-		options->max_objects = (uint32_t)number;
+		*count = number;
 	}
 	return wrong;
 }
 
-static const char *set_max_fds(void *data, const char *value)
+static const char *set_rate(uint64_t *rate, const char *value)
+{
+	unsigned long number;
+	const char *wrong = options_number(value, 1, MAX_RATE, &number);
+	if (wrong == NULL) {
+		*rate = number;
+	}
+	return wrong;
+}
+
+static const char *set_size(uint64_t *size, const char *value)
+{
+	return options_size(value, 1, size);
+}
+
+// A limit of a session, and the same of a VM.
+#define LIMIT(name, set, member) \
+	static const char *set_max_##name(void *data, const char *value) \
+	{ \
+		return set(&((struct host_options *)data)->limits.member, value); \
+	} \
+	static const char *set_max_vm_##name(void *data, const char *value) \
+	{ \
+		return set(&((struct host_options *)data)->vms.limits.member, value); \
+	}
+
+LIMIT(memory, set_size, most[BUDGET_MEMORY])
+LIMIT(unsent, set_size, most[BUDGET_UNSENT])
+LIMIT(objects, set_count, most[BUDGET_OBJECTS])
+LIMIT(fds, set_count, most[BUDGET_FDS])
+LIMIT(streams, set_count, most[BUDGET_STREAMS])
+LIMIT(pending_fds, set_count, most[BUDGET_PENDING])
+LIMIT(frames, set_count, most[BUDGET_FRAMES])
+LIMIT(rate, set_rate, rate)
+LIMIT(burst, set_count, burst)
+
+static const char *set_max_vm_sessions(void *data, const char *value)
 {
 	struct host_options *options = data;
 	unsigned long number;
-	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
+	const char *wrong = options_number(value, 1, 100000, &number);
 	if (wrong == NULL) {
-		options->max_fds = (uint32_t)number;
+		options->vms.max_sessions = (unsigned int)number;
 	}
 	return wrong;
 }
@@ -167,9 +209,31 @@ static const struct option_spec specs[] = {
 	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix},
 	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix},
 	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory},
+	{"max-unsent", "BYTES[K|M|G]", "what waits for a session's guest (default 96M)", false,
+		set_max_unsent},
 	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
 		set_max_objects},
 	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds},
+	{"max-streams", "N", "of them, pipes and sockets (default: all)", false, set_max_streams},
+	{"max-pending-fds", "N", "of them, without their message yet (default 1024)", false,
+		set_max_pending_fds},
+	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
+		set_max_frames},
+	{"max-rate", "N", "messages of a session per second (default 200000)", false, set_max_rate},
+	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst},
+	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
+		set_max_vm_sessions},
+	{"max-vm-memory", "BYTES[K|M|G]", "of all sessions of a VM together, as all of these",
+		false, set_max_vm_memory},
+	{"max-vm-unsent", "BYTES[K|M|G]", "(default: 4 times that of a session)", false,
+		set_max_vm_unsent},
+	{"max-vm-objects", "N", "", false, set_max_vm_objects},
+	{"max-vm-fds", "N", "", false, set_max_vm_fds},
+	{"max-vm-streams", "N", "", false, set_max_vm_streams},
+	{"max-vm-pending-fds", "N", "", false, set_max_vm_pending_fds},
+	{"max-vm-frames", "N", "", false, set_max_vm_frames},
+	{"max-vm-rate", "N", "", false, set_max_vm_rate},
+	{"max-vm-burst", "N", "", false, set_max_vm_burst},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
@@ -180,8 +244,36 @@ static const struct options_usage usage = {
 	.specs = specs,
 };
 
+static void settle(uint64_t *of_vm, uint64_t of_session)
+{
+	if (*of_vm == 0) {
+		*of_vm = of_session < UINT64_MAX / VM_FACTOR ? VM_FACTOR * of_session : UINT64_MAX;
+	}
+}
+
+// What was not given follows from what was.
+static void settle_limits(struct host_options *options)
+{
+	struct budget_limits *session = &options->limits, *vm = &options->vms.limits;
+	unsigned int sessions = options->program.max_sessions;
+	if (session->most[BUDGET_STREAMS] == 0) {
+		session->most[BUDGET_STREAMS] = session->most[BUDGET_FDS];
+	}
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		settle(&vm->most[i], session->most[i]);
+	}
+	settle(&vm->rate, session->rate);
+	settle(&vm->burst, session->burst);
+	if (options->vms.max_sessions == 0) {
+		// Where there can be several, one VM leaves room for the others.
+		bool several = options->listen.kind == TRANSPORT_VSOCK;
+		options->vms.max_sessions = several ? (sessions + 1) / 2 : sessions;
+	}
+}
+
 static int check(struct host_options *options)
 {
+	settle_limits(options);
 	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0;
 	bool has_ports =
 		options->vsock_ports.n_from_guest > 0 || options->vsock_ports.n_to_guest > 0;
@@ -207,9 +299,7 @@ int host_options_parse(struct host_options *options, int argc, char *argv[])
 	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
 	char **command;
 	*options = (struct host_options){
-		.max_memory = DEFAULT_MAX_MEMORY,
-		.max_objects = DEFAULT_MAX_OBJECTS,
-		.max_fds = DEFAULT_MAX_FDS,
+		.limits = default_limits,
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);

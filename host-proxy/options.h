@@ -8,6 +8,7 @@
 #include "host-proxy/policy.h"
 #include "host-proxy/vsock_ports.h"
 #include "program/options.h"
+#include "program/vms.h"
 
 struct host_options {
 	struct program_options program; // first
@@ -19,11 +20,10 @@ struct host_options {
 	const char *compositor; // NULL: $WAYLAND_DISPLAY
 	struct admission admission;
 	struct policy policy;
-	const char *app_id_prefix; // may be NULL
-	const char *title_prefix;  // may be NULL
-	uint64_t max_memory;       // bytes, per session as all of these
-	uint32_t max_objects;
-	uint32_t max_fds;
+	const char *app_id_prefix;   // may be NULL
+	const char *title_prefix;    // may be NULL
+	struct budget_limits limits; // of a session
+	struct vms_options vms;      // and of all sessions of a VM
 };
 
 // OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv.

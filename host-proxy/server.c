@@ -101,6 +101,7 @@ static int serve(int listen_fd, struct event_base *base, const struct host_optio
 		.base = base,
 		.listeners = &listener,
 		.n_listeners = vhost_user ? 0 : 1,
+		.vms = &options->vms,
 		.refuse = refuse,
 		.admit = admit,
 		.data = (void *)options,

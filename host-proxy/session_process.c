@@ -103,9 +103,6 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	session->n_peer_contents = preparation->hello.n_contents;
 	session->app_id_prefix = options->app_id_prefix;
 	session->title_prefix = options->title_prefix;
-	session->max_memory = options->max_memory;
-	session->max_objects = options->max_objects;
-	session->max_fds = options->max_fds;
 }
 
 static void log_connection(int channel_fd, const struct worker_peer *peer)
@@ -195,6 +192,7 @@ int host_session_run(struct host_options *options)
 		.program = "fdferry-host",
 		.options = &options->program,
 		.exports = WIRE_EVENT,
+		.limits = &options->limits,
 		.prepare = prepare,
 		.offer_global = offer_global,
 		.data = &preparation,

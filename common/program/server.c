@@ -19,6 +19,7 @@
 #include "base/workers.h"
 #include "program/options.h"
 #include "program/records.h"
+#include "program/vms.h"
 #include "relay/token.h"
 
 #define GRACE_MS 2000
@@ -37,7 +38,10 @@ struct entrance {
 struct seat {
 	struct wl_list link; // server.seats
 	unsigned int number;
+	uint32_t service;
 	struct worker_peer peer;
+	struct vm *vm; // NULL: none
+	size_t slot;
 };
 
 struct server {
@@ -45,6 +49,7 @@ struct server {
 	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
 	struct wl_list seats; // seat.link
+	struct vms *vms;      // NULL: none
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -61,6 +66,9 @@ static void print_totals(const struct server *server)
 	char title[64];
 	snprintf(title, sizeof(title), "%s: sessions that have ended", server->config.program);
 	stats_print(stderr, title, &server->totals);
+	if (server->vms != NULL) {
+		vms_print(server->vms, stderr, server->config.program);
+	}
 }
 
 static void stop(struct server *server)
@@ -69,21 +77,34 @@ static void stop(struct server *server)
 	event_base_loopbreak(server->config.base);
 }
 
+static bool push_copy(struct fdlist *fds, int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0 || !fdlist_push(fds, copy)) {
+		log_errno("cannot give a session its files");
+		return false;
+	}
+	return true;
+}
+
 // The record of a new session, with the files that it may use.
-static bool prepare_record(const struct server *server, uint32_t service,
-	const struct worker_peer *peer, struct record_session *record, struct fdlist *fds)
+static bool prepare_record(const struct server *server, const struct seat *seat,
+	struct record_session *record, struct fdlist *fds)
 {
 	*record = (struct record_session){
 		.type = RECORD_SESSION,
-		.number = server->numbers,
-		.service = service,
-		.peer = *peer,
+		.number = seat->number,
+		.service = seat->service,
+		.peer = seat->peer,
+		.of_vm = seat->vm != NULL,
+		.slot = (uint32_t)seat->slot,
 	};
+	if (seat->vm != NULL && !push_copy(fds, vm_page(seat->vm))) {
+		return false;
+	}
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
-		int fd = fcntl(entry->fd, F_DUPFD_CLOEXEC, 0);
-		if (fd < 0 || !fdlist_push(fds, fd)) {
-			log_errno("cannot give a session the files of earlier ones");
+		if (!push_copy(fds, entry->fd)) {
 			return false;
 		}
 		record->contents[record->n_contents++] = entry->hash;
@@ -91,23 +112,37 @@ static bool prepare_record(const struct server *server, uint32_t service,
 	return true;
 }
 
-static struct seat *seat_create(struct server *server, const struct worker_peer *peer)
+static void seat_destroy(struct seat *seat)
+{
+	if (seat->vm != NULL) {
+		vm_leave(seat->vm, seat->slot);
+	}
+	wl_list_remove(&seat->link);
+	free(seat);
+}
+
+// NULL with errno: EDQUOT if the VM has as many as it may.
+static struct seat *seat_create(
+	struct server *server, uint32_t service, const struct worker_peer *peer)
 {
 	struct seat *seat = calloc(1, sizeof(*seat));
 	if (seat == NULL) {
-		log_limited(LOG_ERROR, "session %u: cannot be started: %m", server->numbers);
 		return NULL;
 	}
-	seat->number = server->numbers;
+	if (server->vms != NULL) {
+		seat->vm = vms_enter(server->vms, peer->cid, &seat->slot);
+		if (seat->vm == NULL) {
+			int saved = errno;
+			free(seat);
+			errno = saved;
+			return NULL;
+		}
+	}
+	seat->number = ++server->numbers;
+	seat->service = service;
 	seat->peer = *peer;
 	wl_list_insert(&server->seats, &seat->link);
 	return seat;
-}
-
-static void seat_destroy(struct seat *seat)
-{
-	wl_list_remove(&seat->link);
-	free(seat);
 }
 
 static struct seat *find_seat(struct server *server, unsigned int number)
@@ -122,35 +157,44 @@ static struct seat *find_seat(struct server *server, unsigned int number)
 }
 
 // Takes fd. False: it has no process, which has been logged.
-static bool give_process(
-	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static bool give_process(struct server *server, const struct seat *seat, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	bool ok = fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds);
+	bool ok = fdlist_push(&fds, fd) && prepare_record(server, seat, &record, &fds);
 	int error = ok
-		? workers_assign(server->workers, server->numbers, &record, sizeof(record), &fds)
+		? workers_assign(server->workers, seat->number, &record, sizeof(record), &fds)
 		: 0;
 	if (error < 0) {
-		log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
+		log_limited(LOG_ERROR, "session %u: cannot be started: %s", seat->number,
 			strerror(-error));
 		server->config.refuse(
-			*fdlist_peek(&fds), service, "no process can be started for it");
+			*fdlist_peek(&fds), seat->service, "no process can be started for it");
 	}
 	fdlist_finish(&fds);
 	return ok && error == 0;
 }
 
 // Takes fd.
+static void turn_away(struct server *server, uint32_t service, const char *text, int fd)
+{
+	log_limited(LOG_WARN, "a connection was turned away: %s", text);
+	server->config.refuse(fd, service, text);
+	close(fd);
+}
+
+// Takes fd.
 static void start_session(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
-	server->numbers++;
-	struct seat *seat = seat_create(server, peer);
+	struct seat *seat = seat_create(server, service, peer);
 	if (seat == NULL) {
-		close(fd);
-	} else if (!give_process(server, service, peer, fd)) {
+		turn_away(server, service,
+			errno == EDQUOT ? "over the VM's budget of sessions (--max-vm-sessions)"
+					: strerror(errno),
+			fd);
+	} else if (!give_process(server, seat, fd)) {
 		seat_destroy(seat);
 	}
 }
@@ -175,9 +219,7 @@ static void admit(struct server *server, uint32_t service, struct worker_peer pe
 	if (workers_busy(server->workers) >= max) {
 		char text[64];
 		snprintf(text, sizeof(text), "too many sessions (%u)", max);
-		log_limited(LOG_WARN, "a connection was turned away: %s", text);
-		server->config.refuse(fd, service, text);
-		close(fd);
+		turn_away(server, service, text, fd);
 		return;
 	}
 	start_session(server, service, &peer, fd);
@@ -378,6 +420,12 @@ struct server *server_create(const struct server_config *config)
 	if (server->workers == NULL) {
 		goto err_server;
 	}
+	if (config->vms != NULL) {
+		server->vms = vms_create(config->vms);
+		if (server->vms == NULL) {
+			goto err_server;
+		}
+	}
 	return server;
 
 err_server:
@@ -405,6 +453,7 @@ void server_destroy(struct server *server)
 	if (server->config.options->stats) {
 		print_totals(server);
 	}
+	vms_destroy(server->vms);
 	content_store_finish(&server->contents);
 	free(server);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/workers.h"
@@ -35,6 +36,7 @@ struct worker {
 	unsigned int number;
 	uint32_t service;
 	struct worker_peer peer;
+	struct budget budget;
 	bool ended;
 	bool failed; // with a reason
 };
@@ -67,6 +69,9 @@ static void print_stats(const struct worker *worker)
 	stats.sessions = 1;
 	snprintf(title, sizeof(title), "%s: session %u", worker->config->program, worker->number);
 	stats_print(stderr, title, &stats);
+	snprintf(title, sizeof(title), "%s: budget of session %u", worker->config->program,
+		worker->number);
+	budget_print(stderr, title, &worker->budget);
 }
 
 static void handle_terminate(evutil_socket_t signal, short what, void *data)
@@ -122,6 +127,7 @@ static void worker_finish(struct worker *worker)
 	if (worker->base != NULL) {
 		event_base_free(worker->base);
 	}
+	budget_leave(&worker->budget);
 	content_store_finish(&worker->contents);
 }
 
@@ -133,6 +139,34 @@ static bool is_assigned(const struct worker *worker)
 		.events = POLLIN,
 	};
 	return poll(&session, 1, 0) == 1;
+}
+
+static bool is_record(
+	const struct worker *worker, const struct record_session *record, const struct fdlist *fds)
+{
+	return record->type == RECORD_SESSION && record->of_vm <= 1 &&
+		record->service <= worker->config->options->services.count &&
+		record->n_contents <= CONTENT_STORE_MAX &&
+		fds->count == record->n_contents + record->of_vm + 1;
+}
+
+// The connection, or -1.
+static int take_record(
+	struct worker *worker, const struct record_session *record, struct fdlist *fds)
+{
+	worker->number = record->number;
+	worker->service = record->service;
+	worker->peer = record->peer;
+	int fd = fdlist_take(fds);
+	if (record->of_vm && !budget_join(&worker->budget, fdlist_take(fds), record->slot)) {
+		log_errno("session %u: cannot map its VM's budget", record->number);
+		close(fd);
+		return -1;
+	}
+	for (size_t i = 0; i < record->n_contents; i++) {
+		content_store_put(&worker->contents, &record->contents[i], fdlist_take(fds));
+	}
+	return fd;
 }
 
 // The connection, or -1 if there is none to serve; *status is the exit status then.
@@ -148,17 +182,8 @@ static int receive_session(struct worker *worker, int *status)
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-	if (n == sizeof(record) && record.type == RECORD_SESSION &&
-		record.service <= worker->config->options->services.count &&
-		record.n_contents <= CONTENT_STORE_MAX && fds.count == record.n_contents + 1) {
-		worker->number = record.number;
-		worker->service = record.service;
-		worker->peer = record.peer;
-		fd = fdlist_take(&fds);
-		for (size_t i = 0; i < record.n_contents; i++) {
-			content_store_put(
-				&worker->contents, &record.contents[i], fdlist_take(&fds));
-		}
+	if (n == sizeof(record) && is_record(worker, &record, &fds)) {
+		fd = take_record(worker, &record, &fds);
 	} else if (n != 0) {
 		log_error("--session-fd is for our own use");
 	}
@@ -171,6 +196,7 @@ static bool create_session(struct worker *worker, int fd)
 {
 	const struct worker_config *config = worker->config;
 	const struct services *services = &config->options->services;
+	worker->budget.limits = *config->limits;
 	struct session_options options = {
 		.base = worker->base,
 		.exports = config->exports,
@@ -178,6 +204,7 @@ static bool create_session(struct worker *worker, int fd)
 		.channel_fd = -1,
 		.service = worker->service > 0 ? services->list[worker->service - 1].name : NULL,
 		.rules = config->options->rules,
+		.budget = &worker->budget,
 		.ping_interval = config->options->ping_interval,
 		.ping_timeout = config->options->ping_timeout,
 		.contents = &worker->contents,

@@ -6,6 +6,7 @@
 
 #include "wire/schema.h"
 
+struct budget_limits;
 struct program_options;
 struct session_options;
 
@@ -23,6 +24,7 @@ struct worker_config {
 	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed; session_fd is the parent's
 	enum wire_direction exports;           // of the sessions
+	const struct budget_limits *limits;    // of a session; borrowed
 	bool keeps_contents;                   // what the session stores is reported
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. session->service is that of the listener. Takes fd. False: no session is to be; why has been logged, and the
