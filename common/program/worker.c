@@ -93,13 +93,14 @@ static void handle_print(evutil_socket_t signal, short what, void *data)
 	print_stats(data);
 }
 
-// The parent's handler of SIGUSR1 is not ours, so it has been blocked until now.
-static void unblock_signals(void)
+// Where SIGUSR1 has no handler of ours it would end us: it is blocked from the start, and again at
+// the end, since the parent cannot know how far we are.
+static void block_signals(int how)
 {
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigprocmask(how, &set, NULL);
 }
 
 static bool worker_init(struct worker *worker, const struct worker_config *config)
@@ -118,6 +119,7 @@ static bool worker_init(struct worker *worker, const struct worker_config *confi
 static void worker_finish(struct worker *worker)
 {
 	session_destroy(worker->session);
+	block_signals(SIG_BLOCK);
 	if (worker->terminate != NULL) {
 		event_free(worker->terminate);
 	}
@@ -230,7 +232,7 @@ static bool run_session(struct worker *worker)
 		log_error("cannot handle signals");
 		return false;
 	}
-	unblock_signals();
+	block_signals(SIG_UNBLOCK);
 	while (!worker->ended) {
 		if (event_base_dispatch(worker->base) != 0) {
 			log_error("the session waits for nothing any more");
