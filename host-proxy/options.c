@@ -8,7 +8,9 @@
 
 #define FIRST_GUEST_CID 3          // those below it are reserved
 #define MAX_RATE        1000000000 // one in a nanosecond
-#define VM_FACTOR       4          // limits of a VM, if not given, of those of a session
+// Limits of a VM, if not given, of those of a session.
+#define VM_FACTOR      4
+#define VM_RATE_FACTOR 2 // all use the time of one compositor
 
 static const struct budget_limits default_limits = {
 	.most =
@@ -20,7 +22,7 @@ static const struct budget_limits default_limits = {
 			[BUDGET_PENDING] = 1024,
 			[BUDGET_FRAMES] = 4 * 65536,
 		},
-	.rate = 200000,
+	.rate = 250000,
 	.burst = 2000000,
 };
 
@@ -219,7 +221,7 @@ static const struct option_spec specs[] = {
 		set_max_pending_fds},
 	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
 		set_max_frames},
-	{"max-rate", "N", "messages of a session per second (default 200000)", false, set_max_rate},
+	{"max-rate", "N", "messages of a session per second (default 250000)", false, set_max_rate},
 	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
 		set_max_vm_sessions},
@@ -244,10 +246,10 @@ static const struct options_usage usage = {
 	.specs = specs,
 };
 
-static void settle(uint64_t *of_vm, uint64_t of_session)
+static void settle(uint64_t *of_vm, uint64_t of_session, unsigned int factor)
 {
 	if (*of_vm == 0) {
-		*of_vm = of_session < UINT64_MAX / VM_FACTOR ? VM_FACTOR * of_session : UINT64_MAX;
+		*of_vm = of_session < UINT64_MAX / factor ? factor * of_session : UINT64_MAX;
 	}
 }
 
@@ -260,10 +262,10 @@ static void settle_limits(struct host_options *options)
 		session->most[BUDGET_STREAMS] = session->most[BUDGET_FDS];
 	}
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {
-		settle(&vm->most[i], session->most[i]);
+		settle(&vm->most[i], session->most[i], VM_FACTOR);
 	}
-	settle(&vm->rate, session->rate);
-	settle(&vm->burst, session->burst);
+	settle(&vm->rate, session->rate, VM_RATE_FACTOR);
+	settle(&vm->burst, session->burst, VM_RATE_FACTOR);
 	if (options->vms.max_sessions == 0) {
 		// Where there can be several, one VM leaves room for the others.
 		bool several = options->listen.kind == TRANSPORT_VSOCK;

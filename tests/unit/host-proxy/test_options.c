@@ -113,8 +113,8 @@ static void limits_of_a_vm_follow_from_those_of_a_session(void **state)
 	assert_int_equal(options.vms.limits.most[BUDGET_STREAMS], 200);
 	assert_int_equal(options.vms.limits.most[BUDGET_MEMORY], UINT64_C(3) << 30);
 	assert_int_equal(options.limits.rate, 7);
-	assert_int_equal(options.vms.limits.rate, 28);
-	assert_int_equal(options.vms.limits.burst, 36);
+	assert_int_equal(options.vms.limits.rate, 14);
+	assert_int_equal(options.vms.limits.burst, 18);
 	assert_int_equal(options.vms.max_sessions, 256);
 	assert_int_equal(
 		parse(&options, "--listen", "vsock:1", "--max-sessions", "7"), OPTIONS_STATUS_RUN);
