@@ -152,7 +152,7 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 	if (local_fd < 0) {
 		return -1;
 	}
-	int error = handshake_welcome(channel_fd, &preparation->hello, 0);
+	int error = handshake_welcome(channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN);
 	if (error < 0) {
 		log_error("the guest is gone: %s", strerror(-error));
 		close(local_fd);

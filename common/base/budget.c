@@ -177,6 +177,10 @@ static bool take_messages(
 bool budget_messages(struct budget *budget, uint64_t n)
 {
 	struct budget_page *page = budget->page;
+	bool vm_limits = page != NULL && page->limits.rate != 0;
+	if (budget->limits.rate == 0 && !vm_limits) {
+		return true;
+	}
 	uint64_t time = now();
 	if (budget->limits.rate != 0) {
 		_Atomic uint64_t until = budget->messages_until;
@@ -186,8 +190,7 @@ bool budget_messages(struct budget *budget, uint64_t n)
 		}
 		budget->messages_until = until;
 	}
-	if (page != NULL && page->limits.rate != 0 &&
-		!take_messages(&page->shared->messages_until, &page->limits, n, time)) {
+	if (vm_limits && !take_messages(&page->shared->messages_until, &page->limits, n, time)) {
 		tell(budget, true, "messages per second", "rate", page->limits.rate);
 		return false;
 	}
