@@ -152,7 +152,7 @@ static void what_a_killed_session_had_is_given_back_with_its_slot(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(budget_page_used(fixture.page, BUDGET_OBJECTS), 10);
 	assert_false(budget_charge(&fixture.sessions[0], BUDGET_OBJECTS, 1));
-	budget_page_clear(fixture.page, 2, 2);
+	budget_page_clear(fixture.page, 2, SLOTS);
 	assert_int_equal(budget_page_used(fixture.page, BUDGET_OBJECTS), 0);
 	assert_true(budget_charge(&fixture.sessions[0], BUDGET_OBJECTS, 10));
 	end(&fixture);
