@@ -22,7 +22,7 @@ static const struct budget_limits default_limits = {
 			[BUDGET_PENDING] = 1024,
 			[BUDGET_FRAMES] = 4 * 65536,
 		},
-	.rate = 250000,
+	.rate = 100000,
 	.burst = 2000000,
 };
 
@@ -221,7 +221,7 @@ static const struct option_spec specs[] = {
 		set_max_pending_fds},
 	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
 		set_max_frames},
-	{"max-rate", "N", "messages of a session per second (default 250000)", false, set_max_rate},
+	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate},
 	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
 		set_max_vm_sessions},

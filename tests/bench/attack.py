@@ -3,10 +3,13 @@
 
     attack.py ADDRESS    the UNIX socket of a host with the default limits
 
-Prints READY once it has what it can have, then goes on sending until it is ended.
+Prints READY once it has what it can have, then goes on sending until it gets SIGTERM, and prints how
+many requests per second that were.
 """
 
 import os
+import select
+import signal
 import sys
 import time
 
@@ -19,7 +22,7 @@ from wayland import message, split, words  # noqa: E402
 
 FDS, MEMORY, OBJECTS, PENDING = 4096, 2 << 30, 262144, 1024
 PINGS = 200000          # more than are answered while nobody reads the answers
-VM_RATE, VM_FACTOR = 500000, 4
+VM_RATE, VM_FACTOR = 200000, 4
 SENDERS = 4             # sessions that send
 SHARE = 0.95            # of the rate
 TICK = 0.02             # seconds
@@ -84,46 +87,59 @@ def name_of_compositor(end):
     raise EOFError("there is no wl_compositor")
 
 
-def drain(end):
-    end.socket.setblocking(False)
-    try:
-        while end.socket.recv(1 << 18):
-            pass
-        sys.exit("a session was ended")
-    except BlockingIOError:
-        pass
-    finally:
-        end.socket.setblocking(True)
+REQUEST = message(SURFACE, 2, 0, 0, 1, 1)  # small, and the compositor has to look at it
+
+
+class Sender:
+    """Sends within the window of messages: beyond it, the session would end for that."""
+
+    def __init__(self, address):
+        self.end = connect(address)
+        setup = message(2, 0, name_of_compositor(self.end), "wl_compositor", 4, COMPOSITOR)
+        setup += message(COMPOSITOR, 0, SURFACE)
+        self.end.frames.clear()
+        self.end.send(channel.messages(setup))
+        self.sent = 0
+        self.credit = channel.MESSAGE_WINDOW - len(setup) - len(message(1, 1, 2))
+
+    def drain(self):
+        while select.select([self.end.socket], [], [], 0)[0]:
+            if not self.end.read(time.monotonic() + 1):
+                sys.exit(f"a session was ended: {self.end.reason()}")
+        self.credit += sum(arg for _, id, arg, _ in self.end.got(Type.CREDIT) if id == 0)
+        self.end.frames.clear()
+
+    def send(self, n):
+        while n > 0 and self.credit >= len(REQUEST):
+            some = min(n, 2048, self.credit // len(REQUEST))
+            self.end.send(channel.messages(REQUEST * some))
+            self.credit -= len(REQUEST) * some
+            self.sent += some
+            n -= some
 
 
 def send(senders):
-    """Small requests that the compositor has to look at, at just less than the rate."""
+    """At just less than the rate, until ended."""
     per_tick = int(VM_RATE * SHARE * TICK / len(senders))
-    requests = message(SURFACE, 2, 0, 0, 1, 1) * 2048
-    size = len(message(SURFACE, 2, 0, 0, 1, 1))
-    next_tick = time.monotonic()
-    while True:
-        for end in senders:
-            left = per_tick
-            while left > 0:
-                n = min(left, 2048)
-                end.send(channel.messages(requests[:n * size]))
-                left -= n
-            drain(end)
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    start = next_tick = time.monotonic()
+    while not ended:
+        for sender in senders:
+            sender.drain()
+            sender.send(per_tick)
         next_tick += TICK
         time.sleep(max(0, next_tick - time.monotonic()))
+    return sum(sender.sent for sender in senders) / (time.monotonic() - start)
 
 
 def main():
     address = sys.argv[1]
     held = hold(address)
-    senders = [connect(address) for _ in range(SENDERS)]
-    for end in senders:
-        end.send(channel.messages(message(2, 0, name_of_compositor(end), "wl_compositor", 4, COMPOSITOR) +
-                                  message(COMPOSITOR, 0, SURFACE)))
+    senders = [Sender(address) for _ in range(SENDERS)]
     print("READY", flush=True)
-    send(senders)
-    del held
+    print(f"{send(senders):.0f}", flush=True)
+    del held  # until here
 
 
 if __name__ == "__main__":
