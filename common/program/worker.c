@@ -221,7 +221,8 @@ static bool create_session(struct worker *worker, int fd)
 	}
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
-		log_errno("cannot create the session");
+		const char *over = budget_exceeded(&worker->budget);
+		log_error("cannot create the session: %s", over != NULL ? over : strerror(errno));
 	}
 	return worker->session != NULL;
 }

@@ -157,6 +157,8 @@ def _(suite):
                 peer.sync()
                 take_objects(peer, 1, 0)
                 check_over(peer, whose, "objects", 60, option)
+            wait_until("what the session had comes back",
+                       lambda: used_by_guests(stage.host, "objects") == witness)
             with stage.client() as client:
                 client.sync()
             stage.check()
