@@ -53,3 +53,22 @@ bool compositor_locate(
 	}
 	return true;
 }
+
+bool compositor_identify(const struct transport *compositor, struct compositor_id *id)
+{
+	struct stat st;
+	if (stat(compositor->path, &st) < 0) {
+		return false;
+	}
+	*id = (struct compositor_id){
+		.device = st.st_dev,
+		.inode = st.st_ino,
+		.changed = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec,
+	};
+	return true;
+}
+
+bool compositor_id_equal(const struct compositor_id *a, const struct compositor_id *b)
+{
+	return a->device == b->device && a->inode == b->inode && a->changed == b->changed;
+}

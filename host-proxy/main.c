@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "host-proxy/compositor.h"
 #include "host-proxy/device_process.h"
+#include "host-proxy/explain.h"
 #include "host-proxy/options.h"
 #include "host-proxy/server.h"
 #include "host-proxy/session_process.h"
@@ -16,7 +17,8 @@ static bool add_compositor(struct host_options *options)
 	struct transport compositor;
 	char error[512];
 	if (!compositor_locate(options->compositor, &compositor, error, sizeof(error))) {
-		bool needed = options->compositor != NULL || services->count == 0;
+		bool needed = options->explain_policy || options->compositor != NULL ||
+			services->count == 0;
 		log_write(needed ? LOG_ERROR : LOG_DEBUG, "%s", error);
 		return !needed;
 	}
@@ -27,16 +29,29 @@ static bool add_compositor(struct host_options *options)
 	return wrong == NULL;
 }
 
-static int run(struct host_options *options, char *const argv[])
+static bool check(const struct host_options *options)
+{
+	char error[512];
+	bool ok = host_options_check(options, error, sizeof(error));
+	if (!ok) {
+		log_error("%s", error);
+	}
+	return ok;
+}
+
+static int run(struct host_options *options, int argc, char *argv[])
 {
 	if (options->device_fd >= 0) {
 		return device_process_run(options);
 	}
-	if (!protocols_load(&options->program) || !add_compositor(options)) {
+	if (!protocols_load(&options->program) || !add_compositor(options) || !check(options)) {
 		return EXIT_FAILURE;
 	}
-	return options->program.session_fd >= 0 ? host_session_run(options)
-						: host_server_run(options, argv);
+	if (options->explain_policy) {
+		return explain_run(options, argc, argv);
+	}
+	return options->program.session_fd >= 0 ? host_session_run(options, argc, argv)
+						: host_server_run(options, argc, argv);
 }
 
 int main(int argc, char *argv[])
@@ -47,7 +62,7 @@ int main(int argc, char *argv[])
 		return status;
 	}
 	log_init("fdferry-host", options.program.log_level);
-	status = run(&options, argv);
+	status = run(&options, argc, argv);
 	wire_schema_finish();
 	return status;
 }

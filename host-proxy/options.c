@@ -3,8 +3,12 @@
 #include <assert.h>
 #include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "host-proxy/policy_file.h"
+#include "relay/denied.h"
 
 #define FIRST_GUEST_CID 3          // those below it are reserved
 #define MAX_RATE        1000000000 // one in a nanosecond
@@ -123,6 +127,62 @@ static const char *set_deny(void *data, const char *value)
 	return policy_deny(&options->policy, value);
 }
 
+static const char *set_deny_request(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_deny_request(&options->policy, value);
+}
+
+static const char *set_ignore_request(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return policy_ignore_request(&options->policy, value);
+}
+
+static const char *set_policy(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->policy_path = value;
+	return value[0] != '\0' ? NULL : "the name is missing";
+}
+
+static const char *set_explain_policy(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->explain_policy = true;
+	return NULL;
+}
+
+static const char *set_vm_name(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->vm_name = value;
+	return service_name_is_valid(value) ? NULL : "must be 1 to 64 of A-Z a-z 0-9 . _ -";
+}
+
+// Within a file there is no order that a reader would think of.
+static const char *use_security_context(struct host_options *options, enum security_context_use use)
+{
+	if (options->policy.line != 0 && options->security_context != SECURITY_CONTEXT_AUTO) {
+		return "contradicts another line";
+	}
+	options->security_context = use;
+	return NULL;
+}
+
+static const char *set_require_security_context(void *data, const char *value)
+{
+	(void)value;
+	return use_security_context(data, SECURITY_CONTEXT_REQUIRE);
+}
+
+static const char *set_no_security_context(void *data, const char *value)
+{
+	(void)value;
+	return use_security_context(data, SECURITY_CONTEXT_NEVER);
+}
+
 static const char *set_app_id_prefix(void *data, const char *value)
 {
 	struct host_options *options = data;
@@ -206,42 +266,63 @@ static const struct option_spec specs[] = {
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
-	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow},
-	{"deny", "G", "never offer a global", true, set_deny},
-	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix},
-	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix},
-	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory},
+	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow,
+		"globals"},
+	{"deny", "G", "never offer a global", true, set_deny, "globals"},
+	{"deny-request", "I.R", "end who makes request R of interface I", true, set_deny_request,
+		"requests"},
+	{"ignore-request", "I.R", "leave request R of interface I out", true, set_ignore_request,
+		"requests"},
+	{"policy", "FILE", "read these rules and more from a file; again on SIGHUP", false,
+		set_policy},
+	{"explain-policy", NULL, "print what clients would see and why, and exit", false,
+		set_explain_policy},
+	{"vm-name", "NAME", "what the compositor is told of the VM (default FILE's name)", false,
+		set_vm_name, "vm"},
+	{"require-security-context", NULL, "refuse clients where the compositor has none", false,
+		set_require_security_context, "vm"},
+	{"no-security-context", NULL, "do without, also where the compositor has them", false,
+		set_no_security_context, "vm"},
+	{"app-id-prefix", "S", "put S in front of every app id", false, set_app_id_prefix, "vm"},
+	{"title-prefix", "S", "put S in front of every window title", false, set_title_prefix,
+		"vm"},
+	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory,
+		"limits"},
 	{"max-unsent", "BYTES[K|M|G]", "what waits for a session's guest (default 96M)", false,
-		set_max_unsent},
+		set_max_unsent, "limits"},
 	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
-		set_max_objects},
-	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds},
-	{"max-streams", "N", "of them, pipes and sockets (default: all)", false, set_max_streams},
+		set_max_objects, "limits"},
+	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds, "limits"},
+	{"max-streams", "N", "of them, pipes and sockets (default: all)", false, set_max_streams,
+		"limits"},
 	{"max-pending-fds", "N", "of them, without their message yet (default 1024)", false,
-		set_max_pending_fds},
+		set_max_pending_fds, "limits"},
 	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
-		set_max_frames},
-	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate},
-	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst},
+		set_max_frames, "limits"},
+	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
+		"limits"},
+	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst,
+		"limits"},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
-		set_max_vm_sessions},
+		set_max_vm_sessions, "limits"},
 	{"max-vm-memory", "BYTES[K|M|G]", "as --max-memory, of a VM (default: 4 times that)", false,
-		set_max_vm_memory},
+		set_max_vm_memory, "limits"},
 	{"max-vm-unsent", "BYTES[K|M|G]", "as --max-unsent, of a VM (default: 4 times that)", false,
-		set_max_vm_unsent},
+		set_max_vm_unsent, "limits"},
 	{"max-vm-objects", "N", "as --max-objects, of a VM (default: 4 times that)", false,
-		set_max_vm_objects},
-	{"max-vm-fds", "N", "as --max-fds, of a VM (default: 4 times that)", false, set_max_vm_fds},
+		set_max_vm_objects, "limits"},
+	{"max-vm-fds", "N", "as --max-fds, of a VM (default: 4 times that)", false, set_max_vm_fds,
+		"limits"},
 	{"max-vm-streams", "N", "as --max-streams, of a VM (default: 4 times that)", false,
-		set_max_vm_streams},
+		set_max_vm_streams, "limits"},
 	{"max-vm-pending-fds", "N", "as --max-pending-fds, of a VM (default: 4 times that)", false,
-		set_max_vm_pending_fds},
+		set_max_vm_pending_fds, "limits"},
 	{"max-vm-frames", "N", "as --max-frames, of a VM (default: 4 times that)", false,
-		set_max_vm_frames},
-	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false,
-		set_max_vm_rate},
+		set_max_vm_frames, "limits"},
+	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,
+		"limits"},
 	{"max-vm-burst", "N", "as --max-burst, of a VM (default: twice that)", false,
-		set_max_vm_burst},
+		set_max_vm_burst, "limits"},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
@@ -282,10 +363,11 @@ static void settle_limits(struct host_options *options)
 static int check(struct host_options *options)
 {
 	settle_limits(options);
-	bool is_child = options->program.session_fd >= 0 || options->device_fd >= 0;
+	bool listens = options->program.session_fd < 0 && options->device_fd < 0 &&
+		!options->explain_policy;
 	bool has_ports =
 		options->vsock_ports.n_from_guest > 0 || options->vsock_ports.n_to_guest > 0;
-	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && !is_child) {
+	if (options->listen_text == NULL && getenv("LISTEN_FDS") == NULL && listens) {
 		return options_wrong(&usage, "--listen is missing (see --help)");
 	}
 	if (options->listen.kind != TRANSPORT_VHOST_USER &&
@@ -302,18 +384,88 @@ static int check(struct host_options *options)
 	return OPTIONS_STATUS_RUN;
 }
 
-int host_options_parse(struct host_options *options, int argc, char *argv[])
+bool host_options_vm_name(const struct host_options *options, char name[HOST_VM_NAME_SIZE])
 {
-	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
-	char **command;
+	const char *source = options->vm_name != NULL ? options->vm_name : options->policy_path;
+	if (source == NULL) {
+		return false;
+	}
+	const char *slash = strrchr(source, '/');
+	snprintf(name, HOST_VM_NAME_SIZE, "%s", slash != NULL ? slash + 1 : source);
+	char *dot = strrchr(name, '.');
+	if (options->vm_name == NULL && dot != NULL && dot > name) {
+		*dot = '\0';
+	}
+	return name[0] != '\0';
+}
+
+bool host_options_check(const struct host_options *options, char *error, size_t error_len)
+{
+	struct denied_request denied[POLICY_MAX_REQUESTS];
+	return policy_resolve_requests(
+		&options->policy, options->policy_path, denied, error, error_len);
+}
+
+static bool read_policy(struct host_options *options, char *text, char *error, size_t error_len)
+{
+	struct policy_file file = {
+		.path = options->policy_path,
+		.specs = specs,
+		.options = options,
+		.line = &options->policy.line,
+	};
+	return policy_file_read(&file, text, error, error_len);
+}
+
+static void init(struct host_options *options)
+{
 	*options = (struct host_options){
 		.limits = default_limits,
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);
+}
+
+static int read_command_line(struct host_options *options, int argc, char *argv[])
+{
+	char **command;
 	int status = options_parse(&usage, argc, argv, options, &command);
 	if (status == OPTIONS_STATUS_RUN) {
 		status = program_options_settle(&usage, &options->program);
 	}
+	return status;
+}
+
+int host_options_parse(struct host_options *options, int argc, char *argv[])
+{
+	static_assert(offsetof(struct host_options, program) == 0, "what the shared rows set");
+	init(options);
+	int status = read_command_line(options, argc, argv);
 	return status == OPTIONS_STATUS_RUN ? check(options) : status;
+}
+
+bool host_options_apply(struct host_options *options, int argc, char *argv[], char *text,
+	char *error, size_t error_len)
+{
+	struct host_options *fresh = malloc(sizeof(*fresh));
+	if (fresh == NULL) {
+		snprintf(error, error_len, "%s: out of memory", options->policy_path);
+		return false;
+	}
+	init(fresh);
+	fresh->policy_path = options->policy_path;
+	bool ok = read_policy(fresh, text, error, error_len);
+	if (ok && read_command_line(fresh, argc, argv) != OPTIONS_STATUS_RUN) {
+		snprintf(error, error_len, "%s: the command line does not go with it",
+			options->policy_path);
+		ok = false;
+	}
+	ok = ok && host_options_check(fresh, error, error_len);
+	if (ok) {
+		fresh->program.services = options->program.services;
+		fresh->guest_cid = options->guest_cid;
+		*options = *fresh;
+	}
+	free(fresh);
+	return ok;
 }

@@ -1,8 +1,12 @@
 #include "host-proxy/policy.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "relay/denied.h"
+#include "wire/schema.h"
 
 #define NAME_MAX_LENGTH 128
 
@@ -120,54 +124,33 @@ static const char *parse_version(const char *text, uint32_t *version)
 	return NULL;
 }
 
-static const char *parse_rule(const char *text, struct policy_rule *rule)
+static size_t name_length(const char *text)
 {
 	size_t length = 0;
 	while (isalnum((unsigned char)text[length]) || text[length] == '_') {
 		length++;
 	}
-	if (length == 0 || length > NAME_MAX_LENGTH ||
-		(text[length] != '\0' && text[length] != ':')) {
+	return length;
+}
+
+static bool ends_name(char c, char end)
+{
+	return c == '\0' || c == end;
+}
+
+static const char *parse_rule(const char *text, struct policy_rule *rule)
+{
+	size_t length = name_length(text);
+	if (length == 0 || length > NAME_MAX_LENGTH || !ends_name(text[length], ':')) {
 		return "not the name of an interface";
 	}
 	*rule = (struct policy_rule){.interface = text, .length = length, .version = UINT32_MAX};
 	return text[length] == ':' ? parse_version(text + length + 1, &rule->version) : NULL;
 }
 
-static const char *add_rule(struct policy_rule *rules, size_t *n, const struct policy_rule *rule)
-{
-	if (*n == POLICY_MAX_RULES) {
-		return "too many rules";
-	}
-	rules[(*n)++] = *rule;
-	return NULL;
-}
-
-const char *policy_allow(struct policy *policy, const char *text)
-{
-	if (strcmp(text, "*") == 0) {
-		policy->allows_all = true;
-		return NULL;
-	}
-	struct policy_rule rule;
-	const char *wrong = parse_rule(text, &rule);
-	return wrong != NULL ? wrong : add_rule(policy->allowed, &policy->n_allowed, &rule);
-}
-
-const char *policy_deny(struct policy *policy, const char *text)
-{
-	struct policy_rule rule;
-	const char *wrong = parse_rule(text, &rule);
-	if (wrong == NULL && rule.version != UINT32_MAX) {
-		wrong = "a version can only be allowed (--allow G:V)";
-	}
-	return wrong != NULL ? wrong : add_rule(policy->denied, &policy->n_denied, &rule);
-}
-
 static const struct policy_rule *find_rule(
-	const struct policy_rule *rules, size_t n, const char *interface)
+	const struct policy_rule *rules, size_t n, const char *interface, size_t length)
 {
-	size_t length = strlen(interface);
 	for (size_t i = n; i > 0; i--) { // the last one given
 		const struct policy_rule *rule = &rules[i - 1];
 		if (rule->length == length && memcmp(rule->interface, interface, length) == 0) {
@@ -177,16 +160,162 @@ static const struct policy_rule *find_rule(
 	return NULL;
 }
 
+static const char *add_rule(
+	const struct policy *policy, struct policy_rule *rules, size_t *n, struct policy_rule *rule)
+{
+	rule->line = policy->line;
+	if (rule->line != 0 && find_rule(rules, *n, rule->interface, rule->length) != NULL) {
+		return "there is a rule about it already";
+	}
+	if (*n == POLICY_MAX_RULES) {
+		return "too many rules";
+	}
+	rules[(*n)++] = *rule;
+	return NULL;
+}
+
+const char *policy_allow(struct policy *policy, const char *text)
+{
+	struct policy_rule rule = {.interface = text, .length = 1, .version = UINT32_MAX};
+	const char *wrong = strcmp(text, "*") == 0 ? NULL : parse_rule(text, &rule);
+	return wrong != NULL ? wrong : add_rule(policy, policy->allowed, &policy->n_allowed, &rule);
+}
+
+const char *policy_deny(struct policy *policy, const char *text)
+{
+	struct policy_rule rule;
+	const char *wrong = parse_rule(text, &rule);
+	if (wrong == NULL && rule.version != UINT32_MAX) {
+		wrong = "a version can only be allowed (allow G:V)";
+	}
+	return wrong != NULL ? wrong : add_rule(policy, policy->denied, &policy->n_denied, &rule);
+}
+
+static bool has_request(const struct policy *policy, const char *name)
+{
+	for (size_t i = 0; i < policy->n_requests; i++) {
+		if (strcmp(policy->requests[i].name, name) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static const char *add_request(struct policy *policy, const char *text, bool ignored)
+{
+	size_t length = name_length(text);
+	if (length == 0 || length > NAME_MAX_LENGTH || text[length] != '.' ||
+		name_length(text + length + 1) == 0 ||
+		text[length + 1 + name_length(text + length + 1)] != '\0') {
+		return "must be INTERFACE.REQUEST";
+	}
+	if (policy->line != 0 && has_request(policy, text)) {
+		return "there is a rule about it already";
+	}
+	if (policy->n_requests == POLICY_MAX_REQUESTS) {
+		return "too many rules";
+	}
+	policy->requests[policy->n_requests++] = (struct policy_request){
+		.name = text,
+		.length = length,
+		.ignored = ignored,
+		.line = policy->line,
+	};
+	return NULL;
+}
+
+const char *policy_deny_request(struct policy *policy, const char *request)
+{
+	return add_request(policy, request, false);
+}
+
+const char *policy_ignore_request(struct policy *policy, const char *request)
+{
+	return add_request(policy, request, true);
+}
+
+struct policy_verdict policy_judge(
+	const struct policy *policy, const char *interface, uint32_t version)
+{
+	size_t length = strlen(interface);
+	struct policy_verdict verdict = {.version = version, .reason = POLICY_DENIED};
+	verdict.rule = find_rule(policy->denied, policy->n_denied, interface, length);
+	if (verdict.rule != NULL) {
+		verdict.version = 0;
+		return verdict;
+	}
+	verdict.reason = POLICY_ALLOWED;
+	verdict.rule = find_rule(policy->allowed, policy->n_allowed, interface, length);
+	if (verdict.rule == NULL) {
+		verdict.rule = find_rule(policy->allowed, policy->n_allowed, "*", 1);
+	}
+	if (verdict.rule != NULL) {
+		verdict.version = version < verdict.rule->version ? version : verdict.rule->version;
+		return verdict;
+	}
+	bool privileged = policy_is_privileged(interface);
+	verdict.reason = privileged ? POLICY_PRIVILEGED : POLICY_ORDINARY;
+	verdict.version = privileged ? 0 : version;
+	return verdict;
+}
+
 uint32_t policy_offer(void *data, const char *interface, uint32_t version)
 {
-	const struct policy *policy = data;
-	if (find_rule(policy->denied, policy->n_denied, interface) != NULL) {
-		return 0;
+	return policy_judge(data, interface, version).version;
+}
+
+static const struct wire_op *find_op(const struct wire_interface *interface, const char *request)
+{
+	const struct wire_ops *ops = &interface->ops[WIRE_REQUEST];
+	for (size_t i = 0; i < ops->count; i++) {
+		if (strcmp(ops->ops[i].name, request) == 0) {
+			return &ops->ops[i];
+		}
 	}
-	const struct policy_rule *allowed =
-		find_rule(policy->allowed, policy->n_allowed, interface);
-	if (allowed != NULL) {
-		return version < allowed->version ? version : allowed->version;
+	return NULL;
+}
+
+static const char *resolve(const struct policy_request *request, struct denied_request *denied)
+{
+	char name[NAME_MAX_LENGTH + 1];
+	memcpy(name, request->name, request->length);
+	name[request->length] = '\0';
+	const struct wire_interface *interface = wire_schema_find(name);
+	if (interface == NULL) {
+		return "no such interface is known";
 	}
-	return policy->allows_all || !policy_is_privileged(interface) ? version : 0;
+	const struct wire_op *op = find_op(interface, request->name + request->length + 1);
+	if (op == NULL) {
+		return "the interface has no such request";
+	}
+	if (request->ignored && (op->makes_object || op->is_destructor || op->n_fds > 0)) {
+		return "makes or ends an object or passes an fd: it can only be denied";
+	}
+	*denied = (struct denied_request){.op = op, .ignored = request->ignored};
+	return NULL;
+}
+
+static void describe(const struct policy_request *request, const char *path, const char *wrong,
+	char *error, size_t error_len)
+{
+	const char *key = request->ignored ? "ignore-request" : "deny-request";
+	if (request->line == 0) {
+		snprintf(error, error_len, "--%s %s: %s", key, request->name, wrong);
+	} else {
+		snprintf(error, error_len, "%s:%u: %s = %s: %s", path, request->line, key,
+			request->name, wrong);
+	}
+}
+
+bool policy_resolve_requests(const struct policy *policy, const char *path,
+	struct denied_request *denied, char *error, size_t error_len)
+{
+	for (size_t i = 0; i < policy->n_requests; i++) {
+		const char *wrong = resolve(&policy->requests[i], &denied[i]);
+		if (wrong != NULL) {
+			describe(&policy->requests[i], path, wrong, error, error_len);
+			return false;
+		}
+	}
+	return true;
 }

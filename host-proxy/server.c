@@ -1,5 +1,6 @@
 #include "host-proxy/server.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -8,7 +9,11 @@
 
 #include "base/log.h"
 #include "base/notify.h"
+#include "host-proxy/compositor.h"
+#include "host-proxy/handout.h"
 #include "host-proxy/options.h"
+#include "host-proxy/policy_file.h"
+#include "host-proxy/security_context.h"
 #include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
@@ -17,6 +22,18 @@
 struct listening {
 	int fd;
 	bool ours; // not the service manager's
+};
+
+struct serving {
+	struct host_options *options;
+	int argc;
+	char **argv;
+	struct event_base *base;
+	struct server *server;
+	const struct service *wayland; // NULL: there is no compositor
+	struct compositor_id asked;    // whether it has security contexts
+	char *policy_text;             // options point into it; NULL: no policy file
+	struct handout handout;
 };
 
 static bool open_listener(struct listening *listening, const struct host_options *options)
@@ -46,18 +63,6 @@ static bool open_listener(struct listening *listening, const struct host_options
 	return listening->fd >= 0;
 }
 
-// A compositor may start later, but most often it is a mistake.
-static void probe(const struct service *wayland)
-{
-	int fd = transport_connect(&wayland->address);
-	if (fd < 0) {
-		log_warn("cannot connect to the compositor at %s yet: %s", wayland->address.path,
-			strerror(-fd));
-		return;
-	}
-	close(fd);
-}
-
 // A rule about an interface that nobody knows is a slip of the pen, which may be a dangerous one.
 static void check_rules(const char *option, const struct policy_rule *rules, size_t n)
 {
@@ -66,9 +71,104 @@ static void check_rules(const char *option, const struct policy_rule *rules, siz
 		size_t len = rules[i].length < sizeof(name) ? rules[i].length : sizeof(name) - 1;
 		memcpy(name, rules[i].interface, len);
 		name[len] = '\0';
-		if (wire_schema_find(name) == NULL) {
+		if (strcmp(name, "*") != 0 && wire_schema_find(name) == NULL) {
 			log_warn("%s %s: no such interface is known", option, name);
 		}
+	}
+}
+
+static bool hand_out(struct serving *serving)
+{
+	int fd = handout_store(&serving->handout);
+	if (fd < 0) {
+		log_error("cannot hand anything out to sessions: %s", strerror(-fd));
+		return false;
+	}
+	server_attach(serving->server, fd);
+	return true;
+}
+
+// Asks, once for all sessions, whether the compositor has security contexts.
+static void ask_compositor(struct serving *serving)
+{
+	const struct transport *address = &serving->wayland->address;
+	compositor_identify(address, &serving->asked);
+	int fd = transport_connect(address);
+	if (fd < 0) {
+		log_warn("cannot connect to the compositor at %s yet: %s", address->path,
+			strerror(-fd));
+		return;
+	}
+	int answer = security_context_probe(fd);
+	if (answer == -EOPNOTSUPP) {
+		serving->handout.without_contexts = serving->asked;
+		log_info("the compositor at %s has no security contexts", address->path);
+	} else if (answer < 0) {
+		log_warn("the compositor at %s does not tell its globals: %s", address->path,
+			strerror(-answer));
+	}
+}
+
+// A compositor may start later, or again.
+static void handle_prepare(void *data)
+{
+	struct serving *serving = data;
+	struct compositor_id id;
+	if (serving->wayland != NULL && compositor_identify(&serving->wayland->address, &id) &&
+		!compositor_id_equal(&id, &serving->asked)) {
+		ask_compositor(serving);
+		hand_out(serving);
+	}
+}
+
+// Makes the options go by the text, which is taken, also on failure: then all is as before.
+static bool use_policy(struct serving *serving, char *text)
+{
+	struct host_options *options = serving->options;
+	char error[512] = "out of memory";
+	char *copy = strdup(text); // reading changes it
+	if (copy == NULL ||
+		!host_options_apply(
+			options, serving->argc, serving->argv, copy, error, sizeof(error))) {
+		log_error("%s", error);
+		free(copy);
+		free(text);
+		return false;
+	}
+	free(serving->policy_text);
+	free(serving->handout.policy);
+	serving->policy_text = copy;
+	serving->handout.policy = text;
+	return true;
+}
+
+// True also if there is none.
+static bool load_policy(struct serving *serving)
+{
+	const struct host_options *options = serving->options;
+	char error[512];
+	if (options->policy_path != NULL) {
+		char *text = policy_file_load(options->policy_path, error, sizeof(error));
+		if (text == NULL) {
+			log_error("%s", error);
+			return false;
+		}
+		if (!use_policy(serving, text)) {
+			return false;
+		}
+	}
+	check_rules("allow", options->policy.allowed, options->policy.n_allowed);
+	check_rules("deny", options->policy.denied, options->policy.n_denied);
+	return true;
+}
+
+static void handle_reload(void *data)
+{
+	struct serving *serving = data;
+	if (load_policy(serving) && hand_out(serving)) {
+		log_info("new sessions go by what %s says now", serving->options->policy_path);
+	} else {
+		log_error("new sessions go by the old policy");
 	}
 }
 
@@ -81,78 +181,92 @@ static void refuse(int fd, uint32_t service, const char *text)
 // Nobody who is turned away is told more than that.
 static bool admit(void *data, int fd, struct worker_peer *peer)
 {
-	const struct host_options *options = data;
-	bool ok = admission_check(&options->admission, fd, peer);
+	const struct serving *serving = data;
+	bool ok = admission_check(&serving->options->admission, fd, peer);
 	if (!ok) {
 		handshake_refuse(fd, CHANNEL_REFUSE_AUTHENTICATION, "not allowed to connect");
 	}
 	return ok;
 }
 
-static int serve(int listen_fd, struct event_base *base, const struct host_options *options,
-	char *const argv[])
+static struct server *create_server(struct serving *serving, int listen_fd)
 {
-	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
+	const struct host_options *options = serving->options;
 	const struct server_listener listener = {.fd = listen_fd};
 	const struct server_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
-		.argv = argv,
-		.base = base,
+		.argv = serving->argv,
+		.base = serving->base,
 		.listeners = &listener,
-		.n_listeners = vhost_user ? 0 : 1,
+		.n_listeners = options->listen.kind == TRANSPORT_VHOST_USER ? 0 : 1,
+		.reload = options->policy_path != NULL ? handle_reload : NULL,
+		.prepare = handle_prepare,
 		.vms = &options->vms,
 		.refuse = refuse,
 		.admit = admit,
-		.data = (void *)options,
+		.data = serving,
 	};
-	struct server *server = server_create(&config);
+	return server_create(&config);
+}
+
+static int serve(struct serving *serving, int listen_fd)
+{
+	const struct host_options *options = serving->options;
+	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
 	struct vmm *vmm = NULL;
 	int status = EXIT_FAILURE;
-	if (server == NULL) {
-		if (vhost_user) {
-			close(listen_fd);
-		}
-		return status;
+	serving->server = create_server(serving, listen_fd);
+	bool ready = serving->server != NULL && hand_out(serving);
+	if (vhost_user && ready) {
+		vmm = vmm_create(serving->base, options, serving->argv, serving->server, listen_fd);
+		ready = vmm != NULL;
+	} else if (vhost_user) {
+		close(listen_fd);
 	}
-	if (vhost_user) {
-		vmm = vmm_create(base, options, argv, server, listen_fd);
+	if (ready) {
+		server_announce(serving->server);
+		status = server_run(serving->server);
 	}
-	if (vmm != NULL || !vhost_user) {
-		server_announce(server);
-		status = server_run(server);
-	}
-	server_destroy(server); // what sessions say last goes through the device
+	server_destroy(serving->server); // what sessions say last goes through the device
 	vmm_destroy(vmm);
 	return status;
 }
 
-int host_server_run(const struct host_options *options, char *const argv[])
+static int listen_and_serve(struct serving *serving)
 {
-	const struct services *services = &options->program.services;
-	const struct service *wayland = services_find(services, SERVICE_WAYLAND);
-	// Who names other services only may have no compositor, and need not.
-	bool wanted = options->compositor != NULL || services->count == 1;
 	struct listening listening;
 	int status = EXIT_FAILURE;
-	check_rules("--allow", options->policy.allowed, options->policy.n_allowed);
-	check_rules("--deny", options->policy.denied, options->policy.n_denied);
-	if (wayland != NULL && wanted) {
-		probe(wayland);
-	}
-	if (!open_listener(&listening, options)) {
+	if (!open_listener(&listening, serving->options)) {
 		return status;
 	}
-	struct event_base *base = event_base_new();
-	if (base == NULL) {
+	if (serving->wayland != NULL) {
+		ask_compositor(serving);
+	}
+	serving->base = event_base_new();
+	if (serving->base == NULL) {
 		log_error("cannot create an event loop");
 		close(listening.fd);
 	} else {
-		status = serve(listening.fd, base, options, argv);
-		event_base_free(base);
+		status = serve(serving, listening.fd);
+		event_base_free(serving->base);
 	}
 	if (listening.ours) {
-		transport_unlink(&options->listen);
+		transport_unlink(&serving->options->listen);
 	}
+	return status;
+}
+
+int host_server_run(struct host_options *options, int argc, char *argv[])
+{
+	const struct services *services = &options->program.services;
+	struct serving serving = {.options = options, .argc = argc, .argv = argv};
+	// Who names other services only may have no compositor, and need not.
+	if (options->compositor != NULL || services->count == 1) {
+		serving.wayland = services_find(services, SERVICE_WAYLAND);
+	}
+	int status = load_policy(&serving) ? listen_and_serve(&serving) : EXIT_FAILURE;
+	free(serving.policy_text);
+	free(serving.handout.policy);
 	return status;
 }

@@ -4,6 +4,7 @@
 struct host_options;
 
 // The parent process, from the listening socket to the end of the last session; its exit status.
-int host_server_run(const struct host_options *options, char *const argv[]);
+// argv has been parsed into options already; it is parsed once more on top of a policy file.
+int host_server_run(struct host_options *options, int argc, char *argv[]);
 
 #endif

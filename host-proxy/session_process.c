@@ -1,6 +1,8 @@
 #include "host-proxy/session_process.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,9 +11,12 @@
 #include "channel/input.h"
 #include "channel/transport.h"
 #include "host-proxy/borrower.h"
+#include "host-proxy/handout.h"
 #include "host-proxy/options.h"
+#include "host-proxy/security_context.h"
 #include "program/records.h"
 #include "program/worker.h"
+#include "relay/denied.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
 #include "relay/token.h"
@@ -20,8 +25,14 @@
 #define PROOF_TIMEOUT_MS 10000
 
 struct preparation {
-	const struct host_options *options;
+	struct host_options *options;
+	int argc;
+	char **argv;
+	struct handout handout; // options point into its text
+	bool has_policy;
+	struct denied_request denied[POLICY_MAX_REQUESTS];
 	struct channel_input *input;
+	int context_fd; // is open as long as the compositor is to know the context; or -1
 	struct handshake_hello hello; // the session borrows its contents
 };
 
@@ -94,6 +105,64 @@ static int connect_service(int channel_fd, const struct service *service)
 	return fd;
 }
 
+static void refuse_context(int channel_fd, const struct service *compositor, int error)
+{
+	char text[384];
+	if (error == -EOPNOTSUPP) {
+		snprintf(text, sizeof(text),
+			"the compositor at %s has no security contexts, which the host requires",
+			compositor->address.path);
+	} else {
+		snprintf(text, sizeof(text),
+			"cannot make a security context of the compositor at %s: %s",
+			compositor->address.path, strerror(-error));
+	}
+	refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
+}
+
+// If it is not known, it takes a connection to find out.
+static bool may_have_contexts(
+	const struct preparation *preparation, const struct service *compositor)
+{
+	struct compositor_id id;
+	switch (preparation->options->security_context) {
+	case SECURITY_CONTEXT_NEVER:
+		return false;
+	case SECURITY_CONTEXT_REQUIRE:
+		return true;
+	case SECURITY_CONTEXT_AUTO:
+		break;
+	}
+	return !compositor_identify(&compositor->address, &id) ||
+		!compositor_id_equal(&id, &preparation->handout.without_contexts);
+}
+
+// The same, within a security context where there is to be one.
+static int connect_compositor(
+	struct preparation *preparation, int channel_fd, const struct service *compositor)
+{
+	const struct host_options *options = preparation->options;
+	char name[HOST_VM_NAME_SIZE], instance[16];
+	const struct security_context context = {
+		.app_id = host_options_vm_name(options, name) ? name : NULL,
+		.instance_id = instance,
+	};
+	snprintf(instance, sizeof(instance), "%d", (int)getpid());
+	bool ask = may_have_contexts(preparation, compositor); // this one, not a later one
+	int fd = connect_service(channel_fd, compositor);
+	if (fd < 0 || !ask) {
+		return fd;
+	}
+	fd = security_context_connect(&context, fd, &preparation->context_fd);
+	if (fd == -EOPNOTSUPP && options->security_context == SECURITY_CONTEXT_AUTO) {
+		return connect_service(channel_fd, compositor);
+	}
+	if (fd < 0) {
+		refuse_context(channel_fd, compositor, fd);
+	}
+	return fd;
+}
+
 static void fill_session(const struct preparation *preparation, const struct service *service,
 	struct session_options *session)
 {
@@ -101,6 +170,8 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	session->service = service_is_wayland(service) ? NULL : service->name;
 	session->peer_contents = preparation->hello.contents;
 	session->n_peer_contents = preparation->hello.n_contents;
+	session->denied = preparation->denied;
+	session->n_denied = options->policy.n_requests;
 	session->app_id_prefix = options->app_id_prefix;
 	session->title_prefix = options->title_prefix;
 }
@@ -116,11 +187,47 @@ static void log_connection(int channel_fd, const struct worker_peer *peer)
 	log_info("connection from %s", name);
 }
 
+static bool apply_policy(struct preparation *preparation)
+{
+	struct host_options *options = preparation->options;
+	char error[512] = "the policy file has not been read";
+	bool ok = options->policy_path == NULL;
+	if (preparation->handout.policy != NULL) {
+		ok = host_options_apply(options, preparation->argc, preparation->argv,
+			preparation->handout.policy, error, sizeof(error));
+	}
+	ok = ok &&
+		policy_resolve_requests(&options->policy, options->policy_path, preparation->denied,
+			error, sizeof(error));
+	if (!ok) {
+		log_error("%s", error);
+	}
+	return ok;
+}
+
+// Takes fd.
+static void handle_attached(void *data, int fd)
+{
+	struct preparation *preparation = data;
+	int error = handout_load(&preparation->handout, fd);
+	close(fd);
+	if (error < 0) {
+		log_error("cannot read what the parent has handed out: %s", strerror(-error));
+		return;
+	}
+	// The parent has done so with the same text: there is nothing to go wrong but memory.
+	preparation->has_policy = apply_policy(preparation);
+}
+
 // A connection to the service that the guest wants; -1: the guest has been told why there is none.
 static int open_service(
 	struct preparation *preparation, int channel_fd, struct session_options *session)
 {
 	const struct services *services = &preparation->options->program.services;
+	if (!preparation->has_policy) {
+		refuse(channel_fd, CHANNEL_REFUSE_BUSY, "the host cannot read its policy");
+		return -1;
+	}
 	if (!read_hello(preparation->input, &preparation->hello) ||
 		!authenticate(preparation, channel_fd)) {
 		return -1;
@@ -131,7 +238,8 @@ static int open_service(
 		return -1;
 	}
 	fill_session(preparation, service, session);
-	return connect_service(channel_fd, service);
+	return service_is_wayland(service) ? connect_compositor(preparation, channel_fd, service)
+					   : connect_service(channel_fd, service);
 }
 
 // Our own vsock device lends what it has of the guest's bytes.
@@ -182,20 +290,28 @@ static bool prepare(
 static uint32_t offer_global(void *data, const char *interface, uint32_t version)
 {
 	const struct preparation *preparation = data;
-	return policy_offer((void *)&preparation->options->policy, interface, version);
+	return policy_offer(&preparation->options->policy, interface, version);
 }
 
-int host_session_run(struct host_options *options)
+int host_session_run(struct host_options *options, int argc, char *argv[])
 {
-	struct preparation preparation = {.options = options};
+	struct preparation preparation = {
+		.options = options, .argc = argc, .argv = argv, .context_fd = -1};
 	const struct worker_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
 		.exports = WIRE_EVENT,
 		.limits = &options->limits,
+		.ignores_hangup = options->policy_path != NULL,
+		.attached = handle_attached,
 		.prepare = prepare,
 		.offer_global = offer_global,
 		.data = &preparation,
 	};
-	return worker_run(&config);
+	int status = worker_run(&config);
+	if (preparation.context_fd >= 0) {
+		close(preparation.context_fd);
+	}
+	free(preparation.handout.policy);
+	return status;
 }

@@ -3,7 +3,8 @@
 
 struct host_options;
 
-// A process that serves one client of a guest; its exit status.
-int host_session_run(struct host_options *options);
+// A process that serves one client of a guest; its exit status. argv has been parsed into options
+// already; it is parsed once more on top of a policy file.
+int host_session_run(struct host_options *options, int argc, char *argv[]);
 
 #endif

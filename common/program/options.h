@@ -27,6 +27,8 @@ struct option_spec {
 	bool repeatable;
 	// NULL, or in one static phrase what is wrong with the value, which is kept by reference.
 	const char *(*set)(void *options, const char *value);
+	// Of the policy file, if there the option is a key by the same name; NULL: it is none.
+	const char *section;
 };
 
 struct options_usage {
@@ -81,7 +83,7 @@ const char *program_set_session_fd(void *options, const char *value);
 	{"protocol", "FILE.xml", "add the interfaces of a protocol file", true, \
 		program_set_protocol}, \
 	{"max-sessions", "N", "clients at a time (default 256)", false, \
-		program_set_max_sessions}, \
+		program_set_max_sessions, "limits"}, \
 	{"shm-mode", "MODE", "memory that both sides write: refuse, snapshot or diff", false, \
 		program_set_shm_mode}, \
 	{"on-unsupported", "WHAT", "an fd that cannot cross: close, drop or devnull", false, \

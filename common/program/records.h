@@ -20,12 +20,13 @@ enum record_type {
 	RECORD_DENIED,
 };
 
-// To the worker. Fds: the connection, the VM's page, then n_contents files.
+// To the worker. Fds: the connection, what the parent has attached, the VM's page, then n_contents files.
 struct record_session {
 	uint32_t type;
 	uint32_t number;
 	uint32_t service; // server_listener.service
 	struct worker_peer peer;
+	uint32_t attached; // 1 or 0 fds
 	uint32_t
 		of_vm; // 1: the fd of its VM's page comes, too, and slot is the session's place there
 	uint32_t slot;

@@ -23,7 +23,7 @@
 #include "relay/token.h"
 
 #define GRACE_MS 2000
-#define SIGNALS  3
+#define SIGNALS  4
 
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
@@ -53,6 +53,7 @@ struct server {
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
+	int attached_fd;      // for each session; -1: none
 	struct stats totals;  // of the sessions that have ended
 	unsigned int numbers; // of sessions, given out so far
 	int status;
@@ -99,6 +100,12 @@ static bool prepare_record(const struct server *server, const struct seat *seat,
 		.of_vm = seat->vm != NULL,
 		.slot = (uint32_t)seat->slot,
 	};
+	if (server->attached_fd >= 0) {
+		if (!push_copy(fds, server->attached_fd)) {
+			return false;
+		}
+		record->attached = 1;
+	}
 	if (seat->vm != NULL && !push_copy(fds, vm_page(seat->vm))) {
 		return false;
 	}
@@ -188,6 +195,9 @@ static void turn_away(struct server *server, uint32_t service, const char *text,
 static void start_session(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
+	if (server->config.prepare != NULL) {
+		server->config.prepare(server->config.data);
+	}
 	struct seat *seat = seat_create(server, service, peer);
 	if (seat == NULL) {
 		turn_away(server, service,
@@ -335,6 +345,14 @@ static void handle_stats_signal(evutil_socket_t signal, short what, void *data)
 	workers_signal(server->workers, SIGUSR1);
 }
 
+static void handle_reload_signal(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	const struct server *server = data;
+	server->config.reload(server->config.data);
+}
+
 static void handle_deadline(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
@@ -349,7 +367,11 @@ static bool add_signals(struct server *server)
 	server->signals[0] = evsignal_new(base, SIGTERM, handle_stop_signal, server);
 	server->signals[1] = evsignal_new(base, SIGINT, handle_stop_signal, server);
 	server->signals[2] = evsignal_new(base, SIGUSR1, handle_stats_signal, server);
-	for (size_t i = 0; i < SIGNALS; i++) {
+	size_t n = 3;
+	if (server->config.reload != NULL) {
+		server->signals[n++] = evsignal_new(base, SIGHUP, handle_reload_signal, server);
+	}
+	for (size_t i = 0; i < n; i++) {
 		if (server->signals[i] == NULL || event_add(server->signals[i], NULL) < 0) {
 			return false;
 		}
@@ -398,6 +420,7 @@ struct server *server_create(const struct server_config *config)
 		return NULL;
 	}
 	server->config = *config;
+	server->attached_fd = -1;
 	if (!check_token(config->options)) {
 		close_listeners(config);
 		free(server);
@@ -455,6 +478,9 @@ void server_destroy(struct server *server)
 	}
 	vms_destroy(server->vms);
 	content_store_finish(&server->contents);
+	if (server->attached_fd >= 0) {
+		close(server->attached_fd);
+	}
 	free(server);
 }
 
@@ -466,6 +492,14 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 		return;
 	}
 	admit(server, 0, *peer, fd);
+}
+
+void server_attach(struct server *server, int fd)
+{
+	if (server->attached_fd >= 0) {
+		close(server->attached_fd);
+	}
+	server->attached_fd = fd;
 }
 
 void server_announce(const struct server *server)

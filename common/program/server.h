@@ -38,6 +38,8 @@ struct server_config {
 	const struct vms_options *vms; // of sessions by their VM; NULL: they are of none. Copied
 	bool keeps_contents;           // sessions get the files that earlier ones stored
 	bool waits_for_finish;         // --oneshot is over with server_finish, not before
+	void (*reload)(void *data);    // SIGHUP; NULL: it ends the program
+	void (*prepare)(void *data);   // a session is about to begin; may be NULL
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);
 	// Whether a connection may have a session; fills in who it is from, where that is known. fd is
@@ -53,6 +55,9 @@ void server_destroy(struct server *server); // ends its sessions; NULL is fine
 // Starts a session for a connection that came by another way than a listener, unless there are too
 // many or the server is finishing. Takes fd.
 void server_connected(struct server *server, int fd, const struct worker_peer *peer);
+
+// Gives a copy of fd to each session that begins from now on, in place of the one before. Takes fd.
+void server_attach(struct server *server, int fd);
 
 // Tells everybody who wants to know that we are listening.
 void server_announce(const struct server *server);

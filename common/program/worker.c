@@ -35,6 +35,7 @@ struct worker {
 	struct content_store contents;
 	unsigned int number;
 	uint32_t service;
+	int attached_fd; // -1: none, or handed over
 	struct worker_peer peer;
 	struct budget budget;
 	bool ended;
@@ -105,7 +106,7 @@ static void block_signals(int how)
 
 static bool worker_init(struct worker *worker, const struct worker_config *config)
 {
-	*worker = (struct worker){.config = config};
+	*worker = (struct worker){.config = config, .attached_fd = -1};
 	content_store_init(&worker->contents);
 	worker->base = event_base_new();
 	if (worker->base == NULL || event_base_priority_init(worker->base, PRIORITIES) < 0) {
@@ -146,10 +147,10 @@ static bool is_assigned(const struct worker *worker)
 static bool is_record(
 	const struct worker *worker, const struct record_session *record, const struct fdlist *fds)
 {
-	return record->type == RECORD_SESSION && record->of_vm <= 1 &&
+	return record->type == RECORD_SESSION && record->of_vm <= 1 && record->attached <= 1 &&
 		record->service <= worker->config->options->services.count &&
 		record->n_contents <= CONTENT_STORE_MAX &&
-		fds->count == record->n_contents + record->of_vm + 1;
+		fds->count == 1 + record->attached + record->of_vm + record->n_contents;
 }
 
 // The connection, or -1.
@@ -160,6 +161,7 @@ static int take_record(
 	worker->service = record->service;
 	worker->peer = record->peer;
 	int fd = fdlist_take(fds);
+	worker->attached_fd = record->attached > 0 ? fdlist_take(fds) : -1;
 	if (record->of_vm && !budget_join(&worker->budget, fdlist_take(fds), record->slot)) {
 		log_errno("session %u: cannot map its VM's budget", record->number);
 		close(fd);
@@ -193,10 +195,25 @@ static int receive_session(struct worker *worker, int *status)
 	return fd;
 }
 
+static void hand_over_attached(struct worker *worker)
+{
+	int fd = worker->attached_fd;
+	worker->attached_fd = -1;
+	if (fd < 0) {
+		return;
+	}
+	if (worker->config->attached != NULL) {
+		worker->config->attached(worker->config->data, fd);
+	} else {
+		close(fd);
+	}
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
 	const struct worker_config *config = worker->config;
+	hand_over_attached(worker);
 	const struct services *services = &config->options->services;
 	worker->budget.limits = *config->limits;
 	struct session_options options = {
@@ -267,6 +284,9 @@ int worker_run(const struct worker_config *config)
 	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
+	if (config->ignores_hangup) {
+		signal(SIGHUP, SIG_IGN);
+	}
 	if (!worker_init(&worker, config)) {
 		log_error("cannot create an event loop");
 		worker_finish(&worker);

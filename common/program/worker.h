@@ -26,6 +26,10 @@ struct worker_config {
 	enum wire_direction exports;           // of the sessions
 	const struct budget_limits *limits;    // of a session; borrowed
 	bool keeps_contents;                   // what the session stores is reported
+	bool ignores_hangup;                   // SIGHUP means something to the parent alone
+	// What server_attach was given when the session began; takes fd. Called before prepare; may
+	// be NULL.
+	void (*attached)(void *data, int fd);
 	// Makes of a connection what the session needs: local_fd, channel_fd and what else
 	// the program decides. session->service is that of the listener. Takes fd. False: no session is to be; why has been logged, and the
 	// peer told.

@@ -75,3 +75,15 @@ bool crossing_possible(const struct wire_interface *interface)
 	}
 	return true;
 }
+
+enum crossing crossing_of_global(const char *name, uint32_t *version)
+{
+	const struct wire_interface *interface = wire_schema_find(name);
+	if (interface == NULL) {
+		return CROSSING_UNKNOWN;
+	}
+	if (*version > interface->version) {
+		*version = interface->version;
+	}
+	return crossing_possible(interface) ? CROSSING_POSSIBLE : CROSSING_IMPOSSIBLE;
+}

@@ -25,17 +25,15 @@ static struct registry_global *find(struct wayland *wayland, uint32_t name)
 /* The version to tell the client, 0 for a global that stays hidden. */
 static uint32_t offered_version(struct wayland *wayland, const char *name, uint32_t version)
 {
-	const struct wire_interface *interface = wire_schema_find(name);
-	if (interface == NULL) {
+	switch (crossing_of_global(name, &version)) {
+	case CROSSING_UNKNOWN:
 		log_info("hides %s: no protocol file describes it (--protocol)", name);
 		return 0;
-	}
-	if (!crossing_possible(interface)) {
+	case CROSSING_IMPOSSIBLE:
 		log_debug("hides %s: its fds cannot cross", name);
 		return 0;
-	}
-	if (version > interface->version) {
-		version = interface->version;
+	case CROSSING_POSSIBLE:
+		break;
 	}
 	if (wayland->options.offer_global == NULL) {
 		return version;

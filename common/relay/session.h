@@ -12,6 +12,7 @@
 
 struct budget;
 struct channel_input;
+struct denied_request;
 struct event_base;
 struct session;
 
@@ -40,6 +41,9 @@ struct session_options {
 
 	// The version to offer a global at, at most version; 0 hides it. NULL offers all that can cross.
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
+	// Requests that go no further. Of two about the same one, the later counts. Borrowed.
+	const struct denied_request *denied;
+	size_t n_denied;
 	const char *app_id_prefix; // for xdg_toplevel.set_app_id; NULL or borrowed
 	const char *title_prefix;
 

@@ -188,6 +188,12 @@ static wayland_hook_func hook_of(const struct wire_op *op, bool exporting)
 	return exporting ? hook->on_export : hook->on_import;
 }
 
+static wayland_hook_func import_hook(const struct wayland *wayland, const struct wire_op *op)
+{
+	wayland_hook_func denied = denied_find(wayland, op);
+	return denied != NULL ? denied : hook_of(op, false);
+}
+
 static bool decode(struct wayland_call *call, const struct wire_header *header, uint8_t *data)
 {
 	const char *wrong = wire_message_decode(&call->message, header, data, call->message.op);
@@ -563,7 +569,7 @@ static bool import_message(struct wayland *wayland, struct wayland_call *call,
 	struct wl_array replacement;
 	wl_array_init(&replacement);
 	call->replacement = &replacement;
-	enum wayland_verdict verdict = run_hook(call, hook_of(call->message.op, false));
+	enum wayland_verdict verdict = run_hook(call, import_hook(wayland, call->message.op));
 	bool ok = verdict != WAYLAND_FAIL && forward_import(wayland, call, verdict, run);
 	wl_array_release(&replacement);
 	if (ok) {
@@ -581,7 +587,7 @@ static bool import_one(struct wayland *wayland, uint8_t *data, const struct wire
 		return false;
 	}
 	const struct wire_op *op = call.message.op;
-	if (is_plain(op, hook_of(op, false)) && wayland->options.trace == NULL &&
+	if (is_plain(op, import_hook(wayland, op)) && wayland->options.trace == NULL &&
 		header->size == op->fixed_size) {
 		wayland->messages[direction]++;
 		run->end = data + header->size;

@@ -13,6 +13,7 @@
 
 struct channel;
 struct channel_frame;
+struct denied_request;
 struct fdrefs;
 struct wayland_hook;
 struct wire_socket;
@@ -42,6 +43,8 @@ struct wayland_options {
 	// See struct session_options; may be NULL.
 	uint32_t (*offer_global)(void *policy_data, const char *interface, uint32_t version);
 	void *policy_data;
+	const struct denied_request *denied; // of requests that are imported
+	size_t n_denied;
 	const char *app_id_prefix, *title_prefix; // or NULL
 	FILE *trace;                              // or NULL
 	// The session cannot go on. code is a wl_display.error one.

@@ -193,6 +193,8 @@ static struct peer *create(const struct peer_context *context)
 		.clock = context->clock,
 		.offer_global = options->offer_global,
 		.policy_data = options->data,
+		.denied = options->denied,
+		.n_denied = options->n_denied,
 		.app_id_prefix = options->app_id_prefix,
 		.title_prefix = options->title_prefix,
 		.trace = options->trace,

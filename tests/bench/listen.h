@@ -7,8 +7,11 @@
 // it does not fit.
 struct sockaddr_un listen_address(const char *display);
 
-// A listening socket, non-blocking and CLOEXEC, in place of whatever socket was there. Ends the
-// program on failure.
-int listen_on(const char *display);
+// A listening socket, non-blocking and CLOEXEC: of a display, in place of whatever socket was
+// there, or at "vsock:PORT". Ends the program on failure.
+int listen_on(const char *address);
+
+// A connection, blocking and CLOEXEC, to a display or "vsock:CID:PORT". Ends the program on failure.
+int connect_to(const char *address);
 
 #endif

@@ -35,6 +35,23 @@ WORKLOADS = (
     Workload("memory", ("memory", "1920x1080"), "mib", 1, "MiB"),
 )
 
+# In a virtual machine. plain: without the proxies, the service's own socket is one of AF_VSOCK.
+MachineWorkload = collections.namedtuple("MachineWorkload", "name args key scale unit plain timeout",
+                                         defaults=(False, 60))
+
+MACHINE_WORKLOADS = (
+    MachineWorkload("rtt", ("--seconds", "3", "rtt"), "p50_us", 1, "µs"),
+    MachineWorkload("stream-to-host", ("--count", "32", "opaque-stream-to-service"), "mib_per_s", 1,
+                    "MiB/s"),
+    MachineWorkload("stream-to-guest", ("--count", "32", "opaque-stream-from-service"),
+                    "mib_per_s", 1, "MiB/s"),
+    MachineWorkload("socket-rtt", ("--seconds", "3", "opaque-rtt"), "p50_us", 1, "µs", True),
+    MachineWorkload("socket-to-host", ("--count", "32", "opaque-stream-to-service"), "mib_per_s", 1,
+                    "MiB/s", True),
+    MachineWorkload("socket-to-guest", ("--count", "32", "opaque-stream-from-service"),
+                    "mib_per_s", 1, "MiB/s", True),
+)
+
 # beyond: the contender whose figure of the same repetition is subtracted.
 Figure = collections.namedtuple("Figure", "workload contender key beyond",
                                 defaults=("value", None))
@@ -75,6 +92,13 @@ TARGETS = (
     Target("memory beyond the pools per client, MiB",
            Figure("memory", "fdferry"), None, "<", 6),
 )
+
+
+def machine_targets(other):
+    """Of the contender vhost-user, against the kernel's vsock of that name."""
+    return [Target(f"{workload.name}, against {other}", Figure(workload.name, "vhost-user"),
+                   Figure(workload.name, other), *(("<=", 1) if workload.unit == "µs" else (">=", 2)))
+            for workload in MACHINE_WORKLOADS]
 
 
 class Samples:
@@ -142,6 +166,14 @@ def print_figures(samples, workloads, names):
         if workload.name != "memory":
             rows.append([workload.name, "µs"] + [
                 cell(samples, Figure(workload.name, name, "cpu_us")) for name in names])
+    print_rows(rows)
+
+
+def print_machine(samples, names):
+    rows = [["workload", "unit", *names]]
+    for workload in MACHINE_WORKLOADS:
+        rows.append([workload.name, workload.unit]
+                    + [cell(samples, Figure(workload.name, name)) for name in names])
     print_rows(rows)
 
 

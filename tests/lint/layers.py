@@ -18,7 +18,8 @@ LAYERS = {
     "relay": ("base", "wire", "channel", "fdpass", "protocol/channel"),
     "program": ("base", "wire", "channel", "fdpass", "relay", "protocol/channel"),
 }
-LAYERS["guest-proxy"] = LAYERS["host-proxy"] = (*LAYERS["program"], "program")
+LAYERS["guest-proxy"] = (*LAYERS["program"], "program")
+LAYERS["host-proxy"] = (*LAYERS["guest-proxy"], "protocol/wayland")  # it is a client, too
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)

@@ -114,6 +114,8 @@ static void create_host(struct pair *pair, struct event_base *base,
 	host.peer_contents = pair->hello.contents;
 	host.n_peer_contents = pair->hello.n_contents;
 	host.offer_global = options->offer_global;
+	host.denied = options->denied;
+	host.n_denied = options->n_denied;
 	host.app_id_prefix = options->app_id_prefix;
 	host.title_prefix = options->title_prefix;
 	host.data = &pair->host;

@@ -10,6 +10,7 @@
 #include "relay/handshake.h"
 
 struct channel_input;
+struct denied_request;
 struct event_base;
 struct session;
 
@@ -27,6 +28,8 @@ struct pair_options {
 	bool no_guest;                               // the test plays the guest
 	struct content_store *contents;              // the guest's; told to the host
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
+	const struct denied_request *denied; // of the host
+	size_t n_denied;
 	const char *app_id_prefix, *title_prefix;
 	uint64_t max_memory; // 0: plenty, as below
 	uint32_t max_objects;

@@ -1,102 +1,57 @@
-"""fdferry-host is the machine's vsock device: sway and the services here, their clients there."""
+"""A compositor and services are here, their clients in a machine, whose vsock device is fdferry-host
+or the kernel."""
 
 import contextlib
 import hashlib
 import os
-import queue
 import random
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 
-from compositors import Sway
-from machine import Machine
+from compositors import Sway, Weston
+from guest import CONNECT, SECONDS, Guest
+from kernel import Missing
 from processes import Failure, Process, find_program, wait_until
+from surroundings import patient
+from vsock_device import VhostUser
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FILES = os.path.join(os.path.dirname(HERE), "clients", "files")
 NEEDS = {"sway": "sway", "swaybg": "swaybg", "grim": "grim", "foot": "foot", "wtype": "wtype",
          "wl-copy": "wl-clipboard", "wl-paste": "wl-clipboard", "wayland-info": "wayland-utils"}
-MODULES = ("vmw_vsock_virtio_transport",)
-SECONDS = 150  # that one step of a machine may take on a busy host
 TYPED = "Grüße an die Maschine: zażółć, 12 € & (you)?"
 TYPE = "application/octet-stream"
 MOJO_CASES = ("bootstrap", "round-trip", "regions")
-CONNECT = "vsock:2:7000"
 
 
-def missing(build):
-    """None, or why this part cannot run."""
-    host = os.path.join(build, "host-proxy", "fdferry-host")
-    usage = subprocess.run([host, "--help"], capture_output=True, text=True, check=True).stdout
-    if "vhost-user" not in usage:
-        return "this fdferry-host is no vsock device (--listen vhost-user:PATH)"
+def check_programs():
     for program, package in NEEDS.items():
         if not find_program(program):
-            return f"{program} is not installed (package {package})"
-    return None
+            raise Missing(f"{program} is not installed (package {package})")
 
 
-class Guest(contextlib.ExitStack):
-    """A machine that runs one command behind its fdferry-guest."""
+def behind_guest(build, command, options=()):
+    """The command, run by fdferry-guest."""
+    guest = os.path.join(build, "guest-proxy", "fdferry-guest")
+    return [guest, "--connect", CONNECT, *options, "--", *command]
 
-    def __init__(self, build, socket, command, options=()):
-        super().__init__()
-        guest = os.path.join(build, "guest-proxy", "fdferry-guest")
-        self.machine = self.enter_context(Machine(
-            [guest, "--connect", CONNECT, *options, "--", *command], MODULES, shared_memory=True,
-            options=["-chardev", f"socket,id=vsock,path={socket}",
-                     "-device", "vhost-user-vsock-pci,chardev=vsock"]))
-        self.said = []
-        self.lines = queue.SimpleQueue()
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
 
-    def read(self):
-        try:
-            for line in self.machine.lines(2 * SECONDS):
-                self.lines.put(line)
-        except (TimeoutError, OSError):
-            pass
-        self.lines.put(None)
-
-    def wait_for(self, word):
-        """What follows "word: " in the next line that begins so."""
-        while True:
-            try:
-                line = self.lines.get(timeout=SECONDS)
-            except queue.Empty:
-                raise Failure(f"the machine does not say «{word}» but {self.said}") from None
-            if line is None:
-                raise Failure("\n".join([f"the machine ends without «{word}» and said {self.said}",
-                                         *self.machine.last_words()]))
-            if line.startswith(f"{word}: "):
-                return line.removeprefix(f"{word}: ")
-            self.said.append(line)
-
-    def status(self):
-        self.reader.join(SECONDS)
-        return self.machine.status()
-
-    def kill(self):
-        self.machine.qemu.send_signal(signal.SIGKILL)
-        self.machine.qemu.wait()
-        self.reader.join()
+def terminal(typed, *options):
+    """A command: shows a text until a line is typed, which goes to a file."""
+    return ["foot", f"--config={FILES}/foot.ini", *options, "sh", f"{FILES}/prompt", typed]
 
 
 class Desk:
-    """sway, and fdferry-host before it."""
+    """A compositor, and fdferry-host before it."""
 
-    def __init__(self, build, directory):
-        self.build, self.directory = build, directory
+    def __init__(self, build, directory, device, compositor):
+        self.build, self.directory, self.device = build, directory, device
         self.processes = []
         self.environment = {"PATH": os.environ["PATH"], "HOME": directory, "LANG": "C.UTF-8",
                             "XDG_RUNTIME_DIR": directory, "SHELL": "/bin/sh"}
-        self.sway = Sway(directory, (640, 480), self.environment)
-        self.environment["WAYLAND_DISPLAY"] = self.sway.display
-        self.socket = self.path("vsock.sock")
+        self.screen = compositor(directory, (640, 480), self.environment)
+        self.environment["WAYLAND_DISPLAY"] = self.screen.display
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -109,13 +64,14 @@ class Desk:
     def start_host(self):
         program = os.path.join(self.build, "host-proxy", "fdferry-host")
         self.host = self.start(
-            "fdferry-host", program, "--listen", f"vhost-user:{self.socket}", "--print-ready",
-            "--compositor", self.sway.display, "--service", f"mojo=unix:{self.path('mojo')}",
+            "fdferry-host", program, "--listen", self.device.listen, "--print-ready",
+            "--compositor", self.screen.display, "--service", f"mojo=unix:{self.path('mojo')}",
             "--log-level", "info")
         wait_until("fdferry-host is ready", lambda: "READY" in self.host.output())
 
     def run(self, *command):
-        return subprocess.run(command, env=self.environment, cwd=self.directory, timeout=SECONDS,
+        return subprocess.run(command, env=self.environment, cwd=self.directory,
+                              timeout=patient(SECONDS),
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, check=False).stdout
 
@@ -125,14 +81,27 @@ class Desk:
 
         def found():
             nonlocal last
-            before, last = last, self.sway.shot()
+            before, last = last, self.screen.shot()
             return last if before and last == before and condition(last) else None
-        return wait_until(what, found, deadline=SECONDS, pause=0.3)
+        return wait_until(what, found, deadline=SECONDS, pause=patient(0.3))
+
+    def picture_of(self, command):
+        client = self.start(command[0], *command)
+        picture = self.wait_for_picture("a window", lambda shot: shot != self.screen.empty)
+        client.stop()
+        return picture
+
+    def wait_for_the_same(self, picture, guest):
+        try:
+            self.wait_for_picture("the same picture", lambda shot: shot == picture)
+        except Failure as failure:
+            raise Failure(f"{failure}: {self.screen.shot().difference(picture)}\n"
+                          + "\n".join(guest.machine.last_words())) from None
 
     def close(self):
         for process in reversed(self.processes):
             process.stop()
-        self.sway.stop()
+        self.screen.stop()
 
 
 class Trial:
@@ -143,10 +112,7 @@ class Trial:
         self.desk = desk
         self.guest = None  # the machine, once it runs
         desk.start("keyboard", "wtype", "-s", "100000000", "x")
-        direct = desk.start("foot", "foot", f"--config={FILES}/foot.ini", "sh", f"{FILES}/prompt",
-                            desk.path("typed"))
-        self.picture = desk.wait_for_picture("a terminal", lambda shot: shot != desk.sway.empty)
-        direct.stop()
+        self.picture = desk.picture_of(terminal(desk.path("typed")))
         self.payload = random.Random(1).randbytes(64 << 20)
         with open(desk.path("payload"), "wb") as file:
             file.write(self.payload)
@@ -156,11 +122,7 @@ class Trial:
                    "--listen", f"unix:{desk.path('mojo')}", "--accept", str(len(MOJO_CASES)))
 
     def a_terminal_in_the_machine_looks_as_one_here(self):
-        try:
-            self.desk.wait_for_picture("the same picture", lambda shot: shot == self.picture)
-        except Failure as failure:
-            raise Failure(f"{failure}: {self.desk.sway.shot().difference(self.picture)}\n"
-                          + "\n".join(self.guest.machine.last_words())) from None
+        self.desk.wait_for_the_same(self.picture, self.guest)
 
     def what_is_typed_here_arrives_there(self):
         # it stays, because the focus goes with the keyboard that was used last
@@ -202,36 +164,68 @@ class Trial:
 
     def a_machine_that_is_killed_leaves_nothing_behind(self):
         """The second one of this host, so a machine may come back, too."""
-        command = ["foot", f"--config={FILES}/foot.ini", "sh", f"{FILES}/prompt", "/run/typed"]
-        with Guest(self.desk.build, self.desk.socket, command) as guest:
+        with Guest(self.desk.device, behind_guest(
+                self.desk.build, terminal("/run/typed"))) as guest:
             self.desk.wait_for_picture("the terminal of another machine",
                                        lambda shot: shot == self.picture)
             guest.kill()
-            self.desk.wait_for_picture("an empty screen", lambda shot: shot == self.desk.sway.empty)
+            self.desk.wait_for_picture("an empty screen", lambda shot: shot == self.desk.screen.empty)
         self.desk.host.check_runs()
 
     def the_host_ends_when_it_is_told_to(self):
         status = self.desk.host.stop()
-        if status != 0 or os.path.exists(self.desk.socket):
+        path = self.desk.device.socket
+        if status != 0 or (path and os.path.exists(path)):
             raise Failure(f"status {status}: {self.desk.host.output()[-300:]}")
 
     last_tests = (a_machine_that_is_killed_leaves_nothing_behind, the_host_ends_when_it_is_told_to)
 
 
-def run_device(build, add):
-    """add(test, trial) calls the test, notes how it ended and returns whether that was well. The
-    first that fails is the last."""
-    directory = tempfile.mkdtemp(prefix="fdferry-device.")
-    os.chmod(directory, 0o711)  # sway runs as nobody where we are root
+class Window:
+    """What has to hold on a desk with nothing but a screen, and a picture of another such one."""
+
+    command = ["weston-image", f"{FILES}/card.png"]
+
+    def __init__(self, desk, picture):
+        self.desk, self.picture = desk, picture
+
+    def a_window_on_weston_looks_as_one_here(self):
+        command = behind_guest(self.desk.build, self.command)
+        with Guest(self.desk.device, command) as guest:
+            self.desk.wait_for_the_same(self.picture, guest)
+
+
+@contextlib.contextmanager
+def desk_of(build, device, compositor):
     with contextlib.ExitStack() as stack:
+        directory = tempfile.mkdtemp(prefix="fdferry-device.")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        desk = Desk(build, directory)
+        os.chmod(directory, 0o711)  # sway runs as nobody where we are root
+        desk = Desk(build, directory, device(directory), compositor)
         stack.callback(desk.close)
         desk.start_host()
+        yield desk
+
+
+def run(build, add, device=VhostUser):
+    """add(test, trial) calls the test, notes how it ended and returns whether that was well. The
+    first that fails is the last."""
+    device.check(build)
+    check_programs()
+    with desk_of(build, device, Sway) as desk:
         trial = Trial(desk)
         options = ["--display", "/run/user/wayland-9", "--service", "mojo=unix:/run/user/mojo"]
         command = [os.path.join(HERE, "desk"), FILES, build, "/run/user/mojo"]
-        with Guest(build, desk.socket, command, options) as trial.guest:
+        with Guest(desk.device, behind_guest(build, command, options)) as trial.guest:
             well = all(add(test, trial) for test in Trial.tests)
         if well:
             all(add(test, trial) for test in Trial.last_tests)
+
+
+def run_window(build, add, device=VhostUser):
+    """The same for a single window, on Weston."""
+    device.check(build)
+    with desk_of(build, device, Weston) as desk:
+        picture = desk.picture_of(Window.command)
+    with desk_of(build, device, Weston) as desk:  # which puts a first window where the other did
+        add(Window.a_window_on_weston_looks_as_one_here, Window(desk, picture))

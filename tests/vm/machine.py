@@ -1,7 +1,8 @@
 """A throw-away QEMU machine that runs one command in a copy of this machine's file system.
 
 Its root is this one's over read-only 9p, below a tmpfs that takes what it changes: programs built
-here run there, with the libraries that are here. The processor is emulated (TCG)."""
+here run there, with the libraries that are here. The processor is emulated (TCG), or within such a
+machine virtual (KVM)."""
 
 import gzip
 import os
@@ -20,6 +21,9 @@ BUSYBOX = "/bin/busybox"
 INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init")
 # What the root needs, in this order.
 ROOT_MODULES = ("9p", "9pnet_virtio", "overlay")
+ACCELERATORS = {"tcg": ("-accel", "tcg,thread=multi", "-cpu", "max"),
+                # of what an emulated processor has, less than max is sure to work one level deeper
+                "kvm": ("-accel", "kvm", "-cpu", "qemu64")}
 BOOT_OPTIONS = ("console=hvc0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
                 "random.trust_cpu=on cryptomgr.notests")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -55,9 +59,9 @@ class Machine:
     """Runs from __init__ on. Everything that it has ends with close()."""
 
     def __init__(self, command, modules=(), memory=2048, processors=1, shared_memory=False,
-                 environment=(), options=()):
+                 environment=(), options=(), accelerator="tcg"):
         """`memory` in MiB; `options` are QEMU's. With `shared_memory`, it is a memfd that
-        vhost-user devices are given."""
+        vhost-user devices are given. `accelerator` is one of ACCELERATORS."""
         qemu = emulator()
         self.directory = tempfile.mkdtemp(prefix="fdferry-vm.")
         self.rest = b""
@@ -67,8 +71,9 @@ class Machine:
                               job(command, {**ENVIRONMENT, **dict(environment)}))
             self.output, output = os.pipe()
             try:
-                self.start([qemu, *self.arguments(kernel, memory, processors, shared_memory),
-                            "-chardev", f"file,id=output,path=/dev/fd/{output}", *options], output)
+                self.start([qemu, *ACCELERATORS[accelerator],
+                            *self.arguments(kernel, memory, processors, shared_memory),
+                            "-chardev", f"file,id=output,path=/proc/self/fd/{output}", *options], output)
             finally:
                 os.close(output)
         except BaseException:
@@ -99,7 +104,6 @@ class Machine:
         arguments = [
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", "q35" + (",memory-backend=memory" if shared_memory else ""),
-            "-accel", "tcg,thread=multi", "-cpu", "max",
             "-smp", str(processors), "-m", str(memory),
             "-kernel", kernel.image, "-initrd", self.path("initrd"), "-append", BOOT_OPTIONS,
             "-device", "virtio-serial-pci", "-device", "virtio-rng-pci",

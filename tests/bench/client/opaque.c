@@ -28,12 +28,7 @@ static int connect_service(void)
 	if (path == NULL) {
 		errx(2, "BENCH_SERVICE is not set");
 	}
-	struct sockaddr_un address = listen_address(path);
-	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (sock < 0 || connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		err(1, "%s", address.sun_path);
-	}
-	return sock;
+	return connect_to(path);
 }
 
 static void ask(int sock, struct opaque_message *message, const struct passed_fds *passed)

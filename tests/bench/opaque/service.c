@@ -97,7 +97,7 @@ static void accept_client(int listener)
 int main(int argc, char *argv[])
 {
 	if (argc != 2 || argv[1][0] == '-') {
-		fprintf(stderr, "usage: bench-service PATH\n");
+		fprintf(stderr, "usage: bench-service PATH|vsock:PORT\n");
 		return 2;
 	}
 	int listener = listen_on(argv[1]);

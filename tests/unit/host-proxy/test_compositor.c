@@ -2,8 +2,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -93,6 +95,46 @@ static void a_path_has_to_fit(void **state)
 
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, fd_count_teardown)
 
+static int listen_at(const struct transport *address)
+{
+	int fd = transport_listen(address);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void a_socket_at_the_same_path_is_another_one(void **state)
+{
+	(void)state;
+	char dir[] = "/tmp/fdferry-compositor-XXXXXX";
+	struct transport address = {.kind = TRANSPORT_UNIX};
+	struct compositor_id first, again, second;
+	assert_non_null(mkdtemp(dir));
+	snprintf(address.path, sizeof(address.path), "%s/socket", dir);
+	assert_false(compositor_identify(&address, &first));
+	int fd = listen_at(&address);
+	assert_true(compositor_identify(&address, &first));
+	assert_true(compositor_identify(&address, &again));
+	assert_true(compositor_id_equal(&first, &again));
+	close(fd);
+	transport_unlink(&address);
+	fd = listen_at(&address);
+	assert_true(compositor_identify(&address, &second));
+	// Times of files may have steps of some milliseconds, inodes may be used again at once.
+	for (int i = 0; i < 10000 && compositor_id_equal(&first, &second); i++) {
+		close(fd);
+		transport_unlink(&address);
+		usleep(1000);
+		fd = listen_at(&address);
+		assert_true(compositor_identify(&address, &second));
+	}
+	assert_false(compositor_id_equal(&first, &second));
+	const struct compositor_id none = {0};
+	assert_false(compositor_id_equal(&second, &none));
+	close(fd);
+	transport_unlink(&address);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -102,6 +144,7 @@ int main(void)
 		test(an_absolute_path_needs_no_runtime_dir),
 		test(a_name_needs_a_runtime_dir),
 		test(a_path_has_to_fit),
+		test(a_socket_at_the_same_path_is_another_one),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

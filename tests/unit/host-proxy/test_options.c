@@ -9,6 +9,7 @@
 
 #include "host-proxy/options.h"
 #include "tests/support/fd_count.h"
+#include "wire/schema.h"
 
 #define LISTEN "--listen", "unix:/run/channel"
 
@@ -161,6 +162,55 @@ static void memory_has_units(void **state)
 	assert_int_equal(options.limits.most[BUDGET_MEMORY], UINT64_C(5) << 30);
 }
 
+static void a_policy_has_a_file_and_the_machine_its_name(void **state)
+{
+	(void)state;
+	struct host_options options;
+	char name[HOST_VM_NAME_SIZE];
+	assert_int_equal(parse(&options, LISTEN), OPTIONS_STATUS_RUN);
+	assert_false(host_options_vm_name(&options, name));
+	assert_int_equal(options.security_context, SECURITY_CONTEXT_AUTO);
+	assert_int_equal(parse(&options, LISTEN, "--policy", "/etc/vm/work.old.policy",
+				 "--require-security-context"),
+		OPTIONS_STATUS_RUN);
+	assert_string_equal(options.policy_path, "/etc/vm/work.old.policy");
+	assert_int_equal(options.security_context, SECURITY_CONTEXT_REQUIRE);
+	assert_true(host_options_vm_name(&options, name));
+	assert_string_equal(name, "work.old");
+	assert_int_equal(parse(&options, LISTEN, "--policy", "play"), OPTIONS_STATUS_RUN);
+	assert_true(host_options_vm_name(&options, name));
+	assert_string_equal(name, "play");
+	assert_int_equal(parse(&options, LISTEN, "--policy", "play.policy", "--vm-name", "vm.2"),
+		OPTIONS_STATUS_RUN);
+	assert_true(host_options_vm_name(&options, name));
+	assert_string_equal(name, "vm.2");
+}
+
+static void requests_can_be_denied(void **state)
+{
+	(void)state;
+	struct host_options options;
+	char error[256];
+	assert_int_equal(parse(&options, LISTEN, "--deny-request", "xdg_toplevel.set_fullscreen",
+				 "--ignore-request", "xdg_toplevel.set_maximized"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.policy.n_requests, 2);
+	assert_true(host_options_check(&options, error, sizeof(error)));
+	assert_int_equal(
+		parse(&options, LISTEN, "--deny-request", "wl_shm.none"), OPTIONS_STATUS_RUN);
+	assert_false(host_options_check(&options, error, sizeof(error)));
+	assert_string_equal(error, "--deny-request wl_shm.none: the interface has no such request");
+	wire_schema_finish();
+}
+
+static void an_explanation_needs_no_listener(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, "--explain-policy"), OPTIONS_STATUS_RUN);
+	assert_true(options.explain_policy);
+}
+
 static void the_service_wayland_is_the_compositor(void **state)
 {
 	(void)state;
@@ -215,6 +265,12 @@ static void wrong_usage_is_status_2(void **state)
 	assert_int_equal(parse(&options, LISTEN, "--allow", "x y"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--deny", "wl_shm:1"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--deny", "*"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--deny-request", "xdg_toplevel"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--ignore-request", ".x"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--policy", ""), 2);
+	assert_int_equal(parse(&options, LISTEN, "--policy", "a", "--policy", "b"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--vm-name", ""), 2);
+	assert_int_equal(parse(&options, LISTEN, "--vm-name", "a b"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--compositor", ""), 2);
 	assert_int_equal(parse(&options, LISTEN, "--service", "dbus"), 2);
 	assert_int_equal(parse(&options, LISTEN, "--service", "dbus=/run/bus"), 2);
@@ -245,6 +301,9 @@ int main(void)
 		fd_count_test(limits_of_a_vm_follow_from_those_of_a_session),
 		fd_count_test(every_limit_has_its_options),
 		fd_count_test(memory_has_units),
+		fd_count_test(a_policy_has_a_file_and_the_machine_its_name),
+		fd_count_test(requests_can_be_denied),
+		fd_count_test(an_explanation_needs_no_listener),
 		fd_count_test(the_service_wayland_is_the_compositor),
 		fd_count_test(other_services_are_kept),
 		fd_count_test(activation_makes_listen_superfluous),

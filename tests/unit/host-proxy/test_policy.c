@@ -3,11 +3,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
 #include "host-proxy/policy.h"
+#include "relay/denied.h"
 #include "tests/support/fd_count.h"
+#include "wire/schema.h"
 
 static void ordinary_globals_are_offered_as_they_are(void **state)
 {
@@ -170,6 +173,145 @@ static void too_many_rules_are_refused(void **state)
 	assert_non_null(policy_deny(&policy, "wl_seat"));
 }
 
+static void a_verdict_says_why(void **state)
+{
+	(void)state;
+	struct policy policy = {.line = 3};
+	assert_null(policy_allow(&policy, "wl_seat:5"));
+	policy.line = 4;
+	assert_null(policy_deny(&policy, "wl_output"));
+	struct policy_verdict verdict = policy_judge(&policy, "wl_seat", 9);
+	assert_int_equal(verdict.version, 5);
+	assert_int_equal(verdict.reason, POLICY_ALLOWED);
+	assert_int_equal(verdict.rule->line, 3);
+	verdict = policy_judge(&policy, "wl_output", 4);
+	assert_int_equal(verdict.version, 0);
+	assert_int_equal(verdict.reason, POLICY_DENIED);
+	assert_int_equal(verdict.rule->line, 4);
+	verdict = policy_judge(&policy, "wl_shm", 1);
+	assert_int_equal(verdict.version, 1);
+	assert_int_equal(verdict.reason, POLICY_ORDINARY);
+	assert_null(verdict.rule);
+	verdict = policy_judge(&policy, "zwlr_layer_shell_v1", 4);
+	assert_int_equal(verdict.version, 0);
+	assert_int_equal(verdict.reason, POLICY_PRIVILEGED);
+	policy.line = 0;
+	assert_null(policy_allow(&policy, "*"));
+	verdict = policy_judge(&policy, "zwlr_layer_shell_v1", 4);
+	assert_int_equal(verdict.version, 4);
+	assert_int_equal(verdict.reason, POLICY_ALLOWED);
+	assert_int_equal(verdict.rule->line, 0);
+}
+
+static void a_file_has_one_rule_for_each(void **state)
+{
+	(void)state;
+	struct policy policy = {.line = 1};
+	assert_null(policy_allow(&policy, "wl_seat:5"));
+	assert_null(policy_allow(&policy, "*"));
+	assert_null(policy_deny(&policy, "wl_seat"));
+	assert_null(policy_deny_request(&policy, "xdg_toplevel.set_fullscreen"));
+	policy.line = 2;
+	assert_non_null(policy_allow(&policy, "wl_seat"));
+	assert_non_null(policy_allow(&policy, "*"));
+	assert_non_null(policy_deny(&policy, "wl_seat"));
+	assert_non_null(policy_ignore_request(&policy, "xdg_toplevel.set_fullscreen"));
+	policy.line = 0; // the command line comes after the file
+	assert_null(policy_allow(&policy, "wl_seat:7"));
+	assert_null(policy_ignore_request(&policy, "xdg_toplevel.set_fullscreen"));
+}
+
+static void requests_are_found_in_the_schema(void **state)
+{
+	(void)state;
+	struct policy policy = {0};
+	struct denied_request denied[POLICY_MAX_REQUESTS];
+	char error[256];
+	assert_null(policy_deny_request(&policy, "xdg_toplevel.set_fullscreen"));
+	assert_null(policy_ignore_request(&policy, "xdg_toplevel.set_maximized"));
+	assert_true(policy_resolve_requests(&policy, NULL, denied, error, sizeof(error)));
+	assert_string_equal(denied[0].op->name, "set_fullscreen");
+	assert_false(denied[0].ignored);
+	assert_string_equal(denied[1].op->name, "set_maximized");
+	assert_true(denied[1].ignored);
+	wire_schema_finish();
+}
+
+static void expect_unresolved(const char *(*add)(struct policy *policy, const char *request),
+	const char *name, unsigned int line, const char *says)
+{
+	struct policy policy = {.line = line};
+	struct denied_request denied[POLICY_MAX_REQUESTS];
+	char error[256];
+	assert_null(add(&policy, name));
+	assert_false(policy_resolve_requests(&policy, "p", denied, error, sizeof(error)));
+	assert_string_equal(error, says);
+	wire_schema_finish();
+}
+
+static void a_request_that_is_not_there_is_an_error(void **state)
+{
+	(void)state;
+	expect_unresolved(policy_deny_request, "xdg_toplevel.set_fulscreen", 0,
+		"--deny-request xdg_toplevel.set_fulscreen: the interface has no such request");
+	expect_unresolved(policy_deny_request, "xdg_topevel.set_fullscreen", 7,
+		"p:7: deny-request = xdg_topevel.set_fullscreen: no such interface is known");
+	// an event
+	expect_unresolved(policy_ignore_request, "xdg_toplevel.configure", 0,
+		"--ignore-request xdg_toplevel.configure: the interface has no such request");
+}
+
+static void what_makes_ends_or_passes_cannot_be_ignored(void **state)
+{
+	(void)state;
+	static const char wrong[] =
+		"makes or ends an object or passes an fd: it can only be denied";
+	static const char *const names[] = {
+		"wl_compositor.create_surface",
+		"wl_surface.destroy",
+		"wl_data_offer.receive",
+		"wl_registry.bind",
+	};
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		char says[256];
+		snprintf(says, sizeof(says), "--ignore-request %s: %s", names[i], wrong);
+		expect_unresolved(policy_ignore_request, names[i], 0, says);
+		struct policy policy = {0};
+		struct denied_request denied[POLICY_MAX_REQUESTS];
+		char error[256];
+		assert_null(policy_deny_request(&policy, names[i]));
+		assert_true(policy_resolve_requests(&policy, NULL, denied, error, sizeof(error)));
+	}
+	wire_schema_finish();
+}
+
+static void what_is_no_request_is_refused(void **state)
+{
+	(void)state;
+	static const char *const wrong[] = {
+		"",
+		".",
+		"xdg_toplevel",
+		"xdg_toplevel.",
+		".set_fullscreen",
+		"xdg_toplevel.set_fullscreen.",
+		"xdg_toplevel.set fullscreen",
+		"xdg_toplevel:set_fullscreen",
+		"xdg_toplevel.*",
+		"*.set_fullscreen",
+	};
+	struct policy policy = {0};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_non_null(policy_deny_request(&policy, wrong[i]));
+		assert_non_null(policy_ignore_request(&policy, wrong[i]));
+	}
+	assert_int_equal(policy.n_requests, 0);
+	for (int i = 0; i < POLICY_MAX_REQUESTS; i++) {
+		assert_null(policy_deny_request(&policy, "wl_surface.commit"));
+	}
+	assert_non_null(policy_deny_request(&policy, "wl_surface.commit"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +323,12 @@ int main(void)
 		fd_count_test(a_cap_holds_although_all_are_allowed),
 		fd_count_test(what_is_no_rule_is_refused),
 		fd_count_test(too_many_rules_are_refused),
+		fd_count_test(a_verdict_says_why),
+		fd_count_test(a_file_has_one_rule_for_each),
+		fd_count_test(requests_are_found_in_the_schema),
+		fd_count_test(a_request_that_is_not_there_is_an_error),
+		fd_count_test(what_makes_ends_or_passes_cannot_be_ignored),
+		fd_count_test(what_is_no_request_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,11 +145,29 @@ static void every_known_interface_is_judged_by_all_that_it_can_make(void **state
 	wire_schema_finish();
 }
 
+static void a_global_is_judged_by_its_name_and_known_version(void **state)
+{
+	(void)state;
+	const struct wire_interface *seat = wire_schema_find("wl_seat");
+	uint32_t version = 1000;
+	assert_int_equal(crossing_of_global("wl_seat", &version), CROSSING_POSSIBLE);
+	assert_int_equal(version, seat->version);
+	version = 2;
+	assert_int_equal(crossing_of_global("wl_seat", &version), CROSSING_POSSIBLE);
+	assert_int_equal(version, 2);
+	assert_int_equal(crossing_of_global("no_such_interface", &version), CROSSING_UNKNOWN);
+	version = 1;
+	assert_int_equal(
+		crossing_of_global("wp_drm_lease_device_v1", &version), CROSSING_IMPOSSIBLE);
+	wire_schema_finish();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(globals_without_fds_or_with_fds_that_cross_are_possible),
 		fd_count_test(globals_whose_fds_cannot_cross_are_not),
+		fd_count_test(a_global_is_judged_by_its_name_and_known_version),
 		fd_count_test(every_known_interface_is_judged_by_all_that_it_can_make),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
