@@ -462,6 +462,7 @@ bool host_options_apply(struct host_options *options, int argc, char *argv[], ch
 	}
 	ok = ok && host_options_check(fresh, error, error_len);
 	if (ok) {
+		settle_limits(fresh);
 		fresh->program.services = options->program.services;
 		fresh->guest_cid = options->guest_cid;
 		*options = *fresh;
