@@ -178,6 +178,17 @@ static void refuse(int fd, uint32_t service, const char *text)
 	handshake_refuse(fd, CHANNEL_REFUSE_BUSY, text);
 }
 
+// Nobody who is turned away is told more than that.
+static bool admit(void *data, int fd, struct worker_peer *peer)
+{
+	const struct serving *serving = data;
+	bool ok = admission_check(&serving->options->admission, fd, peer);
+	if (!ok) {
+		handshake_refuse(fd, CHANNEL_REFUSE_AUTHENTICATION, "not allowed to connect");
+	}
+	return ok;
+}
+
 static struct server *create_server(struct serving *serving, int listen_fd)
 {
 	const struct host_options *options = serving->options;
@@ -192,7 +203,9 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 		.strict_sandbox = true,
 		.reload = options->policy_path != NULL ? handle_reload : NULL,
 		.prepare = handle_prepare,
+		.vms = &options->vms,
 		.refuse = refuse,
+		.admit = admit,
 		.data = serving,
 	};
 	return server_create(&config);

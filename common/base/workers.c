@@ -31,7 +31,8 @@ struct worker {
 	int fd;
 	struct event *readable;
 	int64_t started_ms;
-	bool busy; // has a session
+	bool busy;           // has a session
+	unsigned int number; // of its session; 0 if not busy
 };
 
 struct workers {
@@ -73,8 +74,8 @@ static bool read_records(struct worker *worker, unsigned int max)
 		fdlist_init(&fds);
 		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
 		if (n > 0) {
-			worker->workers->handler->record(
-				worker->workers->data, worker->pid, record, (size_t)n, &fds);
+			worker->workers->handler->record(worker->workers->data, worker->number,
+				worker->pid, record, (size_t)n, &fds);
 		}
 		fdlist_finish(&fds);
 		if (n <= 0) {
@@ -181,13 +182,14 @@ static void reap(struct worker *worker)
 	struct workers *workers = worker->workers;
 	read_records(worker, UINT32_MAX); // its last words
 	bool busy = worker->busy;
+	unsigned int number = worker->number;
 	pid_t pid = worker->pid;
 	if (!busy) {
 		spare_died(workers, worker);
 	}
 	worker_free(worker);
 	if (busy) {
-		workers->handler->gone(workers->data, pid, status);
+		workers->handler->gone(workers->data, number, pid, status);
 	}
 }
 
@@ -293,8 +295,8 @@ static struct worker *find_spare(struct workers *workers)
 	return NULL;
 }
 
-static int send_record(
-	struct worker *worker, const void *record, size_t len, const struct fdlist *fds)
+static int send_record(struct worker *worker, unsigned int number, const void *record, size_t len,
+	const struct fdlist *fds)
 {
 	struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
 	ssize_t n = scm_send(worker->fd, &iov, 1, fds, fds->count);
@@ -302,23 +304,26 @@ static int send_record(
 		return (int)n;
 	}
 	worker->busy = true;
+	worker->number = number;
 	return 0;
 }
 
-static int assign(struct workers *workers, const void *record, size_t len, const struct fdlist *fds)
+static int assign(struct workers *workers, unsigned int number, const void *record, size_t len,
+	const struct fdlist *fds)
 {
 	struct worker *spare = find_spare(workers);
-	if (spare != NULL && send_record(spare, record, len, fds) == 0) {
+	if (spare != NULL && send_record(spare, number, record, len, fds) == 0) {
 		return 0;
 	}
 	struct worker *worker = worker_start(workers);
-	return worker == NULL ? -errno : send_record(worker, record, len, fds);
+	return worker == NULL ? -errno : send_record(worker, number, record, len, fds);
 }
 
-int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds)
+int workers_assign(struct workers *workers, unsigned int number, const void *record, size_t len,
+	struct fdlist *fds)
 {
 	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_MAX);
-	int error = assign(workers, record, len, fds);
+	int error = assign(workers, number, record, len, fds);
 	if (error == 0) {
 		fdlist_drop(fds, fds->count); // sent
 	}

@@ -21,11 +21,13 @@ struct workers;
 
 #define WORKERS_RECORD_MAX 1024
 
+// number is what the worker's session was assigned with, 0 as long as it has none.
 struct workers_handler {
 	// A worker sent a record. fds are the handler's to take; the rest is closed.
-	void (*record)(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds);
+	void (*record)(void *data, unsigned int number, pid_t pid, const void *record, size_t len,
+		struct fdlist *fds);
 	// A worker that had been given a session is gone; status is waitpid's.
-	void (*gone)(void *data, pid_t pid, int status);
+	void (*gone)(void *data, unsigned int number, pid_t pid, int status);
 };
 
 // argv is the parent's own, borrowed for the life of the workers. NULL with errno on failure.
@@ -36,7 +38,8 @@ void workers_destroy(struct workers *workers, int grace_ms);
 
 // Gives a worker its session: the spare one, or one started now. 0, and all fds are taken; or
 // -errno, and they are still the caller's.
-int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds);
+int workers_assign(struct workers *workers, unsigned int number, const void *record, size_t len,
+	struct fdlist *fds);
 // Workers that have a session.
 size_t workers_busy(const struct workers *workers);
 void workers_signal(struct workers *workers, int signal); // to those that have a session

@@ -18,15 +18,19 @@ enum record_type {
 	RECORD_STORED,
 	RECORD_STATS,
 	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
+	RECORD_DENIED,
 };
 
-// To the worker. Fds: the connection, what the parent has attached, then n_contents files.
+// To the worker. Fds: the connection, what the parent has attached, the VM's page, then n_contents files.
 struct record_session {
 	uint32_t type;
 	uint32_t number;
 	uint32_t service; // server_listener.service
 	struct worker_peer peer;
 	uint32_t attached; // 1 or 0 fds
+	uint32_t
+		of_vm; // 1: the fd of its VM's page comes, too, and slot is the session's place there
+	uint32_t slot;
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };
@@ -35,6 +39,12 @@ struct record_session {
 struct record_stored {
 	uint32_t type;
 	struct content_hash hash;
+};
+
+// From the worker: who connected has not proved who it is.
+struct record_denied {
+	uint32_t type;
+	char text[124]; // with a NUL
 };
 
 // From the worker, once, at its end.

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <wayland-util.h>
 
 #include "base/acceptor.h"
 #include "base/log.h"
@@ -19,6 +20,8 @@
 #include "base/workers.h"
 #include "program/options.h"
 #include "program/records.h"
+#include "program/vms.h"
+#include "relay/token.h"
 
 #define GRACE_MS 2000
 #define SIGNALS  4
@@ -32,10 +35,22 @@ struct entrance {
 	uint32_t service;
 };
 
+// Of a session, as long as its process lives.
+struct seat {
+	struct wl_list link; // server.seats
+	unsigned int number;
+	uint32_t service;
+	struct worker_peer peer;
+	struct vm *vm; // NULL: none
+	size_t slot;
+};
+
 struct server {
 	struct server_config config;
 	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
+	struct wl_list seats; // seat.link
+	struct vms *vms;      // NULL: none
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -53,6 +68,9 @@ static void print_totals(const struct server *server)
 	char title[64];
 	snprintf(title, sizeof(title), "%s: sessions that have ended", server->config.program);
 	stats_print(stderr, title, &server->totals);
+	if (server->vms != NULL) {
+		vms_print(server->vms, stderr, server->config.program);
+	}
 }
 
 static void stop(struct server *server)
@@ -72,20 +90,25 @@ static bool push_copy(struct fdlist *fds, int fd)
 }
 
 // The record of a new session, with the files that it may use.
-static bool prepare_record(const struct server *server, uint32_t service,
-	const struct worker_peer *peer, struct record_session *record, struct fdlist *fds)
+static bool prepare_record(const struct server *server, const struct seat *seat,
+	struct record_session *record, struct fdlist *fds)
 {
 	*record = (struct record_session){
 		.type = RECORD_SESSION,
-		.number = server->numbers,
-		.service = service,
-		.peer = *peer,
+		.number = seat->number,
+		.service = seat->service,
+		.peer = seat->peer,
+		.of_vm = seat->vm != NULL,
+		.slot = (uint32_t)seat->slot,
 	};
 	if (server->attached_fd >= 0) {
 		if (!push_copy(fds, server->attached_fd)) {
 			return false;
 		}
 		record->attached = 1;
+	}
+	if (seat->vm != NULL && !push_copy(fds, vm_page(seat->vm))) {
+		return false;
 	}
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
@@ -97,27 +120,94 @@ static bool prepare_record(const struct server *server, uint32_t service,
 	return true;
 }
 
-// Takes fd.
-static void start_session(
-	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static void seat_destroy(struct seat *seat)
+{
+	if (seat->vm != NULL) {
+		vm_leave(seat->vm, seat->slot);
+	}
+	wl_list_remove(&seat->link);
+	free(seat);
+}
+
+// NULL with errno: EDQUOT if the VM has as many as it may.
+static struct seat *seat_create(
+	struct server *server, uint32_t service, const struct worker_peer *peer)
+{
+	struct seat *seat = calloc(1, sizeof(*seat));
+	if (seat == NULL) {
+		return NULL;
+	}
+	if (server->vms != NULL) {
+		seat->vm = vms_enter(server->vms, peer->cid, &seat->slot);
+		if (seat->vm == NULL) {
+			int saved = errno;
+			free(seat);
+			errno = saved;
+			return NULL;
+		}
+	}
+	seat->number = ++server->numbers;
+	seat->service = service;
+	seat->peer = *peer;
+	wl_list_insert(&server->seats, &seat->link);
+	return seat;
+}
+
+static struct seat *find_seat(struct server *server, unsigned int number)
+{
+	struct seat *seat;
+	wl_list_for_each (seat, &server->seats, link) {
+		if (seat->number == number) {
+			return seat;
+		}
+	}
+	return NULL;
+}
+
+// Takes fd. False: it has no process, which has been logged.
+static bool give_process(struct server *server, const struct seat *seat, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	server->numbers++;
+	bool ok = fdlist_push(&fds, fd) && prepare_record(server, seat, &record, &fds);
+	int error = ok
+		? workers_assign(server->workers, seat->number, &record, sizeof(record), &fds)
+		: 0;
+	if (error < 0) {
+		log_limited(LOG_ERROR, "session %u: cannot be started: %s", seat->number,
+			strerror(-error));
+		server->config.refuse(
+			*fdlist_peek(&fds), seat->service, "no process can be started for it");
+	}
+	fdlist_finish(&fds);
+	return ok && error == 0;
+}
+
+// Takes fd.
+static void turn_away(struct server *server, uint32_t service, const char *text, int fd)
+{
+	log_limited(LOG_WARN, "a connection was turned away: %s", text);
+	server->config.refuse(fd, service, text);
+	close(fd);
+}
+
+// Takes fd.
+static void start_session(
+	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+{
 	if (server->config.prepare != NULL) {
 		server->config.prepare(server->config.data);
 	}
-	if (fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds)) {
-		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
-		if (error < 0) {
-			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
-				strerror(-error));
-			server->config.refuse(
-				*fdlist_peek(&fds), service, "no process can be started for it");
-		}
+	struct seat *seat = seat_create(server, service, peer);
+	if (seat == NULL) {
+		turn_away(server, service,
+			errno == EDQUOT ? "over the VM's budget of sessions (--max-vm-sessions)"
+					: strerror(errno),
+			fd);
+	} else if (!give_process(server, seat, fd)) {
+		seat_destroy(seat);
 	}
-	fdlist_finish(&fds);
 }
 
 static void stop_accepting(struct server *server)
@@ -130,18 +220,20 @@ static void stop_accepting(struct server *server)
 }
 
 // Takes fd.
-static void admit(struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static void admit(struct server *server, uint32_t service, struct worker_peer peer, int fd)
 {
 	unsigned int max = server->config.options->max_sessions;
-	if (workers_busy(server->workers) >= max) {
-		char text[64];
-		snprintf(text, sizeof(text), "too many sessions (%u)", max);
-		log_limited(LOG_WARN, "a connection was turned away: %s", text);
-		server->config.refuse(fd, service, text);
+	if (server->config.admit != NULL && !server->config.admit(server->config.data, fd, &peer)) {
 		close(fd);
 		return;
 	}
-	start_session(server, service, peer, fd);
+	if (workers_busy(server->workers) >= max) {
+		char text[64];
+		snprintf(text, sizeof(text), "too many sessions (%u)", max);
+		turn_away(server, service, text, fd);
+		return;
+	}
+	start_session(server, service, &peer, fd);
 	if (server->config.options->oneshot) {
 		stop_accepting(server);
 		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
@@ -155,7 +247,7 @@ static void handle_connected(void *data, int fd)
 {
 	const struct entrance *entrance = data;
 	const struct worker_peer unknown = {0};
-	admit(entrance->server, entrance->service, &unknown, fd);
+	admit(entrance->server, entrance->service, unknown, fd);
 }
 
 static void keep_content(
@@ -171,7 +263,21 @@ static void keep_content(
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
 }
 
-static void handle_record(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
+static void log_denied(
+	struct server *server, unsigned int number, const struct record_denied *denied)
+{
+	const struct seat *seat = find_seat(server, number);
+	char from[64] = "a local program";
+	if (seat != NULL && seat->peer.cid != 0) {
+		snprintf(from, sizeof(from), "vsock cid %u port %u", seat->peer.cid,
+			seat->peer.port);
+	}
+	log_limited(LOG_WARN, "session %u: %s was turned away: %.*s", number, from,
+		(int)sizeof(denied->text) - 1, denied->text);
+}
+
+static void handle_record(void *data, unsigned int number, pid_t pid, const void *record,
+	size_t len, struct fdlist *fds)
 {
 	struct server *server = data;
 	uint32_t type = 0;
@@ -185,6 +291,8 @@ static void handle_record(void *data, pid_t pid, const void *record, size_t len,
 		stats_add(&server->totals, &part.stats);
 	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
 		sandbox_log_violation(pid, record);
+	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
+		log_denied(server, number, record);
 	} else {
 		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
 	}
@@ -199,10 +307,14 @@ static void log_crash(const struct server *server, pid_t pid, int signal)
 	log_error("session process %d crashed: SIG%s", (int)pid, name != NULL ? name : "?");
 }
 
-static void handle_gone(void *data, pid_t pid, int status)
+static void handle_gone(void *data, unsigned int number, pid_t pid, int status)
 {
 	struct server *server = data;
+	struct seat *seat = find_seat(server, number);
 	server->totals.sessions++;
+	if (seat != NULL) {
+		seat_destroy(seat);
+	}
 	if (WIFSIGNALED(status)) {
 		log_crash(server, pid, WTERMSIG(status));
 	}
@@ -302,6 +414,15 @@ static bool check_sandbox(const struct server_config *config)
 	return sandbox_check(config->strict_sandbox);
 }
 
+// Sessions read it again, so that it can be replaced.
+static bool check_token(const struct program_options *options)
+{
+	struct token token;
+	bool ok = program_options_token(options, &token);
+	token_wipe(&token);
+	return ok;
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
@@ -313,6 +434,12 @@ struct server *server_create(const struct server_config *config)
 	}
 	server->config = *config;
 	server->attached_fd = -1;
+	if (!check_token(config->options)) {
+		close_listeners(config);
+		free(server);
+		return NULL;
+	}
+	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
 	if (!check_sandbox(config)) {
 		server_destroy(server);
@@ -333,6 +460,12 @@ struct server *server_create(const struct server_config *config)
 	server->workers = workers_create(config->base, config->argv, &workers_handler, server);
 	if (server->workers == NULL) {
 		goto err_server;
+	}
+	if (config->vms != NULL) {
+		server->vms = vms_create(config->vms);
+		if (server->vms == NULL) {
+			goto err_server;
+		}
 	}
 	return server;
 
@@ -361,6 +494,7 @@ void server_destroy(struct server *server)
 	if (server->config.options->stats) {
 		print_totals(server);
 	}
+	vms_destroy(server->vms);
 	content_store_finish(&server->contents);
 	if (server->attached_fd >= 0) {
 		close(server->attached_fd);
@@ -375,7 +509,7 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 		close(fd);
 		return;
 	}
-	admit(server, 0, peer, fd);
+	admit(server, 0, *peer, fd);
 }
 
 void server_attach(struct server *server, int fd)

@@ -52,6 +52,8 @@ class Type(IntEnum):
     EVENT_ADD = 22
     MEM_WORDS = 23
     MEM_UNUSED = 24
+    CHALLENGE = 25
+    PROOF = 26
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
