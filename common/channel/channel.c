@@ -14,6 +14,7 @@
 #include "base/mapping.h"
 #include "base/scm.h"
 #include "channel/input.h"
+#include "channel/record.h"
 
 // The buffer holds one whole frame and what one read brings. While rows are read into their place,
 // only the tail of a read goes through it.
@@ -47,6 +48,7 @@ struct channel {
 	bool closing;      // shut down once out is empty
 	int error;         // of sending; out is of no more use
 
+	struct record *record; // NULL: not recorded
 	uint64_t bytes_sent, bytes_received;
 	bool dispatching, destroyed, over;
 };
@@ -288,6 +290,23 @@ static size_t room_ahead(const struct channel *channel)
 	return room < READ_SIZE ? room : READ_SIZE;
 }
 
+/* Bytes in pieces have crossed: into the counts, and the record. */
+static void note_received(struct channel *channel, const struct iovec *pieces, size_t len)
+{
+	channel->bytes_received += (uint64_t)len;
+	if (channel->record != NULL && len > 0) {
+		record_received(channel->record, pieces, len);
+	}
+}
+
+static void note_sent(struct channel *channel, const struct iovec *pieces, size_t len)
+{
+	channel->bytes_sent += (uint64_t)len;
+	if (channel->record != NULL && len > 0) {
+		record_sent(channel->record, pieces, len);
+	}
+}
+
 /* One read. The number of bytes wanted is given back, to tell a short read from a full one. */
 static ssize_t read_once(struct channel *channel, size_t *wanted)
 {
@@ -314,7 +333,7 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 	if (got < 0) {
 		return got;
 	}
-	channel->bytes_received += (uint64_t)got;
+	note_received(channel, iov, (size_t)got);
 	size_t to_rows = (size_t)got < in_rows ? (size_t)got : in_rows;
 	channel->rows_done += to_rows;
 	channel->in_end += (size_t)got - to_rows;
@@ -420,6 +439,11 @@ struct channel *channel_create_with_input(struct event_base *base, int fd,
 		return NULL;
 	}
 	return channel;
+}
+
+void channel_set_record(struct channel *channel, struct record *record)
+{
+	channel->record = record;
 }
 
 void channel_destroy(struct channel *channel)
@@ -612,6 +636,9 @@ static ssize_t send_page(struct channel *channel)
 		iov.iov_base = (void *)zeros;
 		sent = scm_send(channel->fd, &iov, 1, NULL, 0);
 	}
+	if (sent > 0) {
+		note_sent(channel, &iov, (size_t)sent);
+	}
 	return sent;
 }
 
@@ -632,6 +659,9 @@ static ssize_t send_some(struct channel *channel, bool *full)
 		return send_page(channel);
 	}
 	*full = sent >= 0 && (size_t)sent < len;
+	if (sent > 0) {
+		note_sent(channel, (const struct iovec *)pieces, (size_t)sent);
+	}
 	return sent;
 }
 
@@ -651,7 +681,6 @@ static void write_out(struct channel *channel)
 			fail_sending(channel, (int)sent);
 			return;
 		}
-		channel->bytes_sent += (uint64_t)sent;
 		evbuffer_drain(channel->out, (size_t)sent);
 		budget -= (size_t)sent < budget ? (size_t)sent : budget;
 	}
@@ -712,7 +741,7 @@ bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_
 		return true;
 	}
 	size_t taken = sent > 0 ? (size_t)sent : 0;
-	channel->bytes_sent += taken;
+	note_sent(channel, pieces, taken);
 	if (!check_pushed(channel, queue_rest(channel, pieces, n_pieces, taken))) {
 		return false;
 	}

@@ -10,6 +10,7 @@
 struct event_base;
 struct iovec;
 struct mapping;
+struct record;
 struct channel;
 struct channel_input;
 
@@ -58,6 +59,8 @@ struct channel *channel_create(
 // failure.
 struct channel *channel_create_with_input(struct event_base *base, int fd,
 	struct channel_input *input, const struct channel_handler *handler, void *data);
+// From now on all that crosses is recorded. record is borrowed; NULL: nothing.
+void channel_set_record(struct channel *channel, struct record *record);
 // Closes; what is queued is lost. NULL is fine. May be called from a handler.
 void channel_destroy(struct channel *channel);
 
@@ -66,7 +69,7 @@ void channel_destroy(struct channel *channel);
 bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
 	const void *head, size_t head_len, const void *body, size_t body_len);
 
-// Sends frames other than MEM_WRITE, encoded by the caller and cut into pieces as it likes, after
+// Sends frames (rows are better pushed, without a copy), encoded by the caller and cut into pieces as it likes, after
 // what is queued. Only what the peer does not take now is copied. False as above.
 bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces);
 

@@ -244,6 +244,13 @@ bool program_options_token(const struct program_options *options, struct token *
 	return wrong == NULL;
 }
 
+const char *program_set_record(void *options, const char *value)
+{
+	struct program_options *program = options;
+	program->record = value;
+	return *value != '\0' ? NULL : "the name is missing";
+}
+
 const char *program_set_session_fd(void *options, const char *value)
 {
 	struct program_options *program = options;

@@ -54,6 +54,7 @@ struct program_options {
 	unsigned int ping_timeout;  // seconds, at least ping_interval; 0: never
 	bool ping_timeout_given;
 	const char *token_file; // NULL: none
+	const char *record;     // the file of the first session; NULL: none
 	struct fdref_rules rules;
 	struct services services; // by --service
 	size_t n_protocols;
@@ -77,6 +78,7 @@ const char *program_set_token_file(void *options, const char *value);
 const char *program_set_ping_interval(void *options, const char *value);
 const char *program_set_ping_timeout(void *options, const char *value);
 const char *program_set_no_sandbox(void *options, const char *value);
+const char *program_set_record(void *options, const char *value);
 const char *program_set_session_fd(void *options, const char *value);
 
 // --version, --help, and the end of the table.
@@ -98,6 +100,8 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_ping_interval}, \
 	{"ping-timeout", "SECONDS", "a longer silence ends a session (default 4 intervals)", false, \
 		program_set_ping_timeout}, \
+	{"record", "FILE", "write each session to a file: FILE, FILE.2, ...", false, \
+		program_set_record}, \
 	{"trace", NULL, "print every message to stderr", false, program_set_trace}, \
 	{"stats", NULL, "print what crossed when a session ends, and at exit", false, \
 		program_set_stats}, \

@@ -1,7 +1,8 @@
 #include "program/worker.h"
 
-#include <event2/event.h>
 #include <errno.h>
+#include <event2/event.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/workers.h"
+#include "channel/record.h"
 #include "program/confine.h"
 #include "program/options.h"
 #include "program/records.h"
@@ -33,6 +35,7 @@ struct worker {
 	struct event *terminate; // SIGTERM
 	struct event *print;     // SIGUSR1
 	struct session *session;
+	struct record *record; // NULL: none
 	struct content_store contents;
 	struct confine_filters filters;
 	unsigned int number;
@@ -123,6 +126,7 @@ static void worker_finish(struct worker *worker)
 {
 	session_destroy(worker->session);
 	block_signals(SIG_BLOCK);
+	record_destroy(worker->record);
 	if (worker->terminate != NULL) {
 		event_free(worker->terminate);
 	}
@@ -235,6 +239,34 @@ static bool confine(struct worker *worker, const struct session_options *session
 	return options->no_sandbox || confine_session(&worker->filters, &confine) == 0;
 }
 
+// The new file of the session; -1: none, or it cannot be made.
+static int open_record(const struct program_options *options)
+{
+	char name[PATH_MAX];
+	if (options->record == NULL) {
+		return -1;
+	}
+	int fd = record_create_file(options->record, name, sizeof(name));
+	if (fd < 0) {
+		log_warn("not recorded: cannot create %s: %s", name, strerror(-fd));
+	} else {
+		log_info("recorded in %s", name);
+	}
+	return fd;
+}
+
+// Takes fd.
+static void start_record(struct worker *worker, int fd, struct session_options *session)
+{
+	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
+	bool to_host = session->exports == WIRE_REQUEST;
+	worker->record = record_create(fd, to_host ? RECORD_TO_HOST : RECORD_TO_GUEST, service, 0);
+	session->record = worker->record;
+	if (worker->record == NULL) {
+		log_warn("not recorded: %m");
+	}
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
@@ -259,10 +291,17 @@ static bool create_session(struct worker *worker, int fd)
 		.stored = config->keeps_contents ? handle_stored : NULL,
 		.data = worker,
 	};
+	int record_fd = open_record(config->options); // as long as files can be opened
 	if (!config->prepare(config->data, fd, &worker->peer, &options)) {
+		if (record_fd >= 0) {
+			close(record_fd);
+		}
 		return false;
 	}
 	options.serves_files = options.service != NULL;
+	if (record_fd >= 0) {
+		start_record(worker, record_fd, &options);
+	}
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
 		const char *over = budget_exceeded(&worker->budget);
@@ -311,7 +350,8 @@ int worker_run(const struct worker_config *config)
 	event_set_log_callback(log_libevent);
 	prctl(PR_SET_NAME, config->program); // it would be "exe" after /proc/self/exe
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
+	signal(SIGXFSZ, SIG_IGN); // a recording that may not grow is told so by write
+	signal(SIGINT, SIG_IGN);  // of a terminal: the parent decides
 	if (config->ignores_hangup) {
 		signal(SIGHUP, SIG_IGN);
 	}

@@ -597,6 +597,8 @@ struct session *session_create(const struct session_options *options)
 		event_add(session->timer, NULL) == 0;
 	if (!ready) {
 		close(options->local_fd);
+	} else {
+		channel_set_record(session->channel, options->record);
 	}
 	if (!ready || !create_peer(session)) {
 		session_destroy(session);

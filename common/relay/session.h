@@ -14,6 +14,7 @@ struct budget;
 struct channel_input;
 struct denied_request;
 struct event_base;
+struct record;
 struct session;
 
 /**
@@ -54,6 +55,7 @@ struct session_options {
 	unsigned int ping_interval; // seconds between PINGs; 0: none
 	unsigned int ping_timeout;  // seconds of silence that end the session; 0: any may last
 	FILE *trace;                // NULL, or where messages are printed; borrowed
+	struct record *record;      // of what crosses the channel; borrowed; NULL: none
 
 	// The session is over: reason is NULL for an orderly end. Destroy it later, not from here.
 	void (*ended)(void *data, const char *reason);
