@@ -1,0 +1,13 @@
+#ifndef GUEST_PROXY_CONNECTION_H
+#define GUEST_PROXY_CONNECTION_H
+
+struct content_store;
+struct guest_options;
+struct handshake_text;
+
+// A channel to the host on which HELLO has been written, and the token been proved where there is one.
+// contents, which HELLO names, may be NULL. -1: why not is in text.
+int connection_open(const struct guest_options *options, const char *service,
+	const struct content_store *contents, struct handshake_text *text);
+
+#endif
