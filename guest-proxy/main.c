@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "guest-proxy/options.h"
+#include "guest-proxy/replay.h"
 #include "guest-proxy/server.h"
 #include "guest-proxy/session_process.h"
 #include "program/protocols.h"
@@ -19,6 +20,8 @@ int main(int argc, char *argv[])
 		status = EXIT_FAILURE;
 	} else if (options.program.session_fd >= 0) {
 		status = guest_session_run(&options);
+	} else if (options.replay.path != NULL) {
+		status = replay_main(&options);
 	} else {
 		status = guest_server_run(&options, argv);
 	}

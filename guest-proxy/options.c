@@ -1,8 +1,13 @@
 #include "guest-proxy/options.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define MIN_SPEED 0.001
+#define MAX_SPEED 1000
 
 static const char *set_connect(void *data, const char *value)
 {
@@ -48,12 +53,64 @@ static const char *set_service(void *data, const char *value)
 	return NULL;
 }
 
+static const char *set_replay(void *data, const char *value)
+{
+	struct guest_options *options = data;
+	options->replay.path = value;
+	return *value != '\0' ? NULL : "the name is missing";
+}
+
+static const char *set_speed(void *data, const char *value)
+{
+	struct replay_options *replay = &((struct guest_options *)data)->replay;
+	char *end;
+	replay->speed_given = true;
+	if (strcmp(value, "max") == 0) {
+		replay->speed = 0;
+		return NULL;
+	}
+	replay->speed = strtod(value, &end);
+	bool number = *value >= '0' && *value <= '9' && *end == '\0';
+	bool sane = replay->speed >= MIN_SPEED && replay->speed <= MAX_SPEED;
+	return number && sane ? NULL : "must be max, or a number from 0.001 to 1000";
+}
+
+static const char *set_mutate(void *data, const char *value)
+{
+	struct replay_options *replay = &((struct guest_options *)data)->replay;
+	unsigned long seed = 0;
+	const char *wrong = options_number(value, 0, ULONG_MAX, &seed);
+	replay->mutate = true;
+	replay->seed = seed;
+	return wrong;
+}
+
+static const char *set_hold(void *data, const char *value)
+{
+	(void)value;
+	((struct guest_options *)data)->replay.hold = true;
+	return NULL;
+}
+
+static const char *set_restart_command(void *data, const char *value)
+{
+	((struct guest_options *)data)->replay.restart_command = value;
+	return NULL;
+}
+
 static const struct option_spec specs[] = {
 	{"connect", "ADDR", "where fdferry-host listens: unix:PATH or vsock:[CID:]PORT", false,
 		set_connect},
 	{"display", "NAME", "the display to be: a name or an absolute path", false, set_display},
 	{"service", "NAME=unix:PATH", "where to listen for a service; or seqpacket:PATH", true,
 		set_service},
+	{"replay", "FILE", "play the recording of a Wayland client to the host, then exit", false,
+		set_replay},
+	{"speed", "N|max", "of --replay: N times as fast (default 1)", false, set_speed},
+	{"mutate", "SEED", "of --replay: change requests at random", false, set_mutate},
+	{"hold", NULL, "of --replay: keep the session open at its end", false, set_hold},
+	{"restart-command", "CMD", "of --replay: starts a compositor that went away, to minimise",
+		false, set_restart_command},
 	PROGRAM_OPTIONS,
 };
 
@@ -74,10 +131,26 @@ static bool addresses_collide(const struct guest_options *options)
 	return collide;
 }
 
+static const char *check_replay(const struct guest_options *options)
+{
+	const struct replay_options *replay = &options->replay;
+	bool only = replay->speed_given || replay->mutate || replay->hold ||
+		replay->restart_command != NULL;
+	if (replay->path == NULL) {
+		return only ? "--speed, --mutate, --hold and --restart-command need --replay"
+			    : NULL;
+	}
+	bool serves = options->command != NULL || options->display != NULL ||
+		options->program.services.count > 0 || options->program.record != NULL;
+	return serves ? "--replay serves nobody: no command, --display, --service or --record"
+		      : NULL;
+}
+
 int guest_options_parse(struct guest_options *options, int argc, char *argv[])
 {
 	static_assert(offsetof(struct guest_options, program) == 0, "what the shared rows set");
 	*options = (struct guest_options){0};
+	options->replay.speed = 1;
 	program_options_init(&options->program);
 	int status = options_parse(&usage, argc, argv, options, &options->command);
 	if (status == OPTIONS_STATUS_RUN) {
@@ -89,7 +162,8 @@ int guest_options_parse(struct guest_options *options, int argc, char *argv[])
 	if (status == OPTIONS_STATUS_RUN && addresses_collide(options)) {
 		status = options_wrong(&usage, "two services have the same path");
 	}
-	return status;
+	const char *wrong = status == OPTIONS_STATUS_RUN ? check_replay(options) : NULL;
+	return wrong != NULL ? options_wrong(&usage, "%s", wrong) : status;
 }
 
 bool guest_options_serve_wayland(const struct guest_options *options)

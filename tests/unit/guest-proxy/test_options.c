@@ -57,6 +57,45 @@ static void every_option_is_understood(void **state)
 	assert_true(options.program.oneshot && options.program.print_ready);
 }
 
+static void a_replay_has_options_of_its_own(void **state)
+{
+	(void)state;
+	struct guest_options options;
+	assert_int_equal(parse(&options, CONNECT, "--replay", "file"), OPTIONS_STATUS_RUN);
+	assert_string_equal(options.replay.path, "file");
+	assert_true(options.replay.speed == 1);
+	assert_false(options.replay.mutate || options.replay.hold);
+	assert_int_equal(parse(&options, CONNECT, "--replay", "file", "--speed", "max", "--mutate",
+				 "12", "--hold", "--restart-command", "true"),
+		OPTIONS_STATUS_RUN);
+	assert_true(options.replay.speed == 0);
+	assert_true(options.replay.mutate && options.replay.hold);
+	assert_int_equal(options.replay.seed, 12);
+	assert_string_equal(options.replay.restart_command, "true");
+	assert_int_equal(
+		parse(&options, CONNECT, "--replay", "f", "--speed", "0.5"), OPTIONS_STATUS_RUN);
+	assert_true(options.replay.speed == 0.5);
+}
+
+static void a_replay_is_nothing_else(void **state)
+{
+	(void)state;
+	struct guest_options options;
+	const char *const speeds[] = {"0", "-1", "fast", "", "1x", "1e9", "nan"};
+	for (size_t i = 0; i < sizeof(speeds) / sizeof(speeds[0]); i++) {
+		assert_int_equal(parse(&options, CONNECT, "--replay", "f", "--speed", speeds[i]),
+			OPTIONS_STATUS_USAGE);
+	}
+	assert_int_equal(parse(&options, CONNECT, "--mutate", "1"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(parse(&options, CONNECT, "--speed", "2"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(parse(&options, CONNECT, "--hold"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(
+		parse(&options, CONNECT, "--replay", "f", "--", "true"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(
+		parse(&options, CONNECT, "--replay", "f", "--record", "g"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(parse(&options, CONNECT, "--replay", ""), OPTIONS_STATUS_USAGE);
+}
+
 static void a_command_keeps_its_own_options(void **state)
 {
 	(void)state;
@@ -172,6 +211,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(without_options_the_defaults_hold),
 		fd_count_test(every_option_is_understood),
+		fd_count_test(a_replay_has_options_of_its_own),
+		fd_count_test(a_replay_is_nothing_else),
 		fd_count_test(a_command_keeps_its_own_options),
 		fd_count_test(a_session_process_parses_the_same_arguments),
 		fd_count_test(the_service_wayland_is_the_display),
