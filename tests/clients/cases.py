@@ -9,6 +9,7 @@ import shutil
 from typing import Callable
 
 import moving
+import replayed
 from compositors import COMPOSITORS
 from picture import Picture, count_squares
 from processes import Failure, find_program, wait_until
@@ -323,6 +324,19 @@ def typing(typist):
     return run
 
 
+# What was recorded, played by fdferry-guest: see replayed.py.
+
+REPLAYS = [
+    ("weston", LARGE, ["weston-terminal", "--shell={files}/shell"]),
+    ("weston", SMALL, ["weston-clickdot"]),
+    ("sway", SMALL, ["foot", "--config={files}/foot.ini", "{files}/shell"]),
+]
+MUTATIONS = [
+    ("weston", SMALL, ["weston-clickdot"]),
+    ("sway", SMALL, ["foot", "--config={files}/foot.ini", "{files}/shell"]),
+]
+
+
 def all_cases():
     def short(command):
         return os.path.basename(command[0])
@@ -350,3 +364,9 @@ def all_cases():
     for typist in ("direct", "pair"):
         yield Case("wtype", f"types into foot ({typist} → pair)", "sway", typing(typist),
                    ("foot", "wtype", "wayland-info"), allow=("zwp_virtual_keyboard_manager_v1",))
+    for compositor, size, command in REPLAYS:
+        yield Case(f"replay of {command[0]}", f"looks the same on {compositor}", compositor,
+                   replayed.window(compositor, size, command, FILES), (command[0],), size=size)
+    for compositor, size, command in MUTATIONS:
+        yield Case(f"mutated {command[0]}", f"leaves {compositor} and the host alive", compositor,
+                   replayed.mutations(compositor, size, command, FILES), (command[0],), size=size)
