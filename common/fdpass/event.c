@@ -17,6 +17,8 @@
 #define COUNT_MAX (UINT64_MAX - 1) // that an eventfd holds
 // A semaphore gives one at a time: so many for one frame.
 #define SEMAPHORE_STEP 1024
+// Names that are asked for at a time.
+#define UNNAMED_MAX 64
 
 struct counter {
 	struct fdref ref;
@@ -24,8 +26,13 @@ struct counter {
 	int fd;    // the original or the replica
 	int info;  // of fd, where its count is read without taking it
 	bool semaphore;
-	bool source; // counts that appear here go to the other side
-	bool paused; // a source whose channel is busy
+	bool asked;                   // what its name is, or whether there is an fd of that name
+	bool awaited;                 // ours: it may not be named yet
+	uint64_t name;                // 0: it is known to this session only
+	enum channel_event_role role; // as it was told; that it is a source or a sink may change
+	uint32_t told;                // of these two, who looks after it was told that it is
+	bool source;                  // counts that appear here go to the other side
+	bool paused;                  // a source whose channel is busy
 	struct event *event;
 	struct event *turn; // a sink, when what has appeared was there for long enough
 
@@ -35,9 +42,19 @@ struct counter {
 	uint32_t seen;           // of those sent, by the other side when it sent its last one
 };
 
+/* It may be named now, or never: counted so that all sockets that wait try again at once. */
+static void end_waiting(struct counter *counter)
+{
+	if (counter->awaited) {
+		counter->awaited = false;
+		counter->ref.refs->unnamed--;
+	}
+}
+
 static void destroy_counter(struct fdref *ref)
 {
 	struct counter *counter = (struct counter *)ref;
+	end_waiting(counter);
 	if (counter->event != NULL) {
 		event_free(counter->event);
 	}
@@ -91,7 +108,7 @@ static uint64_t take_count(const struct counter *counter)
 static uint64_t count_that_fits(const struct counter *counter)
 {
 	uint64_t pending = counter->pending;
-	if (pending == 0 || !is_ready(counter->fd, POLLOUT)) {
+	if (pending == 0 || counter->asked || !is_ready(counter->fd, POLLOUT)) {
 		return 0;
 	}
 	if (pending == 1) {
@@ -121,19 +138,32 @@ static void put_pending(struct counter *counter)
 	}
 }
 
+/* Else another session does; or, after this one's last word, counts stay for the next one. */
+static bool takes_counts(const struct counter *counter)
+{
+	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked &&
+		!counter->ref.refs->ending;
+}
+
 /*
  * A source waits for any count, a sink hears of each change: epoll reports an edge when somebody
  * adds (readable) and when somebody takes (writable).
  */
+static short events_of(const struct counter *counter)
+{
+	bool takes = takes_counts(counter);
+	if (takes && !counter->source) {
+		return EV_PERSIST | EV_READ | EV_WRITE | EV_ET;
+	}
+	short events = EV_PERSIST;
+	events |= takes && !counter->paused ? EV_READ : 0;
+	events |= counter->pending > 0 && !counter->asked ? EV_WRITE : 0;
+	return events;
+}
+
 static void watch(struct counter *counter)
 {
-	short events = EV_PERSIST;
-	if (!counter->source) {
-		events |= EV_READ | EV_WRITE | EV_ET;
-	} else {
-		events |= counter->paused ? 0 : EV_READ;
-		events |= counter->pending > 0 ? EV_WRITE : 0;
-	}
+	short events = events_of(counter);
 	if (event_get_events(counter->event) == events) {
 		return;
 	}
@@ -147,6 +177,22 @@ static void watch(struct counter *counter)
 	}
 	if ((events & (EV_READ | EV_WRITE)) && event_add(counter->event, NULL) < 0) {
 		fdrefs_fail(counter->ref.refs, "an eventfd cannot be waited for: out of memory");
+	}
+}
+
+/* Who is told to go on when this session has ended needs to know on which side counts appear. */
+static void tell_direction(struct counter *counter)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	bool is_host = refs->own_bit != 0;
+	bool named_here = counter->name != 0 && !(counter->name & CHANNEL_EVENT_HOST) == !is_host;
+	const struct event_note note = {
+		.name = counter->name,
+		.role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK,
+	};
+	if (named_here && note.role != counter->told && refs->ask != NULL &&
+		refs->ask(refs->data, &note, -1)) {
+		counter->told = note.role;
 	}
 }
 
@@ -169,6 +215,7 @@ static void move_count(struct counter *counter)
 	counter->sent++;
 	channel_push(channel, CHANNEL_EVENT_ADD, counter->ref.id, counter->received, &add,
 		sizeof(add), NULL, 0);
+	tell_direction(counter);
 }
 
 /* ---- sink: counts come ---- */
@@ -211,7 +258,7 @@ static void handle_turn(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct counter *counter = data;
-	if (counter->source || !has_foreign_count(counter)) {
+	if (counter->source || !takes_counts(counter) || !has_foreign_count(counter)) {
 		return;
 	}
 	counter->source = true;
@@ -228,9 +275,9 @@ static void handle_event(evutil_socket_t fd, short what, void *data)
 	(void)what;
 	struct counter *counter = data;
 	put_pending(counter);
-	if (counter->source) {
+	if (takes_counts(counter) && counter->source) {
 		move_count(counter);
-	} else {
+	} else if (takes_counts(counter)) {
 		look_for_foreign_count(counter);
 	}
 	watch(counter);
@@ -264,14 +311,68 @@ static const char *handle_add(struct counter *counter, const struct channel_fram
 	counter->pending += count;
 	put_pending(counter);
 	watch(counter);
+	tell_direction(counter);
+	return NULL;
+}
+
+/* From now on this session moves the counts. What a sink finds is there for its readers. */
+static void take_role(struct counter *counter, enum channel_event_role role)
+{
+	counter->role = role;
+	counter->source = role != CHANNEL_EVENT_SINK;
+	counter->placed = counter->source ? 0 : count_in(counter);
+	watch(counter);
+}
+
+static void push_role(struct counter *counter, enum channel_event_role role)
+{
+	channel_push(counter->ref.refs->channel, CHANNEL_EVENT_ROLE, counter->ref.id, role, NULL, 0,
+		NULL, 0);
+}
+
+static void retry(struct fdrefs *refs)
+{
+	if (refs->unnamed == 0) {
+		fdrefs_retry(refs);
+	}
+}
+
+static const char *handle_role(struct counter *counter, uint32_t theirs)
+{
+	static const enum channel_event_role ours[] = {
+		[CHANNEL_EVENT_OTHER] = CHANNEL_EVENT_OTHER,
+		[CHANNEL_EVENT_MOVES] = CHANNEL_EVENT_MOVES,
+		[CHANNEL_EVENT_SOURCE] = CHANNEL_EVENT_SINK,
+		[CHANNEL_EVENT_SINK] = CHANNEL_EVENT_SOURCE,
+	};
+	if (counter->name == 0 || theirs >= sizeof(ours) / sizeof(ours[0])) {
+		return "EVENT_ROLE that is none, or of an eventfd without a name";
+	}
+	bool answers = counter->awaited;
+	if (theirs == CHANNEL_EVENT_OTHER && !answers) {
+		return "EVENT_ROLE that leaves the counts to nobody";
+	}
+	end_waiting(counter);
+	if (theirs != CHANNEL_EVENT_OTHER && counter->role == CHANNEL_EVENT_OTHER) {
+		take_role(counter, ours[theirs]);
+	}
+	if (answers) {
+		retry(counter->ref.refs);
+	}
 	return NULL;
 }
 
 static const char *handle_frame(struct fdref *ref, const struct channel_frame *frame)
 {
+	struct counter *counter = (struct counter *)ref;
+	if (counter->ours && counter->asked) {
+		return "frame for an eventfd that is not open";
+	}
 	switch (frame->header.type) {
 	case CHANNEL_EVENT_ADD:
-		return handle_add((struct counter *)ref, frame);
+		return handle_add(counter, frame);
+	case CHANNEL_EVENT_ROLE:
+		return handle_role(counter, frame->header.arg);
 	case CHANNEL_CLOSE:
 		fdrefs_confirm_closed(ref);
 		return NULL;
@@ -291,7 +392,11 @@ static void handle_drained(struct fdref *ref)
 
 static int get_fd(struct fdref *ref)
 {
-	int fd = fcntl(((struct counter *)ref)->fd, F_DUPFD_CLOEXEC, 0);
+	const struct counter *counter = (struct counter *)ref;
+	if (counter->asked) {
+		return -EBADF; // it is too early
+	}
+	int fd = fcntl(counter->fd, F_DUPFD_CLOEXEC, 0);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -312,6 +417,15 @@ static const struct fdref_interface events = {
 	.destroy = destroy_counter,
 };
 
+static void learn(struct counter *counter)
+{
+	uint64_t semaphore;
+	if (fd_info_number(counter->info, "eventfd-semaphore", 10, &semaphore)) {
+		counter->semaphore = semaphore;
+	}
+	fd_identity_of(counter->fd, &counter->ref.identity);
+}
+
 /* Takes fd, also on failure (NULL). */
 static struct counter *create_counter(struct fdrefs *refs, int fd)
 {
@@ -323,6 +437,7 @@ static struct counter *create_counter(struct fdrefs *refs, int fd)
 	counter->ref.interface = &events;
 	counter->ref.refs = refs;
 	counter->fd = fd;
+	counter->role = CHANNEL_EVENT_MOVES;
 	counter->source = true;
 	counter->info = fd_info_open(fd);
 	counter->event = event_new(refs->base, fd, 0, handle_event, counter);
@@ -332,11 +447,48 @@ static struct counter *create_counter(struct fdrefs *refs, int fd)
 		destroy_counter(&counter->ref);
 		return NULL;
 	}
-	uint64_t semaphore;
-	counter->semaphore =
-		fd_info_number(counter->info, "eventfd-semaphore", 10, &semaphore) && semaphore;
-	fd_identity_of(fd, &counter->ref.identity);
+	learn(counter);
 	return counter;
+}
+
+/* ---- opening ---- */
+
+/* An id, but no OPEN yet. Takes fd. NULL: *wrong says why. */
+static struct counter *reserve(struct fdrefs *refs, int fd, const char **wrong)
+{
+	struct counter *counter = create_counter(refs, fd);
+	if (counter == NULL) {
+		*wrong = "out of memory or fds for an eventfd";
+		return NULL;
+	}
+	counter->ours = true;
+	if (!fdrefs_reserve(refs, &counter->ref, &events)) {
+		destroy_counter(&counter->ref);
+		*wrong = "too many fds are open in this session";
+		return NULL;
+	}
+	return counter;
+}
+
+static void push_open(struct counter *counter)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	bool moves = counter->role != CHANNEL_EVENT_OTHER;
+	struct channel_open_event open = {
+		.semaphore = counter->semaphore,
+		.nonblocking = (fcntl(counter->fd, F_GETFL) & O_NONBLOCK) != 0,
+		.role = moves ? CHANNEL_EVENT_MOVES : CHANNEL_EVENT_OTHER,
+	};
+	uint64_t count = moves ? take_count(counter) : 0;
+	shared_push_changes(refs);
+	channel_put64(open.count, count);
+	channel_put64(open.name, counter->name);
+	fdrefs_push_open(&counter->ref, CHANNEL_KIND_EVENT, &open, sizeof(open));
+	refs->counts.events++;
+	watch(counter);
+	if (count > 0) {
+		tell_direction(counter);
+	}
 }
 
 uint32_t event_export(struct fdrefs *refs, int fd, const char **wrong)
@@ -347,29 +499,107 @@ uint32_t event_export(struct fdrefs *refs, int fd, const char **wrong)
 		close(fd);
 		return 0;
 	}
-	struct counter *counter = create_counter(refs, fd);
+	struct counter *counter = reserve(refs, fd, wrong);
 	if (counter == NULL) {
-		*wrong = "out of memory or fds for an eventfd";
 		return 0;
 	}
-	counter->ours = true;
-	struct channel_open_event open = {
-		.semaphore = counter->semaphore,
-		.nonblocking = (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
-	};
-	uint64_t count = take_count(counter);
-	shared_push_changes(refs);
-	channel_put64(open.count, count);
-	if (!fdrefs_open(refs, &counter->ref, &events, CHANNEL_KIND_EVENT, &open, sizeof(open))) {
-		counter->pending = count;
-		put_pending(counter); // as if nothing had been
-		destroy_counter(&counter->ref);
-		*wrong = "too many fds are open in this session";
-		return 0;
-	}
-	refs->counts.events++;
-	watch(counter);
+	push_open(counter);
 	return counter->ref.id;
+}
+
+static bool ask(struct counter *counter)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	const struct event_note question = {.name = counter->name, .number = counter->ref.id};
+	counter->asked = refs->ask != NULL && refs->ask(refs->data, &question, counter->fd);
+	return counter->asked;
+}
+
+/* False: nobody has to be waited for. */
+static bool ask_for_name(struct fdrefs *refs, int fd)
+{
+	const char *wrong;
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	struct counter *counter = copy >= 0 ? reserve(refs, copy, &wrong) : NULL;
+	if (counter == NULL) {
+		return false; // as the export will find out
+	}
+	if (!ask(counter)) {
+		push_open(counter);
+		return false;
+	}
+	counter->awaited = true;
+	refs->unnamed++;
+	return true;
+}
+
+bool event_must_wait(struct fdrefs *refs, int fd)
+{
+	static const struct fd_identity unknown;
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	if (fd_identity_equal(&identity, &unknown)) {
+		return false;
+	}
+	const struct fdref *ref = fdrefs_find(refs, &identity);
+	if (ref == NULL) {
+		bool full = refs->unnamed >= UNNAMED_MAX;
+		return refs->ask != NULL && (full || ask_for_name(refs, fd));
+	}
+	return ref->interface == &events && ((const struct counter *)ref)->awaited;
+}
+
+static void open_named(struct counter *counter, const struct event_note *answer)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	counter->asked = false;
+	counter->name = answer->name;
+	counter->role = answer->name != 0 && answer->role == CHANNEL_EVENT_OTHER
+		? CHANNEL_EVENT_OTHER
+		: CHANNEL_EVENT_MOVES;
+	push_open(counter);
+	if (counter->name == 0) {
+		end_waiting(counter); // the other side has nothing to ask for
+		retry(refs);
+	}
+}
+
+/* ---- what the other side has opened ---- */
+
+/* Takes fd, which other sessions hand out, too, in place of our own. */
+static bool adopt(struct counter *counter, int fd)
+{
+	int info = fd_kind_of(fd) == FD_KIND_EVENTFD ? fd_info_open(fd) : -1;
+	if (info < 0) {
+		log_errno("cannot look after an eventfd");
+		close(fd);
+		return false;
+	}
+	struct event_base *base = event_get_base(counter->event);
+	event_assign(counter->event, base, fd, EV_PERSIST, handle_event, counter);
+	close(counter->fd);
+	close(counter->info);
+	counter->fd = fd;
+	counter->info = info;
+	learn(counter);
+	return true;
+}
+
+/* Takes fd, -1: ours is the one. */
+static void settle_import(struct counter *counter, enum channel_event_role role, int fd)
+{
+	bool alone = fd >= 0 ? !adopt(counter, fd) : role != CHANNEL_EVENT_OTHER;
+	counter->asked = false;
+	if (alone && counter->role == CHANNEL_EVENT_OTHER) {
+		counter->role = CHANNEL_EVENT_MOVES;
+	}
+	bool moves = counter->role != CHANNEL_EVENT_OTHER;
+	push_role(counter, moves ? CHANNEL_EVENT_MOVES : CHANNEL_EVENT_OTHER);
+	if (counter->role == CHANNEL_EVENT_SINK) {
+		counter->placed = count_in(counter);
+	}
+	put_pending(counter);
+	watch(counter);
 }
 
 static int make_replica(const struct channel_open_event *open)
@@ -387,7 +617,8 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 	}
 	memcpy(&open, frame->payload, sizeof(open));
 	uint64_t count = channel_get64(open.count);
-	if (open.semaphore > 1 || open.nonblocking > 1 || count > COUNT_MAX) {
+	if (open.semaphore > 1 || open.nonblocking > 1 || count > COUNT_MAX ||
+		open.role > CHANNEL_EVENT_MOVES) {
 		return "OPEN of an eventfd with wrong flags or an impossible count";
 	}
 	int fd = make_replica(&open);
@@ -402,9 +633,94 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 	counter->semaphore = open.semaphore; // also where the kernel does not show it
 	counter->source = count == 0;
 	counter->pending = count;
-	put_pending(counter);
+	counter->name = channel_get64(open.name);
+	counter->role = open.role;
+	counter->ref.id = frame->header.id;
 	refs->counts.events++;
-	watch(counter);
+	if (counter->name == 0) {
+		put_pending(counter);
+		watch(counter);
+	} else if (!ask(counter)) {
+		settle_import(counter, CHANNEL_EVENT_MOVES, -1);
+	}
 	*ref = &counter->ref;
 	return NULL;
+}
+
+/* ---- who looks after all sessions' ---- */
+
+static void take_answer(struct counter *counter, const struct event_note *answer, int fd)
+{
+	if (!counter->ours) {
+		settle_import(counter, answer->role, fd);
+		return;
+	}
+	if (fd >= 0) {
+		close(fd);
+	}
+	open_named(counter, answer);
+}
+
+static struct counter *counter_at(const struct fdref_table *table, size_t i)
+{
+	struct fdref *ref = table->refs[i];
+	return ref != NULL && ref->interface == &events ? (struct counter *)ref : NULL;
+}
+
+/* The session that moved the counts has ended. */
+static bool take_over(const struct fdref_table *table, const struct event_note *note)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		struct counter *counter = counter_at(table, i);
+		if (counter != NULL && counter->name == note->name &&
+			counter->role == CHANNEL_EVENT_OTHER) {
+			take_role(counter, note->role);
+			push_role(counter, note->role);
+			return true;
+		}
+	}
+	return false;
+}
+
+void event_answer(struct fdrefs *refs, const struct event_note *note, int fd)
+{
+	struct fdref *ref = fdrefs_get(refs, note->number);
+	struct counter *counter =
+		ref != NULL && ref->interface == &events ? (struct counter *)ref : NULL;
+	bool expected =
+		counter != NULL && counter->asked && (counter->ours || counter->name == note->name);
+	if (expected && !refs->ending) {
+		take_answer(counter, note, fd);
+		channel_flush(refs->channel);
+		return;
+	}
+	if (fd >= 0) {
+		close(fd);
+	}
+	bool moves = note->role > CHANNEL_EVENT_OTHER && note->role <= CHANNEL_EVENT_SINK;
+	if (note->number == 0 && note->name != 0 && moves && !refs->ending &&
+		(take_over(&refs->ours, note) || take_over(&refs->theirs, note))) {
+		channel_flush(refs->channel);
+	}
+}
+
+static void forsake(const struct fdref_table *table)
+{
+	const struct event_note none = {.role = CHANNEL_EVENT_MOVES};
+	for (size_t i = 0; i < table->size; i++) {
+		struct counter *counter = counter_at(table, i);
+		if (counter != NULL && counter->asked) {
+			take_answer(counter, &none, -1);
+		}
+	}
+}
+
+void event_forsake(struct fdrefs *refs)
+{
+	refs->ask = NULL;
+	if (!refs->ending) {
+		forsake(&refs->ours);
+		forsake(&refs->theirs);
+		channel_flush(refs->channel);
+	}
 }

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "channel/channel.h"
 #include "channel/input.h"
+#include "fdpass/event.h"
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
 #include "fdpass/kind.h"
@@ -154,6 +155,7 @@ static void begin_ending(struct session *session)
 {
 	session->ending = true;
 	session->refs.stopped = has_failed(session);
+	session->refs.ending = true;
 	session->peer->interface->end(session->peer);
 	if (!carries_data(session)) {
 		set_timer(session, LAST_WORDS_SECONDS);
@@ -312,6 +314,7 @@ static bool has_shape(const struct channel_header *header)
 	case CHANNEL_STREAM_PAUSE:
 	case CHANNEL_STREAM_PAUSED:
 	case CHANNEL_MEM_UNUSED:
+	case CHANNEL_EVENT_ROLE:
 		return header->length == 0;
 	default:
 		return true;
@@ -320,7 +323,8 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_MEM_UNUSED;
+	return (header->type >= CHANNEL_HELLO && header->type <= CHANNEL_MEM_UNUSED) ||
+		header->type == CHANNEL_EVENT_ROLE;
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
@@ -501,6 +505,12 @@ static void handle_stored(void *data, const struct content_hash *hash, int fd)
 	}
 }
 
+static bool handle_ask(void *data, const struct event_note *note, int fd)
+{
+	struct session *session = data;
+	return session->options.ask(session->options.data, note, fd);
+}
+
 static void init_refs(struct session *session)
 {
 	const struct session_options *options = &session->options;
@@ -515,6 +525,7 @@ static void init_refs(struct session *session)
 		.peer_contents = options->peer_contents,
 		.n_peer_contents = options->n_peer_contents,
 		.stored = handle_stored,
+		.ask = options->ask != NULL ? handle_ask : NULL,
 		.streams_over = handle_streams_over,
 		.data = session,
 	};
@@ -603,6 +614,23 @@ void session_destroy(struct session *session)
 		event_free(session->over_event);
 	}
 	free(session);
+}
+
+void session_answer(struct session *session, const struct event_note *note, int fd)
+{
+	if (session->channel != NULL) {
+		event_answer(&session->refs, note, fd);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+}
+
+void session_forsake(struct session *session)
+{
+	session->options.ask = NULL;
+	if (session->channel != NULL) {
+		event_forsake(&session->refs);
+	}
 }
 
 const struct stats *session_stats(const struct session *session)

@@ -84,7 +84,7 @@ def open_rows():
     yield "a sync_file with a payload", ENDS, lambda p: (
         frame(Type.OPEN, bytes(4), id=one(p), arg=SYNC))
     yield "a sync_file", EITHER, lambda p: frame(Type.OPEN, id=one(p), arg=SYNC)
-    for kind, right in ((SOCKET, 16), (EVENT, 16), (DEVICE, 16), (SHARED, 32), (PIPE, 8)):
+    for kind, right in ((SOCKET, 16), (EVENT, 28), (DEVICE, 16), (SHARED, 32), (PIPE, 8)):
         for length in (0, right - 1, right + 1, 4096):
             yield f"kind {kind} with {length} bytes", ENDS, lambda p, kind=kind, length=length: (
                 frame(Type.OPEN, bytes(length), id=one(p), arg=kind))
