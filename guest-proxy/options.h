@@ -6,6 +6,9 @@
 #include "channel/transport.h"
 #include "program/options.h"
 
+// fdrefs of a session: the host is trusted, this is for accidents.
+#define GUEST_MAX_FDS 4096
+
 struct guest_options {
 	struct program_options program; // first
 	struct transport connect;

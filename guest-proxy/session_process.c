@@ -17,7 +17,6 @@
 // The host is trusted; these are for accidents.
 #define MAX_MEMORY  (UINT64_C(2) << 30)
 #define MAX_OBJECTS (4 * 65536)
-#define MAX_FDS     4096
 
 static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file that we have");
 
@@ -26,6 +25,7 @@ static int say_hello(int channel_fd, const struct session_options *session)
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	struct handshake_hello hello = {.n_contents = session->contents->count};
 	snprintf(hello.service, sizeof(hello.service), "%s", service);
+	memcpy(hello.link, session->link, sizeof(hello.link));
 	for (size_t i = 0; i < hello.n_contents; i++) {
 		hello.contents[i] = session->contents->entries[i].hash;
 	}
@@ -68,7 +68,7 @@ static bool prepare(
 	session->local_fd = client_fd;
 	session->max_memory = MAX_MEMORY;
 	session->max_objects = MAX_OBJECTS;
-	session->max_fds = MAX_FDS;
+	session->max_fds = GUEST_MAX_FDS;
 	return true;
 }
 

@@ -32,6 +32,7 @@ struct worker {
 	struct event *readable;
 	int64_t started_ms;
 	bool busy; // has a session
+	struct workers_sender sender;
 };
 
 struct workers {
@@ -74,7 +75,7 @@ static bool read_records(struct worker *worker, unsigned int max)
 		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
 		if (n > 0) {
 			worker->workers->handler->record(
-				worker->workers->data, worker->pid, record, (size_t)n, &fds);
+				worker->workers->data, &worker->sender, record, (size_t)n, &fds);
 		}
 		fdlist_finish(&fds);
 		if (n <= 0) {
@@ -115,6 +116,7 @@ static struct worker *worker_start(struct workers *workers)
 		errno = -worker->fd;
 		goto err_worker;
 	}
+	worker->sender.pid = worker->pid;
 	worker->started_ms = now_ms();
 	worker->readable =
 		event_new(workers->base, worker->fd, EV_READ | EV_PERSIST, handle_readable, worker);
@@ -181,13 +183,13 @@ static void reap(struct worker *worker)
 	struct workers *workers = worker->workers;
 	read_records(worker, UINT32_MAX); // its last words
 	bool busy = worker->busy;
-	pid_t pid = worker->pid;
+	const struct workers_sender sender = worker->sender;
 	if (!busy) {
 		spare_died(workers, worker);
 	}
 	worker_free(worker);
 	if (busy) {
-		workers->handler->gone(workers->data, pid, status);
+		workers->handler->gone(workers->data, &sender, status);
 	}
 }
 
@@ -293,8 +295,8 @@ static struct worker *find_spare(struct workers *workers)
 	return NULL;
 }
 
-static int send_record(
-	struct worker *worker, const void *record, size_t len, const struct fdlist *fds)
+static int send_record(struct worker *worker, unsigned int number, const void *record, size_t len,
+	const struct fdlist *fds)
 {
 	struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
 	ssize_t n = scm_send(worker->fd, &iov, 1, fds, fds->count);
@@ -302,29 +304,44 @@ static int send_record(
 		return (int)n;
 	}
 	worker->busy = true;
+	worker->sender.number = number;
 	return 0;
 }
 
-static int assign(struct workers *workers, const void *record, size_t len, const struct fdlist *fds)
+static int assign(struct workers *workers, unsigned int number, const void *record, size_t len,
+	const struct fdlist *fds)
 {
 	struct worker *spare = find_spare(workers);
-	if (spare != NULL && send_record(spare, record, len, fds) == 0) {
+	if (spare != NULL && send_record(spare, number, record, len, fds) == 0) {
 		return 0;
 	}
 	struct worker *worker = worker_start(workers);
-	return worker == NULL ? -errno : send_record(worker, record, len, fds);
+	return worker == NULL ? -errno : send_record(worker, number, record, len, fds);
 }
 
-int workers_assign(struct workers *workers, const void *record, size_t len, struct fdlist *fds)
+int workers_assign(struct workers *workers, unsigned int number, const void *record, size_t len,
+	struct fdlist *fds)
 {
 	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_MAX);
-	int error = assign(workers, record, len, fds);
+	int error = assign(workers, number, record, len, fds);
 	if (error == 0) {
 		fdlist_drop(fds, fds->count); // sent
 	}
 	workers->early_deaths = 0;
 	refill_later(workers);
 	return error;
+}
+
+int workers_tell(
+	struct workers *workers, unsigned int number, const void *record, size_t len, int fd)
+{
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		if (worker->busy && worker->sender.number == number) {
+			return workers_report(worker->fd, record, len, fd);
+		}
+	}
+	return -ESRCH;
 }
 
 size_t workers_busy(const struct workers *workers)

@@ -266,3 +266,10 @@ void transport_peer_name(int fd, char *text, size_t len)
 		snprintf(text, len, "unix");
 	}
 }
+
+uint32_t transport_peer_cid(int fd)
+{
+	struct address address = {.len = sizeof(struct sockaddr_un)};
+	bool known = getpeername(fd, &address.any, &address.len) == 0;
+	return known && address.any.sa_family == AF_VSOCK ? address.vm.svm_cid : 0;
+}

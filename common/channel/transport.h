@@ -45,5 +45,7 @@ int transport_connect_now(const struct transport *transport);
 
 // "unix", "vsock cid 3 port 1022" and so on of a connected peer, for logs.
 void transport_peer_name(int fd, char *text, size_t len);
+// The CID of a connected peer; 0 if it is not on vsock.
+uint32_t transport_peer_cid(int fd);
 
 #endif

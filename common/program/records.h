@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "fdpass/content.h"
+#include "fdpass/event.h"
 #include "program/worker.h"
 #include "relay/stats.h"
 
@@ -18,6 +19,7 @@ enum record_type {
 	RECORD_STORED,
 	RECORD_STATS,
 	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
+	RECORD_EVENT,
 };
 
 // To the worker. Fds: the connection, what the parent has attached, then n_contents files.
@@ -27,6 +29,7 @@ struct record_session {
 	uint32_t service; // server_listener.service
 	struct worker_peer peer;
 	uint32_t attached; // 1 or 0 fds
+	uint8_t link[16];  // of the guest's sessions
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };
@@ -35,6 +38,13 @@ struct record_session {
 struct record_stored {
 	uint32_t type;
 	struct content_hash hash;
+};
+
+// Either way, about an eventfd that several sessions may pass. Fd: one, or none.
+struct record_event {
+	uint32_t type;
+	uint8_t link[16]; // of HELLO; not on the way to the worker
+	struct event_note note;
 };
 
 // From the worker, once, at its end.

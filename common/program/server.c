@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <wayland-util.h>
 
 #include "base/acceptor.h"
 #include "base/log.h"
@@ -17,6 +19,8 @@
 #include "base/rlimit.h"
 #include "base/sandbox.h"
 #include "base/workers.h"
+#include "channel/transport.h"
+#include "program/eventfds.h"
 #include "program/options.h"
 #include "program/records.h"
 
@@ -24,6 +28,7 @@
 #define SIGNALS  4
 
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_event) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
 
 struct entrance {
@@ -32,10 +37,20 @@ struct entrance {
 	uint32_t service;
 };
 
+// Of a session, as long as its process lives.
+struct seat {
+	struct wl_list link; // server.seats
+	unsigned int number;
+	struct worker_peer peer;
+};
+
 struct server {
 	struct server_config config;
 	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
+	struct wl_list seats; // seat.link
+	struct eventfds eventfds;
+	uint8_t link[16]; // of all sessions
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -87,6 +102,7 @@ static bool prepare_record(const struct server *server, uint32_t service,
 		}
 		record->attached = 1;
 	}
+	memcpy(record->link, server->link, sizeof(record->link));
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
 		if (!push_copy(fds, entry->fd)) {
@@ -97,27 +113,76 @@ static bool prepare_record(const struct server *server, uint32_t service,
 	return true;
 }
 
-// Takes fd.
-static void start_session(
+static struct seat *seat_create(struct server *server, const struct worker_peer *peer)
+{
+	struct seat *seat = calloc(1, sizeof(*seat));
+	if (seat == NULL) {
+		log_limited(LOG_ERROR, "session %u: cannot be started: %m", server->numbers);
+		return NULL;
+	}
+	seat->number = server->numbers;
+	seat->peer = *peer;
+	wl_list_insert(&server->seats, &seat->link);
+	return seat;
+}
+
+static void seat_destroy(struct seat *seat)
+{
+	wl_list_remove(&seat->link);
+	free(seat);
+}
+
+static struct seat *find_seat(struct server *server, unsigned int number)
+{
+	struct seat *seat;
+	wl_list_for_each (seat, &server->seats, link) {
+		if (seat->number == number) {
+			return seat;
+		}
+	}
+	return NULL;
+}
+
+// Takes fd. False: it has no process, which has been logged.
+static bool give_process(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	server->numbers++;
 	if (server->config.prepare != NULL) {
 		server->config.prepare(server->config.data);
 	}
-	if (fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds)) {
-		int error = workers_assign(server->workers, &record, sizeof(record), &fds);
-		if (error < 0) {
-			log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
-				strerror(-error));
-			server->config.refuse(
-				*fdlist_peek(&fds), service, "no process can be started for it");
-		}
+	bool ok = fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds);
+	int error = ok
+		? workers_assign(server->workers, server->numbers, &record, sizeof(record), &fds)
+		: 0;
+	if (error < 0) {
+		log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
+			strerror(-error));
+		server->config.refuse(
+			*fdlist_peek(&fds), service, "no process can be started for it");
 	}
 	fdlist_finish(&fds);
+	return ok && error == 0;
+}
+
+// Takes fd.
+static void start_session(
+	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+{
+	server->numbers++;
+	struct seat *seat = seat_create(server, peer);
+	if (seat == NULL) {
+		close(fd);
+		return;
+	}
+	if (seat->peer.cid == 0) {
+		seat->peer.cid = transport_peer_cid(fd);
+	}
+	if (!give_process(server, service, peer, fd)) {
+		seat_destroy(seat);
+	}
 }
 
 static void stop_accepting(struct server *server)
@@ -171,7 +236,30 @@ static void keep_content(
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
 }
 
-static void handle_record(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
+static void tell_session(void *data, unsigned int number, const struct event_note *note, int fd)
+{
+	struct server *server = data;
+	const struct record_event record = {.type = RECORD_EVENT, .note = *note};
+	int error = workers_tell(server->workers, number, &record, sizeof(record), fd);
+	if (error < 0 && error != -EPIPE && error != -ESRCH) {
+		log_limited(LOG_WARN, "session %u: cannot be told of an eventfd: %s", number,
+			strerror(-error));
+	}
+}
+
+static bool handle_event_record(struct server *server, unsigned int number,
+	const struct record_event *record, struct fdlist *fds)
+{
+	const struct seat *seat = find_seat(server, number);
+	if (seat == NULL) {
+		return false;
+	}
+	const struct eventfds_asker asker = {.session = number, .cid = seat->peer.cid};
+	return eventfds_handle(&server->eventfds, &asker, record, fdlist_take(fds));
+}
+
+static void handle_record(void *data, const struct workers_sender *from, const void *record,
+	size_t len, struct fdlist *fds)
 {
 	struct server *server = data;
 	uint32_t type = 0;
@@ -184,7 +272,10 @@ static void handle_record(void *data, pid_t pid, const void *record, size_t len,
 		part.stats.sessions = 0; // counted when the process is gone
 		stats_add(&server->totals, &part.stats);
 	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
-		sandbox_log_violation(pid, record);
+		sandbox_log_violation(from->pid, record);
+	} else if (type == RECORD_EVENT && len == sizeof(struct record_event) &&
+		handle_event_record(server, from->number, record, fds)) {
+		return;
 	} else {
 		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
 	}
@@ -199,12 +290,17 @@ static void log_crash(const struct server *server, pid_t pid, int signal)
 	log_error("session process %d crashed: SIG%s", (int)pid, name != NULL ? name : "?");
 }
 
-static void handle_gone(void *data, pid_t pid, int status)
+static void handle_gone(void *data, const struct workers_sender *from, int status)
 {
 	struct server *server = data;
+	struct seat *seat = find_seat(server, from->number);
 	server->totals.sessions++;
+	if (seat != NULL) {
+		seat_destroy(seat);
+	}
+	eventfds_forget(&server->eventfds, from->number);
 	if (WIFSIGNALED(status)) {
-		log_crash(server, pid, WTERMSIG(status));
+		log_crash(server, from->pid, WTERMSIG(status));
 	}
 	if (workers_busy(server->workers) > 0 || server->stopping) {
 		return;
@@ -302,6 +398,20 @@ static bool check_sandbox(const struct server_config *config)
 	return sandbox_check(config->strict_sandbox);
 }
 
+// Without random bytes there is no link, and nothing is shared.
+static void init_eventfds(struct server *server)
+{
+	eventfds_init(&server->eventfds);
+	server->eventfds.max_per_session = server->config.max_events;
+	server->eventfds.side = server->config.is_host ? CHANNEL_EVENT_HOST : 0;
+	server->eventfds.tell = tell_session;
+	server->eventfds.data = server;
+	if (getrandom(server->link, sizeof(server->link), 0) != sizeof(server->link)) {
+		log_errno("cannot get random bytes");
+		memset(server->link, 0, sizeof(server->link));
+	}
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
@@ -313,13 +423,15 @@ struct server *server_create(const struct server_config *config)
 	}
 	server->config = *config;
 	server->attached_fd = -1;
+	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
+	rlimit_raise_files();
+	init_eventfds(server);
 	if (!check_sandbox(config)) {
 		server_destroy(server);
 		close_listeners(config);
 		return NULL;
 	}
-	rlimit_raise_files();
 	server->accepting = true;
 	if (!accept_from(server, config->listeners, config->n_listeners)) {
 		errno = ENOMEM;
@@ -365,6 +477,7 @@ void server_destroy(struct server *server)
 	if (server->attached_fd >= 0) {
 		close(server->attached_fd);
 	}
+	eventfds_finish(&server->eventfds);
 	free(server);
 }
 

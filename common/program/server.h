@@ -34,6 +34,8 @@ struct server_config {
 	// Up to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
 	const struct server_listener *listeners;
 	size_t n_listeners;
+	bool is_host;
+	size_t max_events;           // eventfds that a session may share with others of its link
 	bool strict_sandbox;         // no session without one, or with less than all of it
 	bool keeps_contents;         // sessions get the files that earlier ones stored
 	bool waits_for_finish;       // --oneshot is over with server_finish, not before

@@ -13,6 +13,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/workers.h"
+#include "program/asker.h"
 #include "program/confine.h"
 #include "program/options.h"
 #include "program/records.h"
@@ -32,12 +33,14 @@ struct worker {
 	struct event *terminate; // SIGTERM
 	struct event *print;     // SIGUSR1
 	struct session *session;
+	struct asker *asker; // NULL: the session shares nothing
 	struct content_store contents;
 	struct confine_filters filters;
 	unsigned int number;
 	uint32_t service;
 	int attached_fd; // -1: none, or handed over
 	struct worker_peer peer;
+	uint8_t link[16]; // of a guest's session
 	bool ended;
 	bool failed; // with a reason
 };
@@ -55,6 +58,11 @@ static void handle_stored(void *data, const struct content_hash *hash, int fd)
 	struct worker *worker = data;
 	const struct record_stored record = {.type = RECORD_STORED, .hash = *hash};
 	workers_report(worker->config->options->session_fd, &record, sizeof(record), fd);
+}
+
+static bool handle_ask(void *data, const struct event_note *note, int fd)
+{
+	return asker_send(((struct worker *)data)->asker, note, fd);
 }
 
 static uint32_t handle_offer_global(void *data, const char *interface, uint32_t version)
@@ -116,6 +124,7 @@ static bool worker_init(struct worker *worker, const struct worker_config *confi
 static void worker_finish(struct worker *worker)
 {
 	session_destroy(worker->session);
+	asker_destroy(worker->asker);
 	if (worker->terminate != NULL) {
 		event_free(worker->terminate);
 	}
@@ -167,6 +176,7 @@ static int receive_session(struct worker *worker, int *status)
 		worker->number = record.number;
 		worker->service = record.service;
 		worker->peer = record.peer;
+		memcpy(worker->link, record.link, sizeof(worker->link));
 		fd = fdlist_take(&fds);
 		worker->attached_fd = record.attached > 0 ? fdlist_take(&fds) : -1;
 		for (size_t i = 0; i < record.n_contents; i++) {
@@ -209,6 +219,18 @@ static bool confine(struct worker *worker, const struct session_options *session
 	return options->no_sandbox || confine_session(&worker->filters, &confine) == 0;
 }
 
+// Other sessions of its link may pass the same eventfds. Wayland's pass none.
+static void create_asker(struct worker *worker, struct session_options *options)
+{
+	static const uint8_t none[16];
+	if (options->service == NULL || memcmp(options->link, none, sizeof(none)) == 0) {
+		return;
+	}
+	int fd = worker->config->options->session_fd;
+	worker->asker = asker_create(worker->base, fd, options->link);
+	options->ask = worker->asker != NULL ? handle_ask : NULL;
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
@@ -231,14 +253,19 @@ static bool create_session(struct worker *worker, int fd)
 		.stored = config->keeps_contents ? handle_stored : NULL,
 		.data = worker,
 	};
+	memcpy(options.link, worker->link, sizeof(options.link));
 	if (!config->prepare(config->data, fd, &worker->peer, &options)) {
 		return false;
 	}
 	options.serves_files = options.service != NULL;
+	create_asker(worker, &options);
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
 		log_errno("cannot create the session");
 		return false;
+	}
+	if (worker->asker != NULL) {
+		asker_set_session(worker->asker, worker->session);
 	}
 	return confine(worker, &options);
 }

@@ -68,26 +68,31 @@ struct fixture {
 	size_t fds;     // that came with records
 	pid_t reporter; // who sent it
 	size_t gone;
-	pid_t dead; // the last one gone
-	int status; // of that
+	pid_t dead;                // the last one gone
+	unsigned int assigned;     // the last session's number
+	unsigned int gone_numbers; // their sum
+	int status;                // of that
 };
 
-static void handle_record(void *data, pid_t pid, const void *record, size_t len, struct fdlist *fds)
+static void handle_record(void *data, const struct workers_sender *from, const void *record,
+	size_t len, struct fdlist *fds)
 {
 	struct fixture *fixture = data;
+	assert_in_range(from->number, 1, fixture->assigned);
 	assert_true(len < sizeof(fixture->text));
 	memcpy(fixture->text, record, len);
 	fixture->text[len] = '\0';
-	fixture->reporter = pid;
+	fixture->reporter = from->pid;
 	fixture->records++;
 	fixture->fds += fds->count;
 }
 
-static void handle_gone(void *data, pid_t pid, int status)
+static void handle_gone(void *data, const struct workers_sender *from, int status)
 {
 	struct fixture *fixture = data;
 	fixture->gone++;
-	fixture->dead = pid;
+	fixture->dead = from->pid;
+	fixture->gone_numbers += from->number;
 	fixture->status = status;
 }
 
@@ -120,7 +125,8 @@ static void wait_for(struct fixture *fixture, const size_t *value, size_t wanted
 
 static void assign(struct fixture *fixture, const char *text, struct fdlist *fds)
 {
-	assert_int_equal(workers_assign(fixture->workers, text, strlen(text), fds), 0);
+	assert_int_equal(
+		workers_assign(fixture->workers, ++fixture->assigned, text, strlen(text), fds), 0);
 	assert_int_equal(fds->count, 0);
 }
 
@@ -190,6 +196,7 @@ static void many_sessions_at_once_each_have_a_worker(void **state)
 	wait_for(&fixture, &fixture.records, 5);
 	workers_signal(fixture.workers, SIGTERM);
 	wait_for(&fixture, &fixture.gone, 5);
+	assert_int_equal(fixture.gone_numbers, 1 + 2 + 3 + 4 + 5);
 	assert_int_equal(WTERMSIG(fixture.status), SIGTERM);
 	stop(&fixture);
 }
@@ -234,7 +241,7 @@ static void spares_that_die_at_once_are_not_started_for_ever(void **state)
 	// A session is a reason to try again, as often as at first.
 	struct fdlist fds;
 	fdlist_init(&fds);
-	workers_assign(fixture.workers, "echo", 4, &fds);
+	workers_assign(fixture.workers, 1, "echo", 4, &fds);
 	fdlist_finish(&fds);
 	run_for(&fixture, 500);
 	assert_no_children();
