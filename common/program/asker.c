@@ -27,12 +27,12 @@ struct asker {
 static void give_up(struct asker *asker, const char *why)
 {
 	log_warn("%s: eventfds that other sessions pass, too, are not the same any more", why);
-	event_del(asker->readable);
 	event_del(asker->late);
 	asker->open = 0;
 	session_forsake(asker->session);
 }
 
+// It may still tell us to move the counts of one that it has answered before.
 static void handle_late(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
@@ -86,6 +86,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 			return;
 		}
 		if (n <= 0) {
+			event_del(asker->readable);
 			give_up(asker, "the parent process is gone");
 			return;
 		}

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -40,6 +41,10 @@ static int worker_main(int session_fd, const char *mode)
 	} else if (strcmp(record, "stay") == 0) {
 		workers_report(session_fd, "staying", 7, -1);
 		pause();
+	} else if (strcmp(record, "again") == 0) {
+		fdlist_finish(&fds);
+		n = workers_receive(session_fd, record, sizeof(record), &fds);
+		workers_report(session_fd, record, (size_t)n, fdlist_take(&fds));
 	} else if (strcmp(record, "stubborn") == 0) {
 		signal(SIGTERM, SIG_IGN);
 		workers_report(session_fd, "staying", 7, -1);
@@ -170,6 +175,25 @@ static void a_worker_gets_its_record_and_fds_and_reports_back(void **state)
 	stop(&fixture);
 }
 
+static void a_worker_is_told_more(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	assign_nothing(&fixture, "stay");
+	assign_nothing(&fixture, "again");
+	int fd = eventfd(0, EFD_CLOEXEC);
+	assert_int_equal(workers_tell(fixture.workers, 3, "x", 1, fd), -ESRCH);
+	assert_int_equal(workers_tell(fixture.workers, 2, "more", 4, fd), 0);
+	close(fd);
+	wait_for(&fixture, &fixture.gone, 1);
+	assert_int_equal(fixture.gone_numbers, 2);
+	assert_int_equal(fixture.status, 0);
+	assert_int_equal(fixture.fds, 1);
+	assert_int_equal(workers_tell(fixture.workers, 2, "more", 4, -1), -ESRCH);
+	stop(&fixture);
+}
+
 static void a_crash_is_told_with_its_signal(void **state)
 {
 	(void)state;
@@ -288,6 +312,7 @@ int main(int argc, char *argv[])
 	}
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_worker_gets_its_record_and_fds_and_reports_back),
+		fd_count_test(a_worker_is_told_more),
 		fd_count_test(a_crash_is_told_with_its_signal),
 		fd_count_test(many_sessions_at_once_each_have_a_worker),
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),
