@@ -22,6 +22,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are l
 #define CHANNEL_MAX_TEXT     1024u         // of REFUSE and END
 #define CHANNEL_MAX_CONTENTS 8u            // hashes in HELLO
 #define CHANNEL_MAX_RECTS    64u           // in one MEM_COPY frame
+#define CHANNEL_MAX_UNNAMED  64u           // eventfds that wait for EVENT_ROLE
 
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)

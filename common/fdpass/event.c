@@ -17,8 +17,6 @@
 #define COUNT_MAX (UINT64_MAX - 1) // that an eventfd holds
 // A semaphore gives one at a time: so many for one frame.
 #define SEMAPHORE_STEP 1024
-// Names that are asked for at a time.
-#define UNNAMED_MAX 64
 
 struct counter {
 	struct fdref ref;
@@ -42,12 +40,24 @@ struct counter {
 	uint32_t seen;           // of those sent, by the other side when it sent its last one
 };
 
-/* It may be named now, or never: counted so that all sockets that wait try again at once. */
+static size_t *n_awaited(const struct counter *counter)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	return counter->ours ? &refs->unnamed : &refs->unsettled;
+}
+
+static void begin_waiting(struct counter *counter)
+{
+	counter->awaited = true;
+	(*n_awaited(counter))++;
+}
+
+/* It may be named now, or never. */
 static void end_waiting(struct counter *counter)
 {
 	if (counter->awaited) {
 		counter->awaited = false;
-		counter->ref.refs->unnamed--;
+		(*n_awaited(counter))--;
 	}
 }
 
@@ -330,6 +340,7 @@ static void push_role(struct counter *counter, enum channel_event_role role)
 		NULL, 0);
 }
 
+/* All that wait try again at once, since each of them looks at all of its fds. */
 static void retry(struct fdrefs *refs)
 {
 	if (refs->unnamed == 0) {
@@ -348,11 +359,13 @@ static const char *handle_role(struct counter *counter, uint32_t theirs)
 	if (counter->name == 0 || theirs >= sizeof(ours) / sizeof(ours[0])) {
 		return "EVENT_ROLE that is none, or of an eventfd without a name";
 	}
-	bool answers = counter->awaited;
+	bool answers = counter->ours && counter->awaited;
 	if (theirs == CHANNEL_EVENT_OTHER && !answers) {
 		return "EVENT_ROLE that leaves the counts to nobody";
 	}
-	end_waiting(counter);
+	if (answers) {
+		end_waiting(counter);
+	}
 	if (theirs != CHANNEL_EVENT_OTHER && counter->role == CHANNEL_EVENT_OTHER) {
 		take_role(counter, ours[theirs]);
 	}
@@ -528,8 +541,7 @@ static bool ask_for_name(struct fdrefs *refs, int fd)
 		push_open(counter);
 		return false;
 	}
-	counter->awaited = true;
-	refs->unnamed++;
+	begin_waiting(counter);
 	return true;
 }
 
@@ -543,7 +555,7 @@ bool event_must_wait(struct fdrefs *refs, int fd)
 	}
 	const struct fdref *ref = fdrefs_find(refs, &identity);
 	if (ref == NULL) {
-		bool full = refs->unnamed >= UNNAMED_MAX;
+		bool full = refs->unnamed >= CHANNEL_MAX_UNNAMED;
 		return refs->ask != NULL && (full || ask_for_name(refs, fd));
 	}
 	return ref->interface == &events && ((const struct counter *)ref)->awaited;
@@ -590,6 +602,7 @@ static void settle_import(struct counter *counter, enum channel_event_role role,
 {
 	bool alone = fd >= 0 ? !adopt(counter, fd) : role != CHANNEL_EVENT_OTHER;
 	counter->asked = false;
+	end_waiting(counter);
 	if (alone && counter->role == CHANNEL_EVENT_OTHER) {
 		counter->role = CHANNEL_EVENT_MOVES;
 	}
@@ -621,6 +634,9 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 		open.role > CHANNEL_EVENT_MOVES) {
 		return "OPEN of an eventfd with wrong flags or an impossible count";
 	}
+	if (refs->unsettled >= CHANNEL_MAX_UNNAMED) {
+		return "more eventfds than may wait for EVENT_ROLE";
+	}
 	int fd = make_replica(&open);
 	if (fd < 0) {
 		log_errno("cannot make an eventfd");
@@ -640,7 +656,9 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 	if (counter->name == 0) {
 		put_pending(counter);
 		watch(counter);
-	} else if (!ask(counter)) {
+	} else if (ask(counter)) {
+		begin_waiting(counter);
+	} else {
 		settle_import(counter, CHANNEL_EVENT_MOVES, -1);
 	}
 	*ref = &counter->ref;

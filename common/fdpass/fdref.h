@@ -126,6 +126,7 @@ struct fdrefs {
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t waiting;          // sockets with a message that cannot be exported yet
 	size_t unnamed;          // eventfds of ours that cannot be named yet
+	size_t unsettled;        // eventfds of theirs that may be others that are here already
 	size_t questions;        // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
 	struct fdref_rules rules;

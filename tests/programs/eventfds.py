@@ -7,10 +7,13 @@ import select
 import signal
 import socket
 
-from harness import DEADLINE, case_list, check, wait_until
-from opaque import ServiceStage, Session, close_all, read_to_end, receive, send_fds
+import channel
+from channel import OTHER, Type, event_add, hello, open_event, open_socket, stream_data
+from harness import DEADLINE, SLOW, case_list, check, wait_until
+from opaque import ROOT, ServiceStage, Session, close_all, read_to_end, receive, send_fds
 
 CASES, case = case_list("eventfds")
+LARGE = 1 << 40  # more than all that came before
 
 
 def id_of(fd):
@@ -200,6 +203,18 @@ def _(suite):
         check(take(fds[1]) == 7, "another count comes")
 
 
+def write_until_it_comes(event, reader):
+    """What was in the hands of a session that was killed is lost; what comes later is not."""
+    def comes():
+        os.eventfd_write(event, 1)
+        return count_of(reader) > 0
+    wait_until("a count comes", comes)
+    os.eventfd_write(event, LARGE)
+    total = 0
+    while total < LARGE:
+        total += take(reader)
+
+
 for program in ("fdferry-host", "fdferry-guest"):
     for origin in ("service", "client"):
         @case(f"{program}: a session that is killed while it moves a {origin}'s counts is replaced")
@@ -216,12 +231,7 @@ for program in ("fdferry-host", "fdferry-guest"):
                         os.kill(all_.servants[n][program], signal.SIGKILL)
                         for end in ends[n]:
                             read_to_end(end)
-                        # a count that was in its hands may be lost; later ones are not
-                        os.eventfd_write(event, 1)
-                        wait_until("a count comes", lambda: count_of(fds[2]) > 0 or
-                                   (count_of(event) == 0 and os.eventfd_write(event, 1)),
-                                   DEADLINE)
-                        take(fds[2])
+                        write_until_it_comes(event, fds[2])
                     moved_on(all_, event, fds)
 
 
@@ -270,6 +280,7 @@ for program in ("fdferry-host", "fdferry-guest"):
                 one = all_.list[0]
                 first = all_.cross(one.service, one.client, event)
                 os.kill(parent.pid, number)
+                all_.list[1].client.settimeout(SLOW)
                 try:
                     second = all_.cross(all_.list[1].service, all_.list[1].client, event)
                 finally:
@@ -280,3 +291,97 @@ for program in ("fdferry-host", "fdferry-guest"):
                 wait_until("a count comes", lambda: count_of(first) + count_of(second) == 1)
                 for session in all_.list:
                     session.sync()
+
+
+class ForgedGuest(contextlib.ExitStack):
+    """Sessions with fdferry-host of somebody who may write any link and name."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage, self.fds = stage, []
+        self.callback(lambda: close_all(self.fds))
+
+    def session(self, link):
+        end = self.enter_context(channel.connect(self.stage.chan))
+        end.send(hello(b"stream", link=link) + open_socket(ROOT, root=1))
+        service = self.enter_context(self.stage.compositor.accept("stream"))
+        return end, service
+
+    def open(self, session, name):
+        """What the service gets for an eventfd of that name."""
+        end, service = session
+        id = 2 + len(self.fds)
+        end.send(open_event(id, name=name, role=OTHER))
+        end.wait_for(lambda: any(entry[1] == id for entry in end.got(Type.EVENT_ROLE)))
+        end.send(stream_data(ROOT, b"x", [id]))
+        return self.keep(service)
+
+    def keep(self, sock):
+        _, fds = receive(sock)
+        self.fds += fds
+        check(len(fds) == 1, f"{len(fds)} fds come")
+        return fds[0]
+
+    def given(self, session):
+        """The name of a new eventfd that the service passes; and the service's fd."""
+        end, service = session
+        self.fds.append(os.eventfd(0, os.EFD_CLOEXEC))
+        seen = len(end.got(Type.OPEN))
+        send_fds(service, b"x", [self.fds[-1]])
+        end.wait_for(lambda: len(end.got(Type.OPEN)) > seen)
+        return int.from_bytes(end.got(Type.OPEN)[-1][3][16:24], "little"), self.fds[-1]
+
+
+@contextlib.contextmanager
+def forged(suite):
+    stage = suite.stage("services", kind=ServiceStage)
+    with ForgedGuest(stage) as guest:
+        yield guest
+    stage.check(deadline=20)
+
+
+MINE, ANOTHER, NONE = bytes(range(16)), bytes(range(1, 17)), bytes(16)
+
+
+@case("an eventfd's name is worth nothing on another link")
+def _(suite):
+    with forged(suite) as guest:
+        mine = guest.session(MINE)
+        name, original = guest.given(mine)
+        check(name > 1 << 63, f"the host gives the name {name:#x}")
+        check(id_of(guest.open(guest.session(MINE), name)) == id_of(original), "not the original")
+        replica = guest.open(mine, 5)
+        check(id_of(guest.open(guest.session(MINE), 5)) == id_of(replica), "not the same")
+        for link in (ANOTHER, NONE):
+            session = guest.session(link)
+            check(id_of(guest.open(session, name)) != id_of(original), "another link's original")
+            check(id_of(guest.open(session, 5)) != id_of(replica), "another link's replica")
+
+
+@case("names that the host has not given are nobody's")
+def _(suite):
+    with forged(suite) as guest:
+        session = guest.session(MINE)
+        name, original = guest.given(session)
+        fds = [guest.open(guest.session(MINE), name + n) for n in (1, 2, -1)]
+        check(len({id_of(fd) for fd in [original, *fds]}) == 4, "a name that is only near it")
+        following, another = guest.given(guest.session(MINE))
+        check(following == name + 1, f"the next name is {following:#x}")
+        check(id_of(another) not in [id_of(fd) for fd in fds], "it is what the guest has forged")
+
+
+@case("a thousand eventfds that a guest names are bounded, and the next guest has room")
+def _(suite):
+    with forged(suite) as guest:
+        end, service = guest.session(MINE)
+        for first in range(2, 2002, 50):
+            end.send(b"".join(open_event(first + n, name=first + n, role=OTHER)
+                              for n in range(50)))
+            end.wait_for(lambda: len(end.got(Type.EVENT_ROLE)) == first + 48, SLOW)
+        alone = [entry for entry in end.got(Type.EVENT_ROLE) if entry[2] != OTHER]
+        check(len(alone) == 2000 - 1024, f"{len(alone)} of 2000 are the session's alone")
+        other = guest.session(ANOTHER)
+        name, _ = guest.given(other)
+        check(name, "the other one gets no name")
+        end.send(event_add(2) + stream_data(ROOT, b"x", [2]))
+        check(os.eventfd_read(guest.keep(service)) == 1, "no count comes")
