@@ -3,42 +3,15 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fdpass/event_impl.h"
 #include "fdpass/kind.h"
 #include "fdpass/shared.h"
-
-#define COUNT_MAX (UINT64_MAX - 1) // that an eventfd holds
-// A semaphore gives one at a time: so many for one frame.
-#define SEMAPHORE_STEP 1024
-
-struct counter {
-	struct fdref ref;
-	bool ours; // opened here
-	int fd;    // the original or the replica
-	int info;  // of fd, where its count is read without taking it
-	bool semaphore;
-	bool asked;                   // what its name is, or whether there is an fd of that name
-	bool awaited;                 // ours: it may not be named yet
-	uint64_t name;                // 0: it is known to this session only
-	enum channel_event_role role; // as it was told; that it is a source or a sink may change
-	uint32_t told;                // of these two, who looks after it was told that it is
-	bool source;                  // counts that appear here go to the other side
-	bool paused;                  // a source whose channel is busy
-	struct event *event;
-	struct event *turn; // a sink, when what has appeared was there for long enough
-
-	uint64_t pending; // came, but does not fit into fd yet
-	uint64_t placed;  // of a sink: at most so much of what is in fd came from the other side
-	uint32_t sent, received; // EVENT_ADD frames
-	uint32_t seen;           // of those sent, by the other side when it sent its last one
-};
 
 static size_t *n_awaited(const struct counter *counter)
 {
@@ -78,262 +51,6 @@ static void destroy_counter(struct fdref *ref)
 	free(counter);
 }
 
-static bool is_ready(int fd, short events)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = events};
-	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & events);
-}
-
-/* What is in fd, which stays there. */
-static uint64_t count_in(const struct counter *counter)
-{
-	uint64_t count;
-	if (!is_ready(counter->fd, POLLIN)) {
-		return 0; // most often, and cheaper
-	}
-	return fd_info_number(counter->info, "eventfd-count", 16, &count) ? count : 0;
-}
-
-/* 0 where there is nothing to take. O_NONBLOCK is the local peer's: it is not looked at. */
-static uint64_t take_count(const struct counter *counter)
-{
-	uint64_t total = 0, count;
-	struct iovec iov = {.iov_base = &count, .iov_len = sizeof(count)};
-	unsigned int left = counter->semaphore ? SEMAPHORE_STEP : 1;
-	while (left > 0) {
-		ssize_t n = preadv2(counter->fd, &iov, 1, -1, RWF_NOWAIT);
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n != (ssize_t)sizeof(count)) {
-			break;
-		}
-		total += count;
-		left--;
-	}
-	return total;
-}
-
-/* How much of what is pending can be written without blocking: 1 if anything can. */
-static uint64_t count_that_fits(const struct counter *counter)
-{
-	uint64_t pending = counter->pending;
-	if (pending == 0 || counter->asked || !is_ready(counter->fd, POLLOUT)) {
-		return 0;
-	}
-	if (pending == 1) {
-		return 1;
-	}
-	uint64_t room = COUNT_MAX - count_in(counter);
-	return pending < room ? pending : room;
-}
-
-/* Adds what is pending as far as it fits. */
-static void put_pending(struct counter *counter)
-{
-	uint64_t count;
-	while ((count = count_that_fits(counter)) > 0) {
-		ssize_t n = write(counter->fd, &count, sizeof(count));
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n != (ssize_t)sizeof(count)) {
-			return;
-		}
-		counter->pending -= count;
-		if (!counter->source) {
-			bool fits = count <= COUNT_MAX - counter->placed;
-			counter->placed = fits ? counter->placed + count : COUNT_MAX;
-		}
-	}
-}
-
-/* Else another session does; or, after this one's last word, counts stay for the next one. */
-static bool takes_counts(const struct counter *counter)
-{
-	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked &&
-		!counter->ref.refs->ending;
-}
-
-/*
- * A source waits for any count, a sink hears of each change: epoll reports an edge when somebody
- * adds (readable) and when somebody takes (writable).
- */
-static short events_of(const struct counter *counter)
-{
-	bool takes = takes_counts(counter);
-	if (takes && !counter->source) {
-		return EV_PERSIST | EV_READ | EV_WRITE | EV_ET;
-	}
-	short events = EV_PERSIST;
-	events |= takes && !counter->paused ? EV_READ : 0;
-	events |= counter->pending > 0 && !counter->asked ? EV_WRITE : 0;
-	return events;
-}
-
-static void watch(struct counter *counter)
-{
-	short events = events_of(counter);
-	if (event_get_events(counter->event) == events) {
-		return;
-	}
-	struct event_base *base = event_get_base(counter->event);
-	event_del(counter->event);
-	event_assign(counter->event, base, counter->fd, events, event_get_callback(counter->event),
-		counter);
-	if (event_base_get_npriorities(base) > 1) {
-		event_priority_set(
-			counter->event, 1); // what was written before the count comes first
-	}
-	if ((events & (EV_READ | EV_WRITE)) && event_add(counter->event, NULL) < 0) {
-		fdrefs_fail(counter->ref.refs, "an eventfd cannot be waited for: out of memory");
-	}
-}
-
-/* Who is told to go on when this session has ended needs to know on which side counts appear. */
-static void tell_direction(struct counter *counter)
-{
-	struct fdrefs *refs = counter->ref.refs;
-	bool is_host = refs->own_bit != 0;
-	bool named_here = counter->name != 0 && !(counter->name & CHANNEL_EVENT_HOST) == !is_host;
-	const struct event_note note = {
-		.name = counter->name,
-		.role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK,
-	};
-	if (named_here && note.role != counter->told && refs->ask != NULL &&
-		refs->ask(refs->data, &note, -1)) {
-		counter->told = note.role;
-	}
-}
-
-/* ---- source: counts leave ---- */
-
-static void move_count(struct counter *counter)
-{
-	struct channel *channel = counter->ref.refs->channel;
-	counter->paused = channel_queued(channel) > FDREFS_BUSY;
-	if (counter->paused) {
-		return; // drained goes on, counts add up meanwhile
-	}
-	uint64_t count = take_count(counter);
-	if (count == 0) {
-		return; // somebody here was faster
-	}
-	shared_push_changes(counter->ref.refs);
-	struct channel_event_add add;
-	channel_put64(add.count, count);
-	counter->sent++;
-	channel_push(channel, CHANNEL_EVENT_ADD, counter->ref.id, counter->received, &add,
-		sizeof(add), NULL, 0);
-	tell_direction(counter);
-}
-
-/* ---- sink: counts come ---- */
-
-static void become_sink(struct counter *counter)
-{
-	if (counter->source) {
-		counter->source = false;
-		counter->paused = false;
-		counter->placed = 0;
-	}
-}
-
-/* Whether there is a count that did not come from the other side. */
-static bool has_foreign_count(struct counter *counter)
-{
-	uint64_t count = count_in(counter);
-	if (count > counter->placed) {
-		return true;
-	}
-	counter->placed = count; // the rest was taken
-	return false;
-}
-
-static void look_for_foreign_count(struct counter *counter)
-{
-	if (!has_foreign_count(counter)) {
-		event_del(counter->turn);
-	} else if (!event_pending(counter->turn, EV_TIMEOUT, NULL)) {
-		uint32_t ms = counter->ref.refs->rules.turn_ms;
-		ms = ms > 0 ? ms : EVENT_GRACE_MS;
-		const struct timeval grace = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-		event_add(counter->turn, &grace);
-	}
-}
-
-/* Nobody here takes what somebody here has added: it is the other side that reads. */
-static void handle_turn(evutil_socket_t fd, short what, void *data)
-{
-	(void)fd;
-	(void)what;
-	struct counter *counter = data;
-	if (counter->source || !takes_counts(counter) || !has_foreign_count(counter)) {
-		return;
-	}
-	counter->source = true;
-	move_count(counter);
-	watch(counter);
-	channel_flush(counter->ref.refs->channel);
-}
-
-/* ---- both ---- */
-
-static void handle_event(evutil_socket_t fd, short what, void *data)
-{
-	(void)fd;
-	(void)what;
-	struct counter *counter = data;
-	put_pending(counter);
-	if (takes_counts(counter) && counter->source) {
-		move_count(counter);
-	} else if (takes_counts(counter)) {
-		look_for_foreign_count(counter);
-	}
-	watch(counter);
-	channel_flush(counter->ref.refs->channel);
-}
-
-/* arg says whether the sender had seen all that we sent, or has crossed with it. */
-static const char *handle_add(struct counter *counter, const struct channel_frame *frame)
-{
-	struct channel_event_add add;
-	if (frame->header.length != sizeof(add)) {
-		return "EVENT_ADD with a wrong length";
-	}
-	memcpy(&add, frame->payload, sizeof(add));
-	uint64_t count = channel_get64(add.count);
-	if (count == 0 || count > COUNT_MAX) {
-		return "EVENT_ADD of a count that cannot be";
-	}
-	if (count > COUNT_MAX - counter->pending) {
-		return "more counts wait for an eventfd than it can ever hold";
-	}
-	uint32_t unseen = counter->sent - frame->header.arg;
-	if (unseen > counter->sent - counter->seen) {
-		return "EVENT_ADD of who has seen more, or less, than before";
-	}
-	counter->seen = frame->header.arg;
-	counter->received++;
-	if (unseen == 0 || !counter->ours) {
-		become_sink(counter);
-	}
-	counter->pending += count;
-	put_pending(counter);
-	watch(counter);
-	tell_direction(counter);
-	return NULL;
-}
-
-/* From now on this session moves the counts. What a sink finds is there for its readers. */
-static void take_role(struct counter *counter, enum channel_event_role role)
-{
-	counter->role = role;
-	counter->source = role != CHANNEL_EVENT_SINK;
-	counter->placed = counter->source ? 0 : count_in(counter);
-	watch(counter);
-}
-
 static void push_role(struct counter *counter, enum channel_event_role role)
 {
 	channel_push(counter->ref.refs->channel, CHANNEL_EVENT_ROLE, counter->ref.id, role, NULL, 0,
@@ -367,7 +84,7 @@ static const char *handle_role(struct counter *counter, uint32_t theirs)
 		end_waiting(counter);
 	}
 	if (theirs != CHANNEL_EVENT_OTHER && counter->role == CHANNEL_EVENT_OTHER) {
-		take_role(counter, ours[theirs]);
+		counter_take_role(counter, ours[theirs]);
 	}
 	if (answers) {
 		retry(counter->ref.refs);
@@ -383,7 +100,7 @@ static const char *handle_frame(struct fdref *ref, const struct channel_frame *f
 	}
 	switch (frame->header.type) {
 	case CHANNEL_EVENT_ADD:
-		return handle_add(counter, frame);
+		return counter_handle_add(counter, frame);
 	case CHANNEL_EVENT_ROLE:
 		return handle_role(counter, frame->header.arg);
 	case CHANNEL_CLOSE:
@@ -399,7 +116,7 @@ static void handle_drained(struct fdref *ref)
 	struct counter *counter = (struct counter *)ref;
 	if (counter->paused && channel_queued(ref->refs->channel) <= FDREFS_BUSY) {
 		counter->paused = false;
-		watch(counter);
+		counter_watch(counter);
 	}
 }
 
@@ -453,8 +170,8 @@ static struct counter *create_counter(struct fdrefs *refs, int fd)
 	counter->role = CHANNEL_EVENT_MOVES;
 	counter->source = true;
 	counter->info = fd_info_open(fd);
-	counter->event = event_new(refs->base, fd, 0, handle_event, counter);
-	counter->turn = evtimer_new(refs->base, handle_turn, counter);
+	counter->event = event_new(refs->base, fd, 0, counter_handle_event, counter);
+	counter->turn = evtimer_new(refs->base, counter_handle_turn, counter);
 	if (counter->info < 0 || counter->event == NULL || counter->turn == NULL) {
 		log_errno("cannot look after an eventfd");
 		destroy_counter(&counter->ref);
@@ -492,15 +209,15 @@ static void push_open(struct counter *counter)
 		.nonblocking = (fcntl(counter->fd, F_GETFL) & O_NONBLOCK) != 0,
 		.role = moves ? CHANNEL_EVENT_MOVES : CHANNEL_EVENT_OTHER,
 	};
-	uint64_t count = moves ? take_count(counter) : 0;
+	uint64_t count = moves ? counter_take(counter) : 0;
 	shared_push_changes(refs);
 	channel_put64(open.count, count);
 	channel_put64(open.name, counter->name);
 	fdrefs_push_open(&counter->ref, CHANNEL_KIND_EVENT, &open, sizeof(open));
 	refs->counts.events++;
-	watch(counter);
+	counter_watch(counter);
 	if (count > 0) {
-		tell_direction(counter);
+		counter_tell_direction(counter);
 	}
 }
 
@@ -588,7 +305,7 @@ static bool adopt(struct counter *counter, int fd)
 		return false;
 	}
 	struct event_base *base = event_get_base(counter->event);
-	event_assign(counter->event, base, fd, EV_PERSIST, handle_event, counter);
+	event_assign(counter->event, base, fd, EV_PERSIST, counter_handle_event, counter);
 	close(counter->fd);
 	close(counter->info);
 	counter->fd = fd;
@@ -609,10 +326,10 @@ static void settle_import(struct counter *counter, enum channel_event_role role,
 	bool moves = counter->role != CHANNEL_EVENT_OTHER;
 	push_role(counter, moves ? CHANNEL_EVENT_MOVES : CHANNEL_EVENT_OTHER);
 	if (counter->role == CHANNEL_EVENT_SINK) {
-		counter->placed = count_in(counter);
+		counter->placed = counter_count(counter);
 	}
-	put_pending(counter);
-	watch(counter);
+	counter_put_pending(counter);
+	counter_watch(counter);
 }
 
 static int make_replica(const struct channel_open_event *open)
@@ -634,6 +351,10 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 		open.role > CHANNEL_EVENT_MOVES) {
 		return "OPEN of an eventfd with wrong flags or an impossible count";
 	}
+	uint64_t name = channel_get64(open.name);
+	if (name == 0 && open.role != CHANNEL_EVENT_MOVES) {
+		return "OPEN of an eventfd whose counts nobody moves";
+	}
 	if (refs->unsettled >= CHANNEL_MAX_UNNAMED) {
 		return "more eventfds than may wait for EVENT_ROLE";
 	}
@@ -649,13 +370,13 @@ const char *event_import(struct fdrefs *refs, const struct channel_frame *frame,
 	counter->semaphore = open.semaphore; // also where the kernel does not show it
 	counter->source = count == 0;
 	counter->pending = count;
-	counter->name = channel_get64(open.name);
+	counter->name = name;
 	counter->role = open.role;
 	counter->ref.id = frame->header.id;
 	refs->counts.events++;
 	if (counter->name == 0) {
-		put_pending(counter);
-		watch(counter);
+		counter_put_pending(counter);
+		counter_watch(counter);
 	} else if (ask(counter)) {
 		begin_waiting(counter);
 	} else {
@@ -692,7 +413,7 @@ static bool take_over(const struct fdref_table *table, const struct event_note *
 		struct counter *counter = counter_at(table, i);
 		if (counter != NULL && counter->name == note->name &&
 			counter->role == CHANNEL_EVENT_OTHER) {
-			take_role(counter, note->role);
+			counter_take_role(counter, note->role);
 			push_role(counter, note->role);
 			return true;
 		}

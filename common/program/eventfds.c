@@ -219,23 +219,26 @@ static bool note_role(const struct eventfds *eventfds, const struct link_id *of,
 	return true;
 }
 
+/* A file of somebody else's is not looked at any further: its server could let us wait. */
+static bool is_eventfd(int fd)
+{
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	return identity.device == FD_DEVICE_EVENTFD && fd_kind_of(fd) == FD_KIND_EVENTFD;
+}
+
 bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *asker,
 	const struct record_event *record, int fd)
 {
-	static const struct fd_identity unknown;
 	static const uint8_t none[16];
 	const struct event_note *note = &record->note;
 	struct link_id of = {.cid = asker->cid};
-	struct fd_identity identity = unknown;
 	memcpy(of.id, record->link, sizeof(of.id));
 	bool linked = memcmp(of.id, none, sizeof(none)) != 0;
 	if (note->number == 0 && fd < 0) {
 		return linked && note_role(eventfds, &of, asker->session, note);
 	}
-	if (fd >= 0 && fd_kind_of(fd) == FD_KIND_EVENTFD) {
-		fd_identity_of(fd, &identity);
-	}
-	if (linked && note->number != 0 && !fd_identity_equal(&identity, &unknown)) {
+	if (linked && note->number != 0 && fd >= 0 && is_eventfd(fd)) {
 		answer(eventfds, &of, asker->session, note, fd);
 		return true;
 	}

@@ -245,6 +245,8 @@ def event_rows():
             open_event(one(p), name=name) + event_add(one(p)))
     yield "a name before it is known there", EITHER, lambda p: (
         named(p) + stream_data(ROOT, b"x", [one(p)]))
+    yield "one without a name that another session moves", ENDS, lambda p: (
+        open_event(one(p), role=OTHER))
     yield "a role that OPEN cannot have", ENDS, lambda p: open_event(one(p), role=SINK)
     yield "a role that there is not", ENDS, lambda p: named(p) + event_role(one(p), 4)
     yield "role 2^32-1", ENDS, lambda p: named(p) + event_role(one(p), 0xffffffff)

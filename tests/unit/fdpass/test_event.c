@@ -465,7 +465,10 @@ static void an_open_that_is_wrong_is_refused(void **state)
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
 	open = (struct channel_open_event){.nonblocking = 2};
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
-	open = (struct channel_open_event){.count = {UINT32_MAX, UINT32_MAX}};
+	open = (struct channel_open_event){0}; // nobody moves its counts
+	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
+	open.role = CHANNEL_EVENT_MOVES;
+	open.count[0] = open.count[1] = UINT32_MAX;
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
 	assert_int_equal(guest->refs.theirs.used, 0);
 	open.count[0]--;
