@@ -64,11 +64,21 @@ static uint64_t count_that_fits(const struct counter *counter)
 	return pending < room ? pending : room;
 }
 
+/* What of a sink's is gone has been taken: who looks later could take new counts for it. */
+static void forget_taken(struct counter *counter)
+{
+	uint64_t count = counter_count(counter);
+	counter->placed = count < counter->placed ? count : counter->placed;
+}
+
 /* Adds what is pending as far as it fits. */
 void counter_put_pending(struct counter *counter)
 {
 	uint64_t count;
 	while ((count = count_that_fits(counter)) > 0) {
+		if (!counter->source) {
+			forget_taken(counter);
+		}
 		ssize_t n = write(counter->fd, &count, sizeof(count));
 		if (n < 0 && errno == EINTR) {
 			continue;
