@@ -55,6 +55,8 @@ struct session {
 	bool asked;                // a PING was sent at the beginning of this turn
 	bool welcomed;
 	bool ending; // END was sent or came: no more messages
+	// END 0 was sent and none has come: the other side's last counts may be on their way.
+	bool hears_out;
 	bool over;
 	char reason[512]; // empty: orderly
 	struct stats stats;
@@ -142,7 +144,10 @@ static void advance(struct session *session)
 	if (peer_is_open(session) || carries_data(session)) {
 		return;
 	}
-	if (session->channel != NULL && channel_queued(session->channel) == 0) {
+	// While we can still be heard, the other side's process waits for us: when it is gone, and
+	// another session's begins to move counts, we have added all that it has sent.
+	if (session->channel != NULL && channel_queued(session->channel) == 0 &&
+		!session->hears_out) {
 		channel_shutdown(session->channel);
 	}
 	if (session->channel == NULL) {
@@ -201,6 +206,7 @@ static void handle_left(void *data, const char *reason)
 	if (!session->ending) {
 		if (reason == NULL) {
 			send_end(session, CHANNEL_END_DONE, "");
+			session->hears_out = session->refs.counts.events > 0;
 		} else {
 			snprintf(session->reason, sizeof(session->reason), "%s", reason);
 			log_info("%s", reason);
@@ -233,6 +239,7 @@ static const char *handle_end(struct session *session, const struct channel_fram
 		(!peer_is_client(session) || session->welcomed)) {
 		return "REFUSE out of place";
 	}
+	session->hears_out = false;
 	if (wrong != NULL || session->ending) {
 		return wrong;
 	}

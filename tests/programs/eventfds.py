@@ -9,7 +9,7 @@ import socket
 
 import channel
 from channel import OTHER, Type, event_add, hello, open_event, open_socket, stream_data
-from harness import DEADLINE, SLOW, case_list, check, wait_until
+from harness import SLOW, case_list, check, wait_until
 from opaque import ROOT, ServiceStage, Session, close_all, read_to_end, receive, send_fds
 
 CASES, case = case_list("eventfds")
@@ -27,15 +27,15 @@ def count_of(fd):
         return int(re.search(r"^eventfd-count:\s*(\w+)$", info.read(), re.M)[1], 16)
 
 
-def take(fd, seconds=DEADLINE):
-    """What is in it, once there is something."""
-    readable, _, _ = select.select([fd], [], [], seconds)
+def take(fd):
+    """What is in it, once there is something: a process may have to end first."""
+    readable, _, _ = select.select([fd], [], [], SLOW)
     check(readable, "no count comes")
     return os.eventfd_read(fd)
 
 
 def wait_for_count(fd, count):
-    wait_until(lambda: f"{count} are there: {count_of(fd)}", lambda: count_of(fd) == count)
+    wait_until(lambda: f"{count} are there: {count_of(fd)}", lambda: count_of(fd) == count, SLOW)
 
 
 class Sessions(contextlib.ExitStack):
@@ -212,7 +212,7 @@ def write_until_it_comes(event, reader):
     def comes():
         os.eventfd_write(event, 1)
         return count_of(reader) > 0
-    wait_until("a count comes", comes)
+    wait_until("a count comes", comes, SLOW)
     os.eventfd_write(event, LARGE)
     total = 0
     while total < LARGE:
@@ -292,7 +292,7 @@ for program in ("fdferry-host", "fdferry-guest"):
                 wait_until("the session says so", lambda: "the parent process" in parent.errors())
                 check(id_of(first) != id_of(second), "they are the same")
                 os.eventfd_write(event, 1)
-                wait_until("a count comes", lambda: count_of(first) + count_of(second) == 1)
+                wait_until("a count comes", lambda: count_of(first) + count_of(second) == 1, SLOW)
                 for session in all_.list:
                     session.sync()
 
