@@ -10,10 +10,25 @@
 #include "host-proxy/policy_file.h"
 #include "relay/denied.h"
 
-#define DEFAULT_MAX_MEMORY  (UINT64_C(2) << 30)
-#define DEFAULT_MAX_OBJECTS (4 * 65536)
-#define DEFAULT_MAX_FDS     4096
-#define FIRST_GUEST_CID     3 // those below it are reserved
+#define FIRST_GUEST_CID 3          // those below it are reserved
+#define MAX_RATE        1000000000 // one in a nanosecond
+// Limits of a VM, if not given, of those of a session.
+#define VM_FACTOR      4
+#define VM_RATE_FACTOR 2 // all use the time of one compositor
+
+static const struct budget_limits default_limits = {
+	.most =
+		{
+			[BUDGET_FDS] = 4096,
+			[BUDGET_MEMORY] = UINT64_C(2) << 30,
+			[BUDGET_UNSENT] = 96 << 20,
+			[BUDGET_OBJECTS] = 4 * 65536,
+			[BUDGET_PENDING] = 1024,
+			[BUDGET_FRAMES] = 4 * 65536,
+		},
+	.rate = 100000,
+	.burst = 2000000,
+};
 
 static const char *set_listen(void *data, const char *value)
 {
@@ -48,6 +63,26 @@ static const char *set_device_fd(void *data, const char *value)
 		options->device_fd = (int)number;
 	}
 	return wrong;
+}
+
+static const char *set_allow_cid(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return admission_allow_cid(&options->admission, value);
+}
+
+static const char *set_allow_uid(void *data, const char *value)
+{
+	struct host_options *options = data;
+	return admission_allow_uid(&options->admission, value);
+}
+
+static const char *set_require_privileged_port(void *data, const char *value)
+{
+	(void)value;
+	struct host_options *options = data;
+	options->admission.privileged_port = true;
+	return NULL;
 }
 
 static const char *set_compositor(void *data, const char *value)
@@ -162,30 +197,59 @@ static const char *set_title_prefix(void *data, const char *value)
 	return NULL;
 }
 
-static const char *set_max_memory(void *data, const char *value)
+static const char *set_count(uint64_t *count, const char *value)
 {
-	struct host_options *options = data;
-	return options_size(value, 1, &options->max_memory);
-}
-
-static const char *set_max_objects(void *data, const char *value)
-{
-	struct host_options *options = data;
 	unsigned long number;
 	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
 	if (wrong == NULL) {
-		options->max_objects = (uint32_t)number;
+		*count = number;
 	}
 	return wrong;
 }
 
-static const char *set_max_fds(void *data, const char *value)
+static const char *set_rate(uint64_t *rate, const char *value)
+{
+	unsigned long number;
+	const char *wrong = options_number(value, 1, MAX_RATE, &number);
+	if (wrong == NULL) {
+		*rate = number;
+	}
+	return wrong;
+}
+
+static const char *set_size(uint64_t *size, const char *value)
+{
+	return options_size(value, 1, size);
+}
+
+// A limit of a session, and the same of a VM.
+#define LIMIT(name, set, member) \
+	static const char *set_max_##name(void *data, const char *value) \
+	{ \
+		return set(&((struct host_options *)data)->limits.member, value); \
+	} \
+	static const char *set_max_vm_##name(void *data, const char *value) \
+	{ \
+		return set(&((struct host_options *)data)->vms.limits.member, value); \
+	}
+
+LIMIT(memory, set_size, most[BUDGET_MEMORY])
+LIMIT(unsent, set_size, most[BUDGET_UNSENT])
+LIMIT(objects, set_count, most[BUDGET_OBJECTS])
+LIMIT(fds, set_count, most[BUDGET_FDS])
+LIMIT(streams, set_count, most[BUDGET_STREAMS])
+LIMIT(pending_fds, set_count, most[BUDGET_PENDING])
+LIMIT(frames, set_count, most[BUDGET_FRAMES])
+LIMIT(rate, set_rate, rate)
+LIMIT(burst, set_count, burst)
+
+static const char *set_max_vm_sessions(void *data, const char *value)
 {
 	struct host_options *options = data;
 	unsigned long number;
-	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
+	const char *wrong = options_number(value, 1, 100000, &number);
 	if (wrong == NULL) {
-		options->max_fds = (uint32_t)number;
+		options->vms.max_sessions = (unsigned int)number;
 	}
 	return wrong;
 }
@@ -195,6 +259,10 @@ static const struct option_spec specs[] = {
 	{"guest-cid", "N", "vhost-user: the guest's CID (default 3)", false, set_guest_cid},
 	{"vsock-port", "FROM=TO", "vhost-user: bridge N=unix:PATH or unix:PATH=N", true,
 		set_vsock_port},
+	{"allow-cid", "N", "serve the VM with this CID, and no other one", true, set_allow_cid},
+	{"require-privileged-port", NULL, "serve only who is root in its VM", false,
+		set_require_privileged_port},
+	{"allow-uid", "N", "UNIX socket: let this user connect, too", true, set_allow_uid},
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
@@ -220,9 +288,41 @@ static const struct option_spec specs[] = {
 		"vm"},
 	{"max-memory", "BYTES[K|M|G]", "memory of a session (default 2G)", false, set_max_memory,
 		"limits"},
+	{"max-unsent", "BYTES[K|M|G]", "what waits for a session's guest (default 96M)", false,
+		set_max_unsent, "limits"},
 	{"max-objects", "N", "Wayland objects of a session (default 262144)", false,
 		set_max_objects, "limits"},
 	{"max-fds", "N", "open fds of a session (default 4096)", false, set_max_fds, "limits"},
+	{"max-streams", "N", "of them, pipes and sockets (default: all)", false, set_max_streams,
+		"limits"},
+	{"max-pending-fds", "N", "of them, without their message yet (default 1024)", false,
+		set_max_pending_fds, "limits"},
+	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
+		set_max_frames, "limits"},
+	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
+		"limits"},
+	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst,
+		"limits"},
+	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
+		set_max_vm_sessions, "limits"},
+	{"max-vm-memory", "BYTES[K|M|G]", "as --max-memory, of a VM (default: 4 times that)", false,
+		set_max_vm_memory, "limits"},
+	{"max-vm-unsent", "BYTES[K|M|G]", "as --max-unsent, of a VM (default: 4 times that)", false,
+		set_max_vm_unsent, "limits"},
+	{"max-vm-objects", "N", "as --max-objects, of a VM (default: 4 times that)", false,
+		set_max_vm_objects, "limits"},
+	{"max-vm-fds", "N", "as --max-fds, of a VM (default: 4 times that)", false, set_max_vm_fds,
+		"limits"},
+	{"max-vm-streams", "N", "as --max-streams, of a VM (default: 4 times that)", false,
+		set_max_vm_streams, "limits"},
+	{"max-vm-pending-fds", "N", "as --max-pending-fds, of a VM (default: 4 times that)", false,
+		set_max_vm_pending_fds, "limits"},
+	{"max-vm-frames", "N", "as --max-frames, of a VM (default: 4 times that)", false,
+		set_max_vm_frames, "limits"},
+	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,
+		"limits"},
+	{"max-vm-burst", "N", "as --max-burst, of a VM (default: twice that)", false,
+		set_max_vm_burst, "limits"},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
@@ -233,8 +333,36 @@ static const struct options_usage usage = {
 	.specs = specs,
 };
 
+static void settle(uint64_t *of_vm, uint64_t of_session, unsigned int factor)
+{
+	if (*of_vm == 0) {
+		*of_vm = of_session < UINT64_MAX / factor ? factor * of_session : UINT64_MAX;
+	}
+}
+
+// What was not given follows from what was.
+static void settle_limits(struct host_options *options)
+{
+	struct budget_limits *session = &options->limits, *vm = &options->vms.limits;
+	unsigned int sessions = options->program.max_sessions;
+	if (session->most[BUDGET_STREAMS] == 0) {
+		session->most[BUDGET_STREAMS] = session->most[BUDGET_FDS];
+	}
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		settle(&vm->most[i], session->most[i], VM_FACTOR);
+	}
+	settle(&vm->rate, session->rate, VM_RATE_FACTOR);
+	settle(&vm->burst, session->burst, VM_RATE_FACTOR);
+	if (options->vms.max_sessions == 0) {
+		// Where there can be several, one VM leaves room for the others.
+		bool several = options->listen.kind == TRANSPORT_VSOCK;
+		options->vms.max_sessions = several ? (sessions + 1) / 2 : sessions;
+	}
+}
+
 static int check(struct host_options *options)
 {
+	settle_limits(options);
 	bool listens = options->program.session_fd < 0 && options->device_fd < 0 &&
 		!options->explain_policy;
 	bool has_ports =
@@ -246,6 +374,11 @@ static int check(struct host_options *options)
 		(options->guest_cid != 0 || has_ports)) {
 		return options_wrong(
 			&usage, "--guest-cid and --vsock-port go with --listen vhost-user:PATH");
+	}
+	bool wants_vm = options->admission.n_cids > 0 || options->admission.privileged_port;
+	if (options->listen_text != NULL && options->listen.kind == TRANSPORT_UNIX && wants_vm) {
+		return options_wrong(&usage,
+			"--allow-cid and --require-privileged-port are not for --listen unix:PATH");
 	}
 	options->guest_cid = options->guest_cid != 0 ? options->guest_cid : FIRST_GUEST_CID;
 	return OPTIONS_STATUS_RUN;
@@ -287,9 +420,7 @@ static bool read_policy(struct host_options *options, char *text, char *error, s
 static void init(struct host_options *options)
 {
 	*options = (struct host_options){
-		.max_memory = DEFAULT_MAX_MEMORY,
-		.max_objects = DEFAULT_MAX_OBJECTS,
-		.max_fds = DEFAULT_MAX_FDS,
+		.limits = default_limits,
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);
@@ -331,6 +462,7 @@ bool host_options_apply(struct host_options *options, int argc, char *argv[], ch
 	}
 	ok = ok && host_options_check(fresh, error, error_len);
 	if (ok) {
+		settle_limits(fresh);
 		fresh->program.services = options->program.services;
 		fresh->guest_cid = options->guest_cid;
 		*options = *fresh;

@@ -6,9 +6,11 @@
 #include <stdint.h>
 
 #include "channel/transport.h"
+#include "host-proxy/admission.h"
 #include "host-proxy/policy.h"
 #include "host-proxy/vsock_ports.h"
 #include "program/options.h"
+#include "program/vms.h"
 
 enum security_context_use {
 	SECURITY_CONTEXT_AUTO, // where the compositor has it
@@ -24,6 +26,7 @@ struct host_options {
 	struct vsock_ports vsock_ports;
 	int device_fd;          // -1 in other than device processes
 	const char *compositor; // NULL: $WAYLAND_DISPLAY
+	struct admission admission;
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL
 	const char *title_prefix;  // may be NULL
@@ -31,9 +34,8 @@ struct host_options {
 	enum security_context_use security_context;
 	const char *policy_path; // of --policy; NULL: none
 	bool explain_policy;
-	uint64_t max_memory; // bytes, per session as all of these
-	uint32_t max_objects;
-	uint32_t max_fds;
+	struct budget_limits limits; // of a session
+	struct vms_options vms;      // and of all sessions of a VM
 };
 
 // OPTIONS_STATUS_RUN, or the status to exit with at once. What is kept points into argv. What the

@@ -178,6 +178,17 @@ static void refuse(int fd, uint32_t service, const char *text)
 	handshake_refuse(fd, CHANNEL_REFUSE_BUSY, text);
 }
 
+// Nobody who is turned away is told more than that.
+static bool admit(void *data, int fd, struct worker_peer *peer)
+{
+	const struct serving *serving = data;
+	bool ok = admission_check(&serving->options->admission, fd, peer);
+	if (!ok) {
+		handshake_refuse(fd, CHANNEL_REFUSE_AUTHENTICATION, "not allowed to connect");
+	}
+	return ok;
+}
+
 static struct server *create_server(struct serving *serving, int listen_fd)
 {
 	const struct host_options *options = serving->options;
@@ -193,8 +204,10 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 		.reload = options->policy_path != NULL ? handle_reload : NULL,
 		.prepare = handle_prepare,
 		.is_host = true,
-		.max_events = options->max_fds,
+		.max_events = options->limits.most[BUDGET_FDS],
+		.vms = &options->vms,
 		.refuse = refuse,
+		.admit = admit,
 		.data = serving,
 	};
 	return server_create(&config);

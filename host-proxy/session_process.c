@@ -7,18 +7,22 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
 #include "host-proxy/security_context.h"
+#include "program/records.h"
 #include "program/worker.h"
 #include "relay/denied.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
+#include "relay/token.h"
 
 #define HELLO_TIMEOUT_MS 10000
+#define PROOF_TIMEOUT_MS 10000
 
 struct preparation {
 	struct host_options *options;
@@ -43,6 +47,30 @@ static bool read_hello(struct channel_input *input, struct handshake_hello *hell
 	const char *wrong = handshake_read(input, HELLO_TIMEOUT_MS, hello);
 	if (wrong != NULL) {
 		refuse(input->fd, hello->refuse, wrong);
+	}
+	return wrong == NULL;
+}
+
+// Many processes could write many lines of it, so the parent logs it.
+static void deny(const struct preparation *preparation, int channel_fd, const char *text)
+{
+	struct record_denied record = {.type = RECORD_DENIED};
+	snprintf(record.text, sizeof(record.text), "%s", text);
+	workers_report(preparation->options->program.session_fd, &record, sizeof(record), -1);
+	handshake_refuse(channel_fd, CHANNEL_REFUSE_AUTHENTICATION, text);
+}
+
+static bool authenticate(const struct preparation *preparation, int channel_fd)
+{
+	struct token token;
+	const char *wrong = "the host cannot read its token";
+	if (program_options_token(&preparation->options->program, &token)) {
+		wrong = handshake_demand_proof(
+			preparation->input, &token, &preparation->hello, PROOF_TIMEOUT_MS);
+	}
+	token_wipe(&token);
+	if (wrong != NULL) {
+		deny(preparation, channel_fd, wrong);
 	}
 	return wrong == NULL;
 }
@@ -147,15 +175,12 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	memcpy(session->link, preparation->hello.link, sizeof(session->link));
 	session->app_id_prefix = options->app_id_prefix;
 	session->title_prefix = options->title_prefix;
-	session->max_memory = options->max_memory;
-	session->max_objects = options->max_objects;
-	session->max_fds = options->max_fds;
 }
 
 static void log_connection(int channel_fd, const struct worker_peer *peer)
 {
 	char name[64];
-	if (peer->cid != 0) {
+	if (peer->by_device) {
 		snprintf(name, sizeof(name), "vm cid %u port %u", peer->cid, peer->port);
 	} else {
 		transport_peer_name(channel_fd, name, sizeof(name));
@@ -204,7 +229,8 @@ static int open_service(
 		refuse(channel_fd, CHANNEL_REFUSE_BUSY, "the host cannot read its policy");
 		return -1;
 	}
-	if (!read_hello(preparation->input, &preparation->hello)) {
+	if (!read_hello(preparation->input, &preparation->hello) ||
+		!authenticate(preparation, channel_fd)) {
 		return -1;
 	}
 	const struct service *service =
@@ -221,7 +247,7 @@ static int open_service(
 static struct channel_input *create_input(int channel_fd, const struct worker_peer *peer)
 {
 	struct channel_input *input =
-		peer->cid != 0 ? borrower_create(channel_fd) : channel_input_create(channel_fd);
+		peer->by_device ? borrower_create(channel_fd) : channel_input_create(channel_fd);
 	if (input == NULL) {
 		log_errno("the connection cannot be read");
 	}
@@ -235,7 +261,7 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 	if (local_fd < 0) {
 		return -1;
 	}
-	int error = handshake_welcome(channel_fd, &preparation->hello, 0);
+	int error = handshake_welcome(channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN);
 	if (error < 0) {
 		log_error("the guest is gone: %s", strerror(-error));
 		close(local_fd);
@@ -276,6 +302,7 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 		.program = "fdferry-host",
 		.options = &options->program,
 		.exports = WIRE_EVENT,
+		.limits = &options->limits,
 		.ignores_hangup = options->policy_path != NULL,
 		.attached = handle_attached,
 		.strict_sandbox = true,

@@ -57,6 +57,7 @@ static void handle_record(
 		const struct worker_peer peer = {
 			.cid = vmm->options->guest_cid,
 			.port = record->port,
+			.by_device = true,
 		};
 		server_connected(vmm->server, fdlist_take(fds), &peer);
 	} else {
@@ -144,6 +145,10 @@ static void start_device(struct vmm *vmm, int fd)
 static void handle_connected(void *data, int fd)
 {
 	struct vmm *vmm = data;
+	if (!admission_check_user(&vmm->options->admission, fd)) {
+		close(fd);
+		return;
+	}
 	if (vmm->pid == 0) {
 		start_device(vmm, fd);
 		return;

@@ -75,6 +75,8 @@ enum channel_type {
 	CHANNEL_EVENT_ADD = 22, // arg: how many of them the sender has received
 	CHANNEL_MEM_WORDS = 23,
 	CHANNEL_MEM_UNUSED = 24,
+	CHANNEL_CHALLENGE = 25,
+	CHANNEL_PROOF = 26,
 	CHANNEL_EVENT_ROLE = 27, // arg: enum channel_event_role of the sender
 };
 
@@ -87,6 +89,7 @@ enum channel_refuse {
 	CHANNEL_REFUSE_BUSY = 3,
 	CHANNEL_REFUSE_PROTOCOL = 4,
 	CHANNEL_REFUSE_UNREACHABLE = 5,
+	CHANNEL_REFUSE_AUTHENTICATION = 6,
 };
 
 enum channel_end {
@@ -111,11 +114,14 @@ enum channel_kind {
 	CHANNEL_KIND_SYNC = 8,
 };
 
+// The guest has a token: it proves so before anything else, and wants the same of the host.
+#define CHANNEL_FEATURE_TOKEN 0x00000001u
+
 struct channel_hello {
 	uint32_t magic;
 	uint16_t version_min;
 	uint16_t version_max;
-	uint32_t features;       // none are defined yet: bits that the sender knows
+	uint32_t features;       // CHANNEL_FEATURE_*: what the sender knows
 	uint16_t service_length; // bytes of the name that follows this struct, without a NUL
 	uint16_t n_contents;     // 16-byte hashes that follow the name
 	uint8_t boot_id[16];
@@ -135,6 +141,20 @@ struct channel_welcome {
 	uint32_t sent_clock[2];
 };
 static_assert(sizeof(struct channel_welcome) == 52, "on-wire size");
+
+#define CHANNEL_NONCE_SIZE 32
+#define CHANNEL_PROOF_SIZE 32
+
+struct channel_challenge {
+	uint8_t nonce[CHANNEL_NONCE_SIZE]; // the host's
+};
+static_assert(sizeof(struct channel_challenge) == 32, "on-wire size");
+
+struct channel_proof {
+	uint8_t nonce[CHANNEL_NONCE_SIZE]; // the guest's; zeros in the host's PROOF
+	uint8_t proof[CHANNEL_PROOF_SIZE];
+};
+static_assert(sizeof(struct channel_proof) == 64, "on-wire size");
 
 struct channel_ping {
 	uint32_t clock[2];

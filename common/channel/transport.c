@@ -9,7 +9,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define VSOCK_BUFFER_SIZE (UINT64_C(1) << 20)
+#define VSOCK_BUFFER_SIZE     (UINT64_C(1) << 20)
+#define FIRST_PRIVILEGED_PORT 512u
+#define PRIVILEGED_PORTS      512u // up to 1023
 
 struct address {
 	union {
@@ -224,6 +226,27 @@ void transport_unlink(const struct transport *transport)
 	}
 }
 
+/*
+ * A port that only root may use tells the host that it is root who connects (CAP_NET_BIND_SERVICE;
+ * rresvport(3) does the same). Each process begins at another one: the host may still remember the
+ * connection that had it last.
+ */
+static void bind_privileged_port(int fd)
+{
+	for (unsigned int i = 0; i < PRIVILEGED_PORTS; i++) {
+		const struct sockaddr_vm address = {
+			.svm_family = AF_VSOCK,
+			.svm_cid = VMADDR_CID_ANY,
+			.svm_port = FIRST_PRIVILEGED_PORT +
+				((unsigned int)getpid() + i) % PRIVILEGED_PORTS,
+		};
+		if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 ||
+			errno != EADDRINUSE) {
+			return; // if not by us, the kernel chooses one
+		}
+	}
+}
+
 static int connect_with(const struct transport *transport, int flags)
 {
 	struct address address;
@@ -235,6 +258,9 @@ static int connect_with(const struct transport *transport, int flags)
 	int fd = open_socket(transport, flags);
 	if (fd < 0) {
 		return fd;
+	}
+	if (transport->kind == TRANSPORT_VSOCK) {
+		bind_privileged_port(fd);
 	}
 	int error = connect_to(fd, &address);
 	if (error < 0) {
@@ -254,6 +280,28 @@ int transport_connect_now(const struct transport *transport)
 	return connect_with(transport, SOCK_NONBLOCK);
 }
 
+int transport_peer_of(int fd, struct transport_peer *peer)
+{
+	struct address address = {.len = sizeof(struct sockaddr_un)};
+	struct ucred user;
+	socklen_t len = sizeof(user);
+	*peer = (struct transport_peer){0};
+	if (getpeername(fd, &address.any, &address.len) < 0) {
+		return -errno;
+	}
+	if (address.any.sa_family == AF_VSOCK) {
+		peer->vsock = true;
+		peer->cid = address.vm.svm_cid;
+		peer->port = address.vm.svm_port;
+		return 0;
+	}
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &len) < 0) {
+		return -errno;
+	}
+	peer->uid = user.uid;
+	return 0;
+}
+
 void transport_peer_name(int fd, char *text, size_t len)
 {
 	struct address address = {.len = sizeof(struct sockaddr_un)};
@@ -265,11 +313,4 @@ void transport_peer_name(int fd, char *text, size_t len)
 	} else {
 		snprintf(text, len, "unix");
 	}
-}
-
-uint32_t transport_peer_cid(int fd)
-{
-	struct address address = {.len = sizeof(struct sockaddr_un)};
-	bool known = getpeername(fd, &address.any, &address.len) == 0;
-	return known && address.any.sa_family == AF_VSOCK ? address.vm.svm_cid : 0;
 }

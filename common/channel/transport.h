@@ -36,16 +36,23 @@ const char *transport_parse_service(const char *text, struct transport *transpor
 int transport_listen(const struct transport *transport);
 // Removes the socket file of a UNIX listener.
 void transport_unlink(const struct transport *transport);
-// A CLOEXEC, blocking connected socket; -errno on failure (-EPROTOTYPE: the listener is of the other
+// A CLOEXEC, blocking connected socket, over vsock from a port below 1024 if this process may use
+// one; -errno on failure (-EPROTOTYPE: the listener is of the other
 // kind, UNIX or SEQPACKET).
 int transport_connect(const struct transport *transport);
 // To a UNIX socket, without waiting for a listener that has too many connections to accept (-EAGAIN).
 // The socket is non-blocking.
 int transport_connect_now(const struct transport *transport);
 
+// Who has connected.
+struct transport_peer {
+	bool vsock;
+	uint32_t cid, port; // of vsock
+	uid_t uid; // of a UNIX socket: of the process, as its namespace's are seen from here
+};
+// 0, or -errno.
+int transport_peer_of(int fd, struct transport_peer *peer);
 // "unix", "vsock cid 3 port 1022" and so on of a connected peer, for logs.
 void transport_peer_name(int fd, char *text, size_t len);
-// The CID of a connected peer; 0 if it is not on vsock.
-uint32_t transport_peer_cid(int fd);
 
 #endif

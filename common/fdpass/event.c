@@ -192,7 +192,7 @@ static struct counter *reserve(struct fdrefs *refs, int fd, const char **wrong)
 		return NULL;
 	}
 	counter->ours = true;
-	if (!fdrefs_reserve(refs, &counter->ref, &events)) {
+	if (!fdrefs_reserve(refs, &counter->ref, &events, CHANNEL_KIND_EVENT)) {
 		destroy_counter(&counter->ref);
 		*wrong = "too many fds are open in this session";
 		return NULL;

@@ -21,7 +21,7 @@
  * process fills the counter up to 2^64-2 between two system calls of ours.
  *
  * Nobody can see that the last user of an eventfd is gone, so each stays until its session ends;
- * max_refs bounds them. They do not count in refs->streams.
+ * the budget of fds bounds them. They do not count in refs->streams.
  *
  * One that several sessions of a link pass is one object, too. Who looks after it on each side
  * (refs->ask) has an fd of it and knows its name: an importer asks for the fd of a name, an opener

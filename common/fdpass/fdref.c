@@ -15,12 +15,39 @@
 #include "fdpass/stream.h"
 #include "fdpass/sync.h"
 
-static void finish_table(struct fdref_table *table)
+static bool carries(enum channel_kind kind)
+{
+	return kind == CHANNEL_KIND_PIPE || kind == CHANNEL_KIND_SOCKET;
+}
+
+// Before anything is made of it.
+static bool charge(struct fdrefs *refs, enum channel_kind kind)
+{
+	if (!budget_charge(refs->budget, BUDGET_FDS, 1)) {
+		return false;
+	}
+	if (carries(kind) && !budget_charge(refs->budget, BUDGET_STREAMS, 1)) {
+		budget_release(refs->budget, BUDGET_FDS, 1);
+		return false;
+	}
+	return true;
+}
+
+static void discharge(struct fdrefs *refs, bool carries)
+{
+	budget_release(refs->budget, BUDGET_FDS, 1);
+	if (carries) {
+		budget_release(refs->budget, BUDGET_STREAMS, 1);
+	}
+}
+
+static void finish_table(struct fdrefs *refs, struct fdref_table *table)
 {
 	for (size_t i = 0; i < table->size; i++) {
 		if (table->refs[i] != NULL) {
 			struct fdref *ref = table->refs[i];
 			table->refs[i] = NULL;
+			discharge(refs, ref->carries);
 			ref->interface->destroy(ref);
 		}
 	}
@@ -37,8 +64,8 @@ void fdrefs_finish(struct fdrefs *refs)
 		close(refs->root_fd);
 		refs->has_root = false;
 	}
-	finish_table(&refs->ours);
-	finish_table(&refs->theirs);
+	finish_table(refs, &refs->ours);
+	finish_table(refs, &refs->theirs);
 	fileserver_destroy(refs->fileserver);
 	refs->fileserver = NULL;
 }
@@ -70,11 +97,13 @@ static struct fdref_table *table_of(struct fdrefs *refs, uint32_t id, size_t *in
 	return (id & CHANNEL_ID_HOST) == refs->own_bit ? &refs->ours : &refs->theirs;
 }
 
-static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id)
+// It has been charged.
+static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum channel_kind kind)
 {
 	size_t index;
 	struct fdref_table *table = table_of(refs, id, &index);
-	if (refs->ours.used + refs->theirs.used >= refs->max_refs || !grow(table, index)) {
+	if (!grow(table, index)) {
+		discharge(refs, carries(kind));
 		return false;
 	}
 	assert(table->refs[index] == NULL);
@@ -82,6 +111,7 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id)
 	table->used++;
 	ref->refs = refs;
 	ref->id = id;
+	ref->carries = carries(kind);
 	return true;
 }
 
@@ -91,6 +121,7 @@ static void remove_and_destroy(struct fdref *ref)
 	struct fdref_table *table = table_of(ref->refs, ref->id, &index);
 	table->refs[index] = NULL;
 	table->used--;
+	discharge(ref->refs, ref->carries);
 	if (index < table->next) {
 		table->next = index;
 	}
@@ -121,13 +152,15 @@ struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *i
 	return ref != NULL ? ref : find_in(&refs->ours, identity);
 }
 
-bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface)
+bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind)
 {
 	size_t index = refs->ours.next > 0 ? refs->ours.next : 1; // 0 is the session
 	while (index < refs->ours.size && refs->ours.refs[index] != NULL) {
 		index++;
 	}
-	if (index > CHANNEL_MAX_ID || !insert(refs, ref, (uint32_t)index | refs->own_bit)) {
+	if (index > CHANNEL_MAX_ID || !charge(refs, kind) ||
+		!insert(refs, ref, (uint32_t)index | refs->own_bit, kind)) {
 		return false;
 	}
 	refs->ours.next = index + 1;
@@ -145,7 +178,7 @@ void fdrefs_push_open(
 bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
 	enum channel_kind kind, const void *open, size_t open_len)
 {
-	if (!fdrefs_reserve(refs, ref, interface)) {
+	if (!fdrefs_reserve(refs, ref, interface, kind)) {
 		return false;
 	}
 	fdrefs_push_open(ref, kind, open, open_len);
@@ -169,17 +202,12 @@ void fdrefs_confirm_closed(struct fdref *ref)
 
 bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes)
 {
-	if (bytes > refs->max_memory - refs->memory) {
-		return false;
-	}
-	refs->memory += bytes;
-	return true;
+	return budget_charge(refs->budget, BUDGET_MEMORY, bytes);
 }
 
 void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes)
 {
-	assert(bytes <= refs->memory);
-	refs->memory -= bytes;
+	budget_release(refs->budget, BUDGET_MEMORY, bytes);
 }
 
 static const char *handle_open(struct fdrefs *refs, const struct channel_frame *frame)
@@ -211,15 +239,19 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		return "OPEN of an unknown kind";
 	}
 	struct fdref *ref = NULL;
+	if (!charge(refs, kind)) {
+		return "more fds than the session may have open";
+	}
 	const char *wrong = kinds[kind].import(refs, frame, &ref);
 	if (wrong != NULL) {
+		discharge(refs, carries(kind));
 		return wrong;
 	}
 	ref->closing = false;
-	if (!insert(refs, ref, id)) {
+	if (!insert(refs, ref, id, kind)) {
 		ref->refs = refs;
 		ref->interface->destroy(ref);
-		return "more fds open than the session may have (--max-fds)";
+		return "out of memory";
 	}
 	return NULL;
 }

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "channel/channel.h"
 #include "fdpass/content.h"
 #include "fdpass/kind.h"
@@ -61,6 +62,7 @@ struct fdref {
 	const struct fdref_interface *interface;
 	struct fdrefs *refs;
 	uint32_t id;
+	bool carries; // bytes, as a stream of the budget
 	bool closing; // opened here: CLOSE is sent; opened there: CLOSE has come
 	// What the local peers' fds of it have in common; zeros if it does not matter.
 	struct fd_identity identity;
@@ -117,9 +119,7 @@ struct fdrefs {
 	struct event_base *base;
 	uint32_t own_bit; // of the ids that we open: 0 or CHANNEL_ID_HOST
 	struct fdref_table ours, theirs;
-	size_t max_refs;     // of ours and theirs together
-	uint64_t max_memory; // bytes that the peer may make us keep
-	uint64_t memory;
+	struct budget *budget;   // what the other side may make us keep; borrowed
 	size_t streams;          // that are open: data may still be under way on the other side
 	bool any_kind;           // else only those that Wayland's messages can name
 	size_t shared;           // memories that are compared before each message
@@ -159,8 +159,8 @@ struct fdrefs {
 void fdrefs_finish(struct fdrefs *refs);
 
 // Gives ref a free id, which nobody is told yet. False: too many, or ENOMEM (ref is untouched).
-bool fdrefs_reserve(
-	struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface);
+bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind);
 // Sends OPEN of one that was reserved.
 void fdrefs_push_open(
 	const struct fdref *ref, enum channel_kind kind, const void *open, size_t open_len);

@@ -446,7 +446,7 @@ static const char *import_copy(
 	file->open = *open;
 	file->size = channel_get64(open->size);
 	if (!fdrefs_charge(refs, file->size)) {
-		wrong = "more memory than the session may have (--max-memory)";
+		wrong = "more memory than the session may have";
 		goto err;
 	}
 	wrong = open->cached ? make_from_store(refs, file) : make_empty(file);

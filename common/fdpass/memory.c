@@ -176,7 +176,7 @@ const char *memory_import(
 		return "OPEN of a pool with a wrong access mode or size";
 	}
 	if (!fdrefs_charge(refs, size)) {
-		return "more memory than the session may have (--max-memory)";
+		return "more memory than the session may have";
 	}
 	struct memory *memory = calloc(1, sizeof(*memory));
 	if (memory == NULL) {
@@ -229,7 +229,7 @@ static const char *resize_replica(struct memory *memory, const struct channel_fr
 	}
 	if (size > memory->charged) {
 		if (!fdrefs_charge(memory->ref.refs, size - memory->charged)) {
-			return "more memory than the session may have (--max-memory)";
+			return "more memory than the session may have";
 		}
 		memory->charged = size;
 	}

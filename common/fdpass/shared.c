@@ -42,7 +42,7 @@ struct shared_fd {
 	uint64_t offset;
 };
 
-static const char too_much[] = "more memory than the session may have (--max-memory)";
+static const char too_much[] = "more memory than the session may have";
 
 /* ---- the memory ---- */
 
@@ -78,8 +78,7 @@ static void destroy_shared(struct fdref *ref)
 static struct shared *create_shared(
 	struct fdrefs *refs, uint64_t size, uint64_t copies, bool opener, const char **wrong)
 {
-	if (size > SIZE_MAX_SHARED || size > refs->max_memory ||
-		!fdrefs_charge(refs, words_cost(size) + copies * size)) {
+	if (size > SIZE_MAX_SHARED || !fdrefs_charge(refs, words_cost(size) + copies * size)) {
 		*wrong = too_much;
 		return NULL;
 	}

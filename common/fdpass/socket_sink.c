@@ -14,6 +14,7 @@
 static void dequeue(struct socket *sock, struct piece *piece)
 {
 	fdrefs_discharge(sock->ref.refs, piece->charged);
+	budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
 	wl_list_remove(&piece->link);
 	piece_destroy(piece);
 }
@@ -216,11 +217,16 @@ static const char *take_fds(
 static const char *begin_piece(struct socket *sock, size_t room)
 {
 	size_t charged = sizeof(*sock->partial) + room; // a record may have no bytes
+	if (!budget_charge(sock->ref.refs->budget, BUDGET_FRAMES, 1)) {
+		return "more frames than the session may let wait";
+	}
 	if (!fdrefs_charge(sock->ref.refs, charged)) {
-		return "more memory than the session may have (--max-memory)";
+		budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
+		return "more memory than the session may have";
 	}
 	sock->partial = piece_create("", 0, room);
 	if (sock->partial == NULL) {
+		budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
 		fdrefs_discharge(sock->ref.refs, charged);
 		return "out of memory";
 	}

@@ -65,6 +65,12 @@ static void push(struct stream *stream, uint16_t type, uint32_t arg)
 	channel_push(stream->ref.refs->channel, type, stream->ref.id, arg, NULL, 0, NULL, 0);
 }
 
+static void drain(struct stream *stream, size_t len)
+{
+	evbuffer_drain(stream->pending, len);
+	fdrefs_discharge(stream->ref.refs, len);
+}
+
 /* The data has ended: our end is closed. The fdref itself goes when its opener has closed it. */
 static void end(struct stream *stream)
 {
@@ -94,6 +100,7 @@ static void destroy_stream(struct fdref *ref)
 		event_free(stream->event);
 	}
 	if (stream->pending != NULL) {
+		drain(stream, evbuffer_get_length(stream->pending));
 		evbuffer_free(stream->pending);
 	}
 	if (stream->fd >= 0) {
@@ -257,7 +264,7 @@ static ssize_t write_some(const struct stream *stream, const void *data, size_t 
 static void stop(struct stream *stream, enum channel_stop why)
 {
 	push(stream, CHANNEL_STREAM_STOP, why);
-	evbuffer_drain(stream->pending, evbuffer_get_length(stream->pending));
+	drain(stream, evbuffer_get_length(stream->pending));
 	end(stream);
 }
 
@@ -309,7 +316,7 @@ static void sink_ready(struct stream *stream)
 			channel_flush(stream->ref.refs->channel);
 			return;
 		}
-		evbuffer_drain(stream->pending, (size_t)n);
+		drain(stream, (size_t)n);
 		left -= (size_t)n;
 		stream->unreported += (uint32_t)n;
 	}
@@ -342,7 +349,11 @@ static const char *sink_frame(struct stream *stream, const struct channel_frame 
 		if (stream->over) {
 			return NULL; // the reader is gone; STREAM_STOP is on its way
 		}
+		if (!fdrefs_charge(stream->ref.refs, frame->header.length)) {
+			return "more memory than the session may have";
+		}
 		if (evbuffer_add(stream->pending, frame->payload, frame->header.length) < 0) {
+			fdrefs_discharge(stream->ref.refs, frame->header.length);
 			return "out of memory";
 		}
 		sink_ready(stream);

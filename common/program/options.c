@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/token.h"
+
 #define DEFAULT_MAX_SESSIONS  256
 #define DEFAULT_MAX_FILE_COPY (UINT64_C(64) << 20)
 #define DEFAULT_PING_INTERVAL 20 // seconds
@@ -188,6 +190,13 @@ const char *program_set_max_file_copy(void *options, const char *value)
 	return options_size(value, 1, &program->rules.max_file_copy);
 }
 
+const char *program_set_token_file(void *options, const char *value)
+{
+	struct program_options *program = options;
+	program->token_file = value;
+	return value[0] != '\0' ? NULL : "the name is missing";
+}
+
 const char *program_set_ping_interval(void *options, const char *value)
 {
 	struct program_options *program = options;
@@ -220,6 +229,19 @@ int program_options_settle(const struct options_usage *usage, struct program_opt
 			options->ping_timeout, options->ping_interval);
 	}
 	return OPTIONS_STATUS_RUN;
+}
+
+bool program_options_token(const struct program_options *options, struct token *token)
+{
+	*token = (struct token){0};
+	if (options->token_file == NULL) {
+		return true;
+	}
+	const char *wrong = token_load(token, options->token_file);
+	if (wrong != NULL) {
+		log_limited(LOG_ERROR, "--token-file %s: %s", options->token_file, wrong);
+	}
+	return wrong == NULL;
 }
 
 const char *program_set_session_fd(void *options, const char *value)

@@ -9,6 +9,8 @@
 #include "fdpass/fdref.h"
 #include "program/services.h"
 
+struct token;
+
 /**
  * The command line: a table says which options there are, one function reads them all. Wrong usage
  * is one line on stderr and exit status 2.
@@ -16,7 +18,7 @@
 
 #define OPTIONS_STATUS_RUN   (-1) // no exit status: go on
 #define OPTIONS_STATUS_USAGE 2
-#define OPTIONS_MAX          64 // in one table, with its end
+#define OPTIONS_MAX          80 // in one table, with its end
 
 struct option_spec {
 	const char *name;  // without its "--"; NULL ends the table
@@ -51,6 +53,7 @@ struct program_options {
 	unsigned int ping_interval; // seconds
 	unsigned int ping_timeout;  // seconds, at least ping_interval; 0: never
 	bool ping_timeout_given;
+	const char *token_file; // NULL: none
 	struct fdref_rules rules;
 	struct services services; // by --service
 	size_t n_protocols;
@@ -70,6 +73,7 @@ const char *program_set_max_sessions(void *options, const char *value);
 const char *program_set_shm_mode(void *options, const char *value);
 const char *program_set_on_unsupported(void *options, const char *value);
 const char *program_set_max_file_copy(void *options, const char *value);
+const char *program_set_token_file(void *options, const char *value);
 const char *program_set_ping_interval(void *options, const char *value);
 const char *program_set_ping_timeout(void *options, const char *value);
 const char *program_set_no_sandbox(void *options, const char *value);
@@ -88,6 +92,8 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_on_unsupported}, \
 	{"max-file-copy", "BYTES[K|M|G]", "a larger file is read on demand (default 64M)", false, \
 		program_set_max_file_copy}, \
+	{"token-file", "FILE", "a secret that the other side has to have, too (mode 0600)", false, \
+		program_set_token_file}, \
 	{"ping-interval", "SECONDS", "how often to ask for a sign of life (default 20)", false, \
 		program_set_ping_interval}, \
 	{"ping-timeout", "SECONDS", "a longer silence ends a session (default 4 intervals)", false, \
@@ -115,6 +121,9 @@ int options_parse(
 
 // After options_parse: what only several options together can say, or get wrong. Returns as that does.
 int program_options_settle(const struct options_usage *usage, struct program_options *options);
+
+// Reads --token-file; a token of length 0 without it. False: it cannot be used, which has been logged.
+bool program_options_token(const struct program_options *options, struct token *token);
 
 // Says in one line on stderr what is wrong with the usage; returns OPTIONS_STATUS_USAGE.
 int options_wrong(const struct options_usage *usage, const char *fmt, ...)

@@ -19,10 +19,11 @@ enum record_type {
 	RECORD_STORED,
 	RECORD_STATS,
 	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
+	RECORD_DENIED,
 	RECORD_EVENT,
 };
 
-// To the worker. Fds: the connection, what the parent has attached, then n_contents files.
+// To the worker. Fds: the connection, what the parent has attached, the VM's page, then n_contents files.
 struct record_session {
 	uint32_t type;
 	uint32_t number;
@@ -30,6 +31,9 @@ struct record_session {
 	struct worker_peer peer;
 	uint32_t attached; // 1 or 0 fds
 	uint8_t link[16];  // of the guest's sessions
+	// 1: the fd of its VM's page comes, too, and slot is the session's place there
+	uint32_t of_vm;
+	uint32_t slot;
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
 };
@@ -38,6 +42,12 @@ struct record_session {
 struct record_stored {
 	uint32_t type;
 	struct content_hash hash;
+};
+
+// From the worker: who connected has not proved who it is.
+struct record_denied {
+	uint32_t type;
+	char text[124]; // with a NUL
 };
 
 // Either way, about an eventfd that several sessions may pass. Fd: one, or none.

@@ -19,10 +19,11 @@
 #include "base/rlimit.h"
 #include "base/sandbox.h"
 #include "base/workers.h"
-#include "channel/transport.h"
 #include "program/eventfds.h"
 #include "program/options.h"
 #include "program/records.h"
+#include "program/vms.h"
+#include "relay/token.h"
 
 #define GRACE_MS 2000
 #define SIGNALS  4
@@ -41,7 +42,10 @@ struct entrance {
 struct seat {
 	struct wl_list link; // server.seats
 	unsigned int number;
+	uint32_t service;
 	struct worker_peer peer;
+	struct vm *vm; // NULL: none
+	size_t slot;
 };
 
 struct server {
@@ -51,6 +55,7 @@ struct server {
 	struct wl_list seats; // seat.link
 	struct eventfds eventfds;
 	uint8_t link[16]; // of all sessions
+	struct vms *vms;  // NULL: none
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -68,6 +73,9 @@ static void print_totals(const struct server *server)
 	char title[64];
 	snprintf(title, sizeof(title), "%s: sessions that have ended", server->config.program);
 	stats_print(stderr, title, &server->totals);
+	if (server->vms != NULL) {
+		vms_print(server->vms, stderr, server->config.program);
+	}
 }
 
 static void stop(struct server *server)
@@ -87,14 +95,16 @@ static bool push_copy(struct fdlist *fds, int fd)
 }
 
 // The record of a new session, with the files that it may use.
-static bool prepare_record(const struct server *server, uint32_t service,
-	const struct worker_peer *peer, struct record_session *record, struct fdlist *fds)
+static bool prepare_record(const struct server *server, const struct seat *seat,
+	struct record_session *record, struct fdlist *fds)
 {
 	*record = (struct record_session){
 		.type = RECORD_SESSION,
-		.number = server->numbers,
-		.service = service,
-		.peer = *peer,
+		.number = seat->number,
+		.service = seat->service,
+		.peer = seat->peer,
+		.of_vm = seat->vm != NULL,
+		.slot = (uint32_t)seat->slot,
 	};
 	if (server->attached_fd >= 0) {
 		if (!push_copy(fds, server->attached_fd)) {
@@ -103,6 +113,9 @@ static bool prepare_record(const struct server *server, uint32_t service,
 		record->attached = 1;
 	}
 	memcpy(record->link, server->link, sizeof(record->link));
+	if (seat->vm != NULL && !push_copy(fds, vm_page(seat->vm))) {
+		return false;
+	}
 	for (size_t i = 0; i < server->contents.count; i++) {
 		const struct content_entry *entry = &server->contents.entries[i];
 		if (!push_copy(fds, entry->fd)) {
@@ -113,23 +126,37 @@ static bool prepare_record(const struct server *server, uint32_t service,
 	return true;
 }
 
-static struct seat *seat_create(struct server *server, const struct worker_peer *peer)
+static void seat_destroy(struct seat *seat)
+{
+	if (seat->vm != NULL) {
+		vm_leave(seat->vm, seat->slot);
+	}
+	wl_list_remove(&seat->link);
+	free(seat);
+}
+
+// NULL with errno: EDQUOT if the VM has as many as it may.
+static struct seat *seat_create(
+	struct server *server, uint32_t service, const struct worker_peer *peer)
 {
 	struct seat *seat = calloc(1, sizeof(*seat));
 	if (seat == NULL) {
-		log_limited(LOG_ERROR, "session %u: cannot be started: %m", server->numbers);
 		return NULL;
 	}
-	seat->number = server->numbers;
+	if (server->vms != NULL) {
+		seat->vm = vms_enter(server->vms, peer->cid, &seat->slot);
+		if (seat->vm == NULL) {
+			int saved = errno;
+			free(seat);
+			errno = saved;
+			return NULL;
+		}
+	}
+	seat->number = ++server->numbers;
+	seat->service = service;
 	seat->peer = *peer;
 	wl_list_insert(&server->seats, &seat->link);
 	return seat;
-}
-
-static void seat_destroy(struct seat *seat)
-{
-	wl_list_remove(&seat->link);
-	free(seat);
 }
 
 static struct seat *find_seat(struct server *server, unsigned int number)
@@ -144,43 +171,47 @@ static struct seat *find_seat(struct server *server, unsigned int number)
 }
 
 // Takes fd. False: it has no process, which has been logged.
-static bool give_process(
-	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static bool give_process(struct server *server, const struct seat *seat, int fd)
 {
 	struct record_session record;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	if (server->config.prepare != NULL) {
-		server->config.prepare(server->config.data);
-	}
-	bool ok = fdlist_push(&fds, fd) && prepare_record(server, service, peer, &record, &fds);
+	bool ok = fdlist_push(&fds, fd) && prepare_record(server, seat, &record, &fds);
 	int error = ok
-		? workers_assign(server->workers, server->numbers, &record, sizeof(record), &fds)
+		? workers_assign(server->workers, seat->number, &record, sizeof(record), &fds)
 		: 0;
 	if (error < 0) {
-		log_limited(LOG_ERROR, "session %u: cannot be started: %s", server->numbers,
+		log_limited(LOG_ERROR, "session %u: cannot be started: %s", seat->number,
 			strerror(-error));
 		server->config.refuse(
-			*fdlist_peek(&fds), service, "no process can be started for it");
+			*fdlist_peek(&fds), seat->service, "no process can be started for it");
 	}
 	fdlist_finish(&fds);
 	return ok && error == 0;
 }
 
 // Takes fd.
+static void turn_away(struct server *server, uint32_t service, const char *text, int fd)
+{
+	log_limited(LOG_WARN, "a connection was turned away: %s", text);
+	server->config.refuse(fd, service, text);
+	close(fd);
+}
+
+// Takes fd.
 static void start_session(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
-	server->numbers++;
-	struct seat *seat = seat_create(server, peer);
+	if (server->config.prepare != NULL) {
+		server->config.prepare(server->config.data);
+	}
+	struct seat *seat = seat_create(server, service, peer);
 	if (seat == NULL) {
-		close(fd);
-		return;
-	}
-	if (seat->peer.cid == 0) {
-		seat->peer.cid = transport_peer_cid(fd);
-	}
-	if (!give_process(server, service, peer, fd)) {
+		turn_away(server, service,
+			errno == EDQUOT ? "over the VM's budget of sessions (--max-vm-sessions)"
+					: strerror(errno),
+			fd);
+	} else if (!give_process(server, seat, fd)) {
 		seat_destroy(seat);
 	}
 }
@@ -195,18 +226,20 @@ static void stop_accepting(struct server *server)
 }
 
 // Takes fd.
-static void admit(struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
+static void admit(struct server *server, uint32_t service, struct worker_peer peer, int fd)
 {
 	unsigned int max = server->config.options->max_sessions;
-	if (workers_busy(server->workers) >= max) {
-		char text[64];
-		snprintf(text, sizeof(text), "too many sessions (%u)", max);
-		log_limited(LOG_WARN, "a connection was turned away: %s", text);
-		server->config.refuse(fd, service, text);
+	if (server->config.admit != NULL && !server->config.admit(server->config.data, fd, &peer)) {
 		close(fd);
 		return;
 	}
-	start_session(server, service, peer, fd);
+	if (workers_busy(server->workers) >= max) {
+		char text[64];
+		snprintf(text, sizeof(text), "too many sessions (%u)", max);
+		turn_away(server, service, text, fd);
+		return;
+	}
+	start_session(server, service, &peer, fd);
 	if (server->config.options->oneshot) {
 		stop_accepting(server);
 		if (workers_busy(server->workers) == 0 && !server->config.waits_for_finish) {
@@ -220,7 +253,7 @@ static void handle_connected(void *data, int fd)
 {
 	const struct entrance *entrance = data;
 	const struct worker_peer unknown = {0};
-	admit(entrance->server, entrance->service, &unknown, fd);
+	admit(entrance->server, entrance->service, unknown, fd);
 }
 
 static void keep_content(
@@ -234,6 +267,19 @@ static void keep_content(
 		return;
 	}
 	content_store_put(&server->contents, &stored->hash, fdlist_take(fds));
+}
+
+static void log_denied(
+	struct server *server, unsigned int number, const struct record_denied *denied)
+{
+	const struct seat *seat = find_seat(server, number);
+	char from[64] = "a local program";
+	if (seat != NULL && seat->peer.cid != 0) {
+		snprintf(from, sizeof(from), "vsock cid %u port %u", seat->peer.cid,
+			seat->peer.port);
+	}
+	log_limited(LOG_WARN, "session %u: %s was turned away: %.*s", number, from,
+		(int)sizeof(denied->text) - 1, denied->text);
 }
 
 static void tell_session(void *data, unsigned int number, const struct event_note *note, int fd)
@@ -273,6 +319,8 @@ static void handle_record(void *data, const struct workers_sender *from, const v
 		stats_add(&server->totals, &part.stats);
 	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
 		sandbox_log_violation(from->pid, record);
+	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
+		log_denied(server, from->number, record);
 	} else if (type == RECORD_EVENT && len == sizeof(struct record_event) &&
 		handle_event_record(server, from->number, record, fds)) {
 		return;
@@ -412,6 +460,15 @@ static void init_eventfds(struct server *server)
 	}
 }
 
+// Sessions read it again, so that it can be replaced.
+static bool check_token(const struct program_options *options)
+{
+	struct token token;
+	bool ok = program_options_token(options, &token);
+	token_wipe(&token);
+	return ok;
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
@@ -423,6 +480,11 @@ struct server *server_create(const struct server_config *config)
 	}
 	server->config = *config;
 	server->attached_fd = -1;
+	if (!check_token(config->options)) {
+		close_listeners(config);
+		free(server);
+		return NULL;
+	}
 	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
 	rlimit_raise_files();
@@ -445,6 +507,12 @@ struct server *server_create(const struct server_config *config)
 	server->workers = workers_create(config->base, config->argv, &workers_handler, server);
 	if (server->workers == NULL) {
 		goto err_server;
+	}
+	if (config->vms != NULL) {
+		server->vms = vms_create(config->vms);
+		if (server->vms == NULL) {
+			goto err_server;
+		}
 	}
 	return server;
 
@@ -473,6 +541,7 @@ void server_destroy(struct server *server)
 	if (server->config.options->stats) {
 		print_totals(server);
 	}
+	vms_destroy(server->vms);
 	content_store_finish(&server->contents);
 	if (server->attached_fd >= 0) {
 		close(server->attached_fd);
@@ -488,7 +557,7 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 		close(fd);
 		return;
 	}
-	admit(server, 0, peer, fd);
+	admit(server, 0, *peer, fd);
 }
 
 void server_attach(struct server *server, int fd)

@@ -10,6 +10,7 @@
 struct event_base;
 struct program_options;
 struct server;
+struct vms_options;
 struct worker_peer;
 
 /**
@@ -35,15 +36,19 @@ struct server_config {
 	const struct server_listener *listeners;
 	size_t n_listeners;
 	bool is_host;
-	size_t max_events;           // eventfds that a session may share with others of its link
-	bool strict_sandbox;         // no session without one, or with less than all of it
-	bool keeps_contents;         // sessions get the files that earlier ones stored
-	bool waits_for_finish;       // --oneshot is over with server_finish, not before
-	void (*reload)(void *data);  // SIGHUP; NULL: it ends the program
-	void (*prepare)(void *data); // a session is about to begin; may be NULL
-	void *data;
+	size_t max_events;             // eventfds that a session may share with others of its link
+	bool strict_sandbox;           // no session without one, or with less than all of it
+	const struct vms_options *vms; // of sessions by their VM; NULL: they are of none. Copied
+	bool keeps_contents;           // sessions get the files that earlier ones stored
+	bool waits_for_finish;         // --oneshot is over with server_finish, not before
+	void (*reload)(void *data);    // SIGHUP; NULL: it ends the program
+	void (*prepare)(void *data);   // a session is about to begin; may be NULL
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);
+	// Whether a connection may have a session; fills in who it is from, where that is known. fd is
+	// borrowed. False: the peer has been told, and the log. NULL: all may.
+	bool (*admit)(void *data, int fd, struct worker_peer *peer);
+	void *data;
 };
 
 // NULL on failure, which has been logged.

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/workers.h"
@@ -41,6 +42,7 @@ struct worker {
 	int attached_fd; // -1: none, or handed over
 	struct worker_peer peer;
 	uint8_t link[16]; // of a guest's session
+	struct budget budget;
 	bool ended;
 	bool failed; // with a reason
 };
@@ -78,6 +80,9 @@ static void print_stats(const struct worker *worker)
 	stats.sessions = 1;
 	snprintf(title, sizeof(title), "%s: session %u", worker->config->program, worker->number);
 	stats_print(stderr, title, &stats);
+	snprintf(title, sizeof(title), "%s: budget of session %u", worker->config->program,
+		worker->number);
+	budget_print(stderr, title, &worker->budget);
 }
 
 static void handle_terminate(evutil_socket_t signal, short what, void *data)
@@ -99,13 +104,14 @@ static void handle_print(evutil_socket_t signal, short what, void *data)
 	print_stats(data);
 }
 
-// The parent's handler of SIGUSR1 is not ours, so it has been blocked until now.
-static void unblock_signals(void)
+// Where SIGUSR1 has no handler of ours it would end us: it is blocked from the start, and again at
+// the end, since the parent cannot know how far we are.
+static void block_signals(int how)
 {
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigprocmask(how, &set, NULL);
 }
 
 static bool worker_init(struct worker *worker, const struct worker_config *config)
@@ -124,6 +130,7 @@ static bool worker_init(struct worker *worker, const struct worker_config *confi
 static void worker_finish(struct worker *worker)
 {
 	session_destroy(worker->session);
+	block_signals(SIG_BLOCK);
 	asker_destroy(worker->asker);
 	if (worker->terminate != NULL) {
 		event_free(worker->terminate);
@@ -134,6 +141,7 @@ static void worker_finish(struct worker *worker)
 	if (worker->base != NULL) {
 		event_base_free(worker->base);
 	}
+	budget_leave(&worker->budget);
 	content_store_finish(&worker->contents);
 	confine_finish(&worker->filters);
 }
@@ -156,6 +164,36 @@ static bool is_assigned(const struct worker *worker)
 	return poll(&session, 1, 0) == 1;
 }
 
+static bool is_record(
+	const struct worker *worker, const struct record_session *record, const struct fdlist *fds)
+{
+	return record->type == RECORD_SESSION && record->of_vm <= 1 && record->attached <= 1 &&
+		record->service <= worker->config->options->services.count &&
+		record->n_contents <= CONTENT_STORE_MAX &&
+		fds->count == 1 + record->attached + record->of_vm + record->n_contents;
+}
+
+// The connection, or -1.
+static int take_record(
+	struct worker *worker, const struct record_session *record, struct fdlist *fds)
+{
+	worker->number = record->number;
+	worker->service = record->service;
+	worker->peer = record->peer;
+	memcpy(worker->link, record->link, sizeof(worker->link));
+	int fd = fdlist_take(fds);
+	worker->attached_fd = record->attached > 0 ? fdlist_take(fds) : -1;
+	if (record->of_vm && !budget_join(&worker->budget, fdlist_take(fds), record->slot)) {
+		log_errno("session %u: cannot map its VM's budget", record->number);
+		close(fd);
+		return -1;
+	}
+	for (size_t i = 0; i < record->n_contents; i++) {
+		content_store_put(&worker->contents, &record->contents[i], fdlist_take(fds));
+	}
+	return fd;
+}
+
 // The connection, or -1 if there is none to serve; *status is the exit status then.
 static int receive_session(struct worker *worker, int *status)
 {
@@ -169,20 +207,8 @@ static int receive_session(struct worker *worker, int *status)
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);
 	*status = n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-	if (n == sizeof(record) && record.type == RECORD_SESSION &&
-		record.service <= worker->config->options->services.count &&
-		record.n_contents <= CONTENT_STORE_MAX && record.attached <= 1 &&
-		fds.count == 1 + record.attached + record.n_contents) {
-		worker->number = record.number;
-		worker->service = record.service;
-		worker->peer = record.peer;
-		memcpy(worker->link, record.link, sizeof(worker->link));
-		fd = fdlist_take(&fds);
-		worker->attached_fd = record.attached > 0 ? fdlist_take(&fds) : -1;
-		for (size_t i = 0; i < record.n_contents; i++) {
-			content_store_put(
-				&worker->contents, &record.contents[i], fdlist_take(&fds));
-		}
+	if (n == sizeof(record) && is_record(worker, &record, &fds)) {
+		fd = take_record(worker, &record, &fds);
 	} else if (n != 0) {
 		log_error("--session-fd is for our own use");
 	}
@@ -211,9 +237,9 @@ static bool confine(struct worker *worker, const struct session_options *session
 	const struct confine_options confine = {
 		.any_kind = session->service != NULL,
 		.strict = worker->config->strict_sandbox,
-		.max_memory = session->max_memory,
-		.max_fds = session->max_fds,
-		.maps_guest = worker->peer.cid != 0,
+		.max_memory = session->budget->limits.most[BUDGET_MEMORY],
+		.max_fds = session->budget->limits.most[BUDGET_FDS],
+		.maps_guest = worker->peer.by_device,
 		.session_fd = options->session_fd,
 	};
 	return options->no_sandbox || confine_session(&worker->filters, &confine) == 0;
@@ -237,6 +263,7 @@ static bool create_session(struct worker *worker, int fd)
 	const struct worker_config *config = worker->config;
 	hand_over_attached(worker);
 	const struct services *services = &config->options->services;
+	worker->budget.limits = *config->limits;
 	struct session_options options = {
 		.base = worker->base,
 		.exports = config->exports,
@@ -244,6 +271,7 @@ static bool create_session(struct worker *worker, int fd)
 		.channel_fd = -1,
 		.service = worker->service > 0 ? services->list[worker->service - 1].name : NULL,
 		.rules = config->options->rules,
+		.budget = &worker->budget,
 		.ping_interval = config->options->ping_interval,
 		.ping_timeout = config->options->ping_timeout,
 		.contents = &worker->contents,
@@ -261,7 +289,8 @@ static bool create_session(struct worker *worker, int fd)
 	create_asker(worker, &options);
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
-		log_errno("cannot create the session");
+		const char *over = budget_exceeded(&worker->budget);
+		log_error("cannot create the session: %s", over != NULL ? over : strerror(errno));
 		return false;
 	}
 	if (worker->asker != NULL) {
@@ -276,7 +305,7 @@ static bool run_session(struct worker *worker)
 		log_error("cannot handle signals");
 		return false;
 	}
-	unblock_signals();
+	block_signals(SIG_UNBLOCK);
 	while (!worker->ended) {
 		if (event_base_dispatch(worker->base) != 0) {
 			log_error("the session waits for nothing any more");

@@ -6,6 +6,7 @@
 
 #include "wire/schema.h"
 
+struct budget_limits;
 struct program_options;
 struct session_options;
 
@@ -13,16 +14,18 @@ struct session_options;
  * A session process: waits for its parent to give it a connection, runs one session, reports, ends.
  */
 
-// Who a connection is from, where its socket does not tell it.
+// Who a connection is from.
 struct worker_peer {
-	uint32_t cid; // of a virtual machine whose vsock device is ours; 0: as the socket says
+	uint32_t cid; // of a virtual machine; 0: by UNIX socket
 	uint32_t port;
+	bool by_device; // our own vsock device's, which lends (host-proxy/loan.h)
 };
 
 struct worker_config {
 	const char *program;                   // name, for what it prints
 	const struct program_options *options; // borrowed; session_fd is the parent's
 	enum wire_direction exports;           // of the sessions
+	const struct budget_limits *limits;    // of a session; borrowed
 	bool keeps_contents;                   // what the session stores is reported
 	bool ignores_hangup;                   // SIGHUP means something to the parent alone
 	// What server_attach was given when the session began; takes fd. Called before prepare; may

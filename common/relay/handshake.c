@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -10,6 +11,7 @@
 
 #include "channel/channel.h"
 #include "channel/input.h"
+#include "relay/token.h"
 
 static void read_boot_id(uint8_t boot_id[16])
 {
@@ -97,6 +99,7 @@ int handshake_open(int fd, struct handshake_hello *hello)
 	memcpy(at + sizeof(head), hello->service, name);
 	memcpy(at + sizeof(head) + name, hello->contents, hello->n_contents * CONTENT_HASH_SIZE);
 	size_t len = sizeof(head) + name + hello->n_contents * CONTENT_HASH_SIZE;
+	token_hash(packet.payload, len, hello->hash);
 	return send_packet(fd, &packet, CHANNEL_HELLO, 0, len, 0);
 }
 
@@ -108,8 +111,8 @@ static bool wait_readable(int fd, uint64_t deadline)
 	return poll(&readable, 1, left) != 0; // when interrupted, too
 }
 
-static const char *receive_all(
-	struct channel_input *input, void *data, size_t len, uint64_t deadline)
+// 0; -ECONNRESET if the connection ends before all has come, -ETIMEDOUT.
+static int receive_all(struct channel_input *input, void *data, size_t len, uint64_t deadline)
 {
 	struct iovec rest = {.iov_base = data, .iov_len = len};
 	while (rest.iov_len > 0) {
@@ -118,12 +121,29 @@ static const char *receive_all(
 			rest.iov_base = (uint8_t *)rest.iov_base + n;
 			rest.iov_len -= (size_t)n;
 		} else if (n != -EAGAIN) {
-			return "the connection ended within HELLO";
+			return -ECONNRESET;
 		} else if (!wait_readable(input->fd, deadline)) {
-			return "no HELLO came in time";
+			return -ETIMEDOUT;
 		}
 	}
-	return NULL;
+	return 0;
+}
+
+static uint64_t deadline_in(int timeout_ms)
+{
+	return channel_clock() + (uint64_t)timeout_ms * 1000000;
+}
+
+// Receives one frame, of which no byte is known to be true yet. Its length is checked by the caller
+// where it matters beyond fitting a packet: -EMSGSIZE if it does not.
+static int receive_packet(struct channel_input *input, struct packet *packet, uint64_t deadline)
+{
+	int error = receive_all(input, &packet->header, sizeof(packet->header), deadline);
+	if (error == 0 && packet->header.length > sizeof(packet->payload)) {
+		error = -EMSGSIZE;
+	}
+	return error != 0 ? error
+			  : receive_all(input, packet->payload, packet->header.length, deadline);
 }
 
 static const char *decode_hello(const struct packet *packet, struct handshake_hello *hello)
@@ -157,7 +177,13 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 	memcpy(hello->contents, at + head.service_length, head.n_contents * CONTENT_HASH_SIZE);
 	memcpy(hello->boot_id, head.boot_id, sizeof(head.boot_id));
 	memcpy(hello->link, head.link, sizeof(head.link));
+	token_hash(packet->payload, len, hello->hash);
 	return NULL;
+}
+
+static const char *hello_missing(int error)
+{
+	return error == -ETIMEDOUT ? "no HELLO came in time" : "the connection ended within HELLO";
 }
 
 const char *handshake_read(
@@ -165,10 +191,10 @@ const char *handshake_read(
 {
 	struct packet packet;
 	hello->refuse = CHANNEL_REFUSE_PROTOCOL;
-	uint64_t deadline = channel_clock() + (uint64_t)timeout_ms * 1000000;
-	const char *wrong = receive_all(input, &packet.header, sizeof(packet.header), deadline);
-	if (wrong != NULL) {
-		return wrong;
+	uint64_t deadline = deadline_in(timeout_ms);
+	int error = receive_all(input, &packet.header, sizeof(packet.header), deadline);
+	if (error != 0) {
+		return hello_missing(error);
 	}
 	if (packet.header.type != CHANNEL_HELLO) {
 		return "the first frame is not HELLO";
@@ -177,8 +203,8 @@ const char *handshake_read(
 		packet.header.length > sizeof(packet.payload)) {
 		return "HELLO with a wrong length";
 	}
-	wrong = receive_all(input, packet.payload, packet.header.length, deadline);
-	return wrong != NULL ? wrong : decode_hello(&packet, hello);
+	error = receive_all(input, packet.payload, packet.header.length, deadline);
+	return error != 0 ? hello_missing(error) : decode_hello(&packet, hello);
 }
 
 int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features)
@@ -205,4 +231,117 @@ void handshake_refuse(int fd, uint32_t code, const char *text)
 	memcpy(packet.payload, text, len);
 	send_packet(fd, &packet, CHANNEL_REFUSE, code, len, MSG_DONTWAIT);
 	shutdown(fd, SHUT_WR);
+}
+
+/* ---- authentication ---- */
+
+// Whatever does not answer the challenge has not proved anything.
+static bool receive_proof(
+	struct channel_input *input, struct channel_proof *proof, uint64_t deadline)
+{
+	struct packet packet;
+	int error = receive_packet(input, &packet, deadline);
+	if (error != 0 || packet.header.type != CHANNEL_PROOF ||
+		packet.header.length != sizeof(*proof)) {
+		return false;
+	}
+	memcpy(proof, packet.payload, sizeof(*proof));
+	return true;
+}
+
+static int send_proof(int fd, const struct channel_proof *proof)
+{
+	struct packet packet;
+	memcpy(packet.payload, proof, sizeof(*proof));
+	return send_packet(fd, &packet, CHANNEL_PROOF, 0, sizeof(*proof), 0);
+}
+
+static int send_challenge(int fd, const struct token_transcript *transcript)
+{
+	struct packet packet;
+	memcpy(packet.payload, transcript->host_nonce, sizeof(struct channel_challenge));
+	return send_packet(fd, &packet, CHANNEL_CHALLENGE, 0, sizeof(struct channel_challenge), 0);
+}
+
+// The guest goes first: who only connects learns nothing of the token, not even a proof to try
+// guesses on.
+static bool guest_proves(struct channel_input *input, const struct token *token,
+	struct token_transcript *transcript, uint64_t deadline)
+{
+	struct channel_proof proof;
+	token_nonce(transcript->host_nonce);
+	if (send_challenge(input->fd, transcript) < 0 || !receive_proof(input, &proof, deadline)) {
+		return false;
+	}
+	memcpy(transcript->guest_nonce, proof.nonce, sizeof(proof.nonce));
+	return token_verify(token, TOKEN_GUEST, transcript, proof.proof);
+}
+
+const char *handshake_demand_proof(struct channel_input *input, const struct token *token,
+	const struct handshake_hello *hello, int timeout_ms)
+{
+	struct token_transcript transcript;
+	struct channel_proof answer = {0};
+	bool offered = (hello->features & CHANNEL_FEATURE_TOKEN) != 0;
+	if (token->length == 0) {
+		return offered ? "the guest has a token, but the host has none (--token-file)"
+			       : NULL;
+	}
+	if (!offered) {
+		return "the host has a token, but the guest has none (--token-file)";
+	}
+	memcpy(transcript.hello, hello->hash, sizeof(transcript.hello));
+	if (!guest_proves(input, token, &transcript, deadline_in(timeout_ms))) {
+		return "the guest did not prove that it has the host's token";
+	}
+	token_prove(token, TOKEN_HOST, &transcript, answer.proof);
+	return send_proof(input->fd, &answer) < 0 ? "the guest is gone" : NULL;
+}
+
+static const char unproven[] = "the host did not prove that it has the guest's token";
+
+// A frame of that type and length. NULL, or what the host has said in its place.
+static const char *expect(struct channel_input *input, uint16_t type, size_t len,
+	struct packet *packet, uint64_t deadline, struct handshake_text *text)
+{
+	int error = receive_packet(input, packet, deadline);
+	size_t have = packet->header.length;
+	if (error == 0 && packet->header.type == CHANNEL_REFUSE && have <= CHANNEL_MAX_TEXT) {
+		snprintf(text->text, sizeof(text->text), "refused by the host: %.*s", (int)have,
+			(const char *)packet->payload);
+		return text->text;
+	}
+	return error == 0 && packet->header.type == type && have == len ? NULL : unproven;
+}
+
+static const char *verify_host(const struct packet *packet, const struct token *token,
+	const struct token_transcript *transcript)
+{
+	struct channel_proof theirs;
+	memcpy(&theirs, packet->payload, sizeof(theirs));
+	return token_verify(token, TOKEN_HOST, transcript, theirs.proof) ? NULL : unproven;
+}
+
+const char *handshake_prove(struct channel_input *input, const struct token *token,
+	const struct handshake_hello *hello, int timeout_ms, struct handshake_text *text)
+{
+	struct packet packet;
+	struct token_transcript transcript;
+	struct channel_proof ours;
+	uint64_t deadline = deadline_in(timeout_ms);
+	const char *wrong = expect(input, CHANNEL_CHALLENGE, sizeof(struct channel_challenge),
+		&packet, deadline, text);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	memcpy(transcript.host_nonce, packet.payload, sizeof(transcript.host_nonce));
+	memcpy(transcript.hello, hello->hash, sizeof(transcript.hello));
+	token_nonce(transcript.guest_nonce);
+	memcpy(ours.nonce, transcript.guest_nonce, sizeof(ours.nonce));
+	token_prove(token, TOKEN_GUEST, &transcript, ours.proof);
+	if (send_proof(input->fd, &ours) < 0) {
+		return "the host is gone";
+	}
+	wrong = expect(input, CHANNEL_PROOF, sizeof(struct channel_proof), &packet, deadline, text);
+	return wrong != NULL ? wrong : verify_host(&packet, token, &transcript);
 }

@@ -19,7 +19,7 @@ struct channel_input;
 
 struct handshake_hello {
 	char service[HANDSHAKE_SERVICE_MAX + 1];
-	uint32_t features;   // of the sender; none are defined yet
+	uint32_t features;   // of the sender: CHANNEL_FEATURE_*
 	uint8_t boot_id[16]; // of the sender's kernel; zeros if it has none
 	uint8_t link[16];    // the same in all sessions of one guest program; zeros: none
 	uint64_t clock;      // CLOCK_MONOTONIC of the sender, nanoseconds
@@ -27,15 +27,32 @@ struct handshake_hello {
 	uint32_t refuse;     // CHANNEL_REFUSE_* that fits if it could not be read
 	size_t n_contents;   // files that the sender has and need not be sent
 	struct content_hash contents[CHANNEL_MAX_CONTENTS];
+	uint8_t hash[CHANNEL_PROOF_SIZE]; // of all that HELLO said: filled in, for the proofs
 };
 
-// Fills in boot_id and clock, and writes HELLO to the blocking socket fd. 0 or -errno.
+struct token;
+
+// What a host says to a guest that it refuses.
+struct handshake_text {
+	char text[CHANNEL_MAX_TEXT + 32];
+};
+
+// Fills in boot_id, clock and hash, and writes HELLO to the blocking socket fd. 0 or -errno.
 int handshake_open(int fd, struct handshake_hello *hello);
 
 // Reads HELLO, waiting at most timeout_ms. NULL, or in one static phrase what is wrong: the caller
 // refuses with it.
 const char *handshake_read(
 	struct channel_input *input, int timeout_ms, struct handshake_hello *hello);
+// The host, after handshake_read: where either side has a token (length 0: none), both have to prove
+// that they have the same one. Waits at most timeout_ms. NULL, or in one static phrase why not, which
+// tells nobody anything of the token: the caller refuses with it.
+const char *handshake_demand_proof(struct channel_input *input, const struct token *token,
+	const struct handshake_hello *hello, int timeout_ms);
+// The guest that has a token, after handshake_open with CHANNEL_FEATURE_TOKEN. NULL, or why the host
+// is not to be trusted with a session: one phrase, which may be in text.
+const char *handshake_prove(struct channel_input *input, const struct token *token,
+	const struct handshake_hello *hello, int timeout_ms, struct handshake_text *text);
 // Writes WELCOME. 0 or -errno.
 int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features);
 // Writes REFUSE with a code of protocol/channel.h and a text for people. Never blocks; errors are

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "wire/message.h"
 #include "wire/schema.h"
 
@@ -30,9 +31,9 @@ static bool make_room(struct object_range *range)
 	return true;
 }
 
-bool objects_init(struct objects *objects, size_t max)
+bool objects_init(struct objects *objects, struct budget *budget)
 {
-	*objects = (struct objects){.max = max};
+	*objects = (struct objects){.budget = budget};
 	if (!make_room(&objects->client)) {
 		return false;
 	}
@@ -51,8 +52,14 @@ static void clear(struct object *object)
 	*object = (struct object){0};
 }
 
-static void finish_range(struct object_range *range)
+static void finish_range(struct objects *objects, struct object_range *range)
 {
+	// An id is charged when it is first given out; 0 of the client's is none.
+	size_t charged =
+		range == &objects->client && range->count > 0 ? range->count - 1 : range->count;
+	if (charged > 0) {
+		budget_release(objects->budget, BUDGET_OBJECTS, charged);
+	}
 	for (size_t i = 0; i < range->count; i++) {
 		clear(&range->objects[i]);
 	}
@@ -62,8 +69,8 @@ static void finish_range(struct object_range *range)
 
 void objects_finish(struct objects *objects)
 {
-	finish_range(&objects->client);
-	finish_range(&objects->server);
+	finish_range(objects, &objects->client);
+	finish_range(objects, &objects->server);
 }
 
 const char *objects_insert(struct objects *objects, uint32_t id,
@@ -75,10 +82,11 @@ const char *objects_insert(struct objects *objects, uint32_t id,
 		return "a new id that skips others";
 	}
 	if (index == range->count) {
-		if (objects->client.count + objects->server.count >= objects->max) {
-			return "more objects than the session may have (--max-objects)";
+		if (!budget_charge(objects->budget, BUDGET_OBJECTS, 1)) {
+			return "more objects than the session may have";
 		}
 		if (!make_room(range)) {
+			budget_release(objects->budget, BUDGET_OBJECTS, 1);
 			return "out of memory";
 		}
 		range->objects[range->count++] = (struct object){0};

@@ -7,6 +7,7 @@
 
 #include "wire/message.h"
 
+struct budget;
 struct wire_interface;
 
 /**
@@ -34,11 +35,11 @@ struct objects {
 		size_t count; // ids given out so far: [0, count)
 		size_t capacity;
 	} client, server;
-	size_t max; // objects in both ranges
+	struct budget *budget; // borrowed
 };
 
-// Knows wl_display as object 1 then. False on ENOMEM.
-bool objects_init(struct objects *objects, size_t max);
+// Knows wl_display as object 1 then. False on ENOMEM, or if the budget has no room for that.
+bool objects_init(struct objects *objects, struct budget *budget);
 void objects_finish(struct objects *objects);
 
 // NULL if there is none. Valid until the next insert.

@@ -42,13 +42,15 @@ static void rehearse(
 	static const uint32_t events[] = {
 		2, 28 << 16, 1, 7, 0x735f6c77, 0x00006d68, 1, 3, 12 << 16, 0};
 	const int outside[] = {local[1], channel[1]};
+	struct budget budget = {
+		.limits.most = {[BUDGET_FDS] = 16, [BUDGET_OBJECTS] = 16},
+	};
 	struct session_options options = {
 		.base = base,
 		.exports = exports,
 		.local_fd = local[0],
 		.channel_fd = channel[0],
-		.max_objects = 16,
-		.max_fds = 16,
+		.budget = &budget,
 		.ended = ignore_end,
 	};
 	struct session *session = session_create(&options);

@@ -10,13 +10,13 @@
 #include <unistd.h>
 #include <wayland-util.h>
 
+#include "base/budget.h"
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "channel/channel.h"
 #include "channel/input.h"
 #include "fdpass/event.h"
 #include "fdpass/fdref.h"
-#include "fdpass/file.h"
 #include "fdpass/kind.h"
 #include "fdpass/ondemand.h"
 #include "fdpass/shared.h"
@@ -27,8 +27,6 @@
 
 // Who asks without reading the answers gets no more of them.
 #define PONG_MAX_QUEUED (4u * 1024 * 1024)
-// What is queued for a peer that does not read: a file of the largest size, and then answers.
-#define KEPT_MAX (FILE_MAX + 32u * 1024 * 1024)
 // What is left to say when a session ends is given so long to get out.
 #define LAST_WORDS_SECONDS 2
 
@@ -116,6 +114,15 @@ static void finish(struct session *session)
 	}
 }
 
+/* The words of a shared memory wait as copies: they are charged for with it. */
+static bool charge_unsent(struct session *session)
+{
+	struct budget *budget = session->options.budget;
+	uint64_t kept = session->channel != NULL ? channel_kept(session->channel) : 0;
+	uint64_t memory = budget->used[BUDGET_MEMORY];
+	return budget_set(budget, BUDGET_UNSENT, kept > memory ? kept - memory : 0);
+}
+
 /* Nothing that is known of the session is needed any more, and no frame can be sent. */
 static void close_channel(struct session *session)
 {
@@ -130,6 +137,7 @@ static void close_channel(struct session *session)
 	fdrefs_finish(&session->refs);
 	channel_destroy(session->channel);
 	session->channel = NULL;
+	charge_unsent(session);
 }
 
 /* Pipes outlive their client, but not a session that has failed. */
@@ -182,6 +190,8 @@ static void fail(struct session *session, uint32_t code, const char *text)
 	if (session->ending) {
 		return;
 	}
+	const char *over = budget_exceeded(session->options.budget);
+	text = over != NULL ? over : text;
 	snprintf(session->reason, sizeof(session->reason), "%s", text);
 	log_limited(LOG_ERROR, "%s", text);
 	session->peer->interface->tell(session->peer, code, text);
@@ -330,8 +340,19 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return (header->type >= CHANNEL_HELLO && header->type <= CHANNEL_MEM_UNUSED) ||
-		header->type == CHANNEL_EVENT_ROLE;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ROLE;
+}
+
+static const char *charge_frame(struct session *session, const struct channel_header *header)
+{
+	struct budget *budget = session->options.budget;
+	budget_forget(budget); // what did not end the session is not what ends it later
+	if (!charge_unsent(session)) {
+		return "frames without reading what they are answered";
+	}
+	// How many messages are in a frame of them, only their engine knows.
+	bool single = header->type != CHANNEL_MESSAGES || header->id != 0;
+	return !single || budget_messages(budget, 1) ? NULL : "more frames than it may send";
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
@@ -344,9 +365,9 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	if (!has_shape(&frame->header)) {
 		return "a frame with a wrong length";
 	}
-	// The words of a shared memory wait as copies: not more than it is charged for.
-	if (channel_kept(session->channel) > KEPT_MAX + session->refs.memory) {
-		return "frames without reading what they are answered";
+	const char *wrong = charge_frame(session, &frame->header);
+	if (wrong != NULL) {
+		return wrong;
 	}
 	if (frame->header.id != 0) {
 		// Of a session that has failed, nothing is open any more.
@@ -378,6 +399,10 @@ static const char *handle_place(
 	struct session *session = data;
 	if (has_failed(session)) {
 		return NULL;
+	}
+	budget_forget(session->options.budget);
+	if (!budget_messages(session->options.budget, 1)) {
+		return "more frames than it may send";
 	}
 	return fdrefs_place(&session->refs, id, write, rows);
 }
@@ -428,6 +453,7 @@ static void handle_settled(void *data)
 static void handle_channel_drained(void *data)
 {
 	struct session *session = data;
+	charge_unsent(session);
 	fdrefs_drained(&session->refs);
 	session->peer->interface->drained(session->peer);
 	if (session->ending) {
@@ -525,8 +551,7 @@ static void init_refs(struct session *session)
 		.channel = session->channel,
 		.base = options->base,
 		.own_bit = peer_is_client(session) ? 0 : CHANNEL_ID_HOST,
-		.max_refs = options->max_fds,
-		.max_memory = options->max_memory,
+		.budget = options->budget,
 		.rules = options->rules,
 		.contents = options->contents,
 		.peer_contents = options->peer_contents,

@@ -10,6 +10,7 @@
 #include "relay/stats.h"
 #include "wire/schema.h"
 
+struct budget;
 struct channel_input;
 struct denied_request;
 struct event_base;
@@ -51,9 +52,7 @@ struct session_options {
 	const char *app_id_prefix; // for xdg_toplevel.set_app_id; NULL or borrowed
 	const char *title_prefix;
 
-	uint64_t max_memory; // bytes of replicas that the peer may make us keep
-	uint32_t max_objects;
-	uint32_t max_fds;           // fdrefs open at a time, either way
+	struct budget *budget;      // what the other side may make us keep and do; borrowed
 	unsigned int ping_interval; // seconds between PINGs; 0: none
 	unsigned int ping_timeout;  // seconds of silence that end the session; 0: any may last
 	FILE *trace;                // NULL, or where messages are printed; borrowed

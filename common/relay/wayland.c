@@ -38,7 +38,7 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 	wl_array_init(&wayland->globals);
 	wl_array_init(&wayland->pending);
 	wayland->imported = calloc(MAX_IMPORTED, sizeof(*wayland->imported));
-	if (wayland->imported == NULL || !objects_init(&wayland->objects, options->max_objects)) {
+	if (wayland->imported == NULL || !objects_init(&wayland->objects, options->refs->budget)) {
 		wayland_finish(wayland);
 		return false;
 	}
@@ -48,6 +48,10 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 void wayland_finish(struct wayland *wayland)
 {
 	objects_finish(&wayland->objects);
+	if (wayland->n_imported > 0) {
+		budget_release(wayland->options.refs->budget, BUDGET_PENDING, wayland->n_imported);
+		wayland->n_imported = 0;
+	}
 	wl_array_release(&wayland->globals);
 	wl_array_init(&wayland->globals);
 	wl_array_release(&wayland->pending);
@@ -479,6 +483,9 @@ static bool import_refs(struct wayland_call *call)
 	}
 	memcpy(call->refs, wayland->imported, n * sizeof(*call->refs));
 	wayland->n_imported -= n;
+	if (n > 0) {
+		budget_release(wayland->options.refs->budget, BUDGET_PENDING, n);
+	}
 	memmove(wayland->imported, wayland->imported + n,
 		wayland->n_imported * sizeof(*wayland->imported));
 	call->n_refs = n;
@@ -598,6 +605,9 @@ static const char *queue_refs(struct wayland *wayland, const struct channel_fram
 	if (n > MAX_IMPORTED - wayland->n_imported) {
 		return "more fdrefs than messages take";
 	}
+	if (!budget_charge(wayland->options.refs->budget, BUDGET_PENDING, n)) {
+		return "more fdrefs than may wait for their message";
+	}
 	memcpy(wayland->imported + wayland->n_imported, frame->payload, n * sizeof(uint32_t));
 	wayland->n_imported += n;
 	return NULL;
@@ -618,7 +628,7 @@ const char *wayland_import(struct wayland *wayland, const struct channel_frame *
 	wayland->import_credit -= (uint32_t)len;
 	wayland->message_bytes[imports(wayland)] += len;
 	struct wayland_run run = {.start = data, .end = data};
-	size_t done = 0;
+	size_t done = 0, n = 0;
 	while (done < len) {
 		struct wire_header header;
 		if (!wire_header_decode(data + done, len - done, &header) ||
@@ -630,6 +640,10 @@ const char *wayland_import(struct wayland *wayland, const struct channel_frame *
 			return NULL; // has failed by itself
 		}
 		done += header.size;
+		n++;
+	}
+	if (!budget_messages(wayland->options.refs->budget, n > 0 ? n : 1)) {
+		return "more messages than the session may send";
 	}
 	flush_local(wayland, &run);
 	wayland->unreported += (uint32_t)len;

@@ -40,7 +40,6 @@ struct wayland_options {
 	struct channel *channel;
 	struct fdrefs *refs;
 	struct relay_clock *clock;
-	uint32_t max_objects;
 	// See struct session_options; may be NULL.
 	uint32_t (*offer_global)(void *policy_data, const char *interface, uint32_t version);
 	void *policy_data;

@@ -191,7 +191,6 @@ static struct peer *create(const struct peer_context *context)
 		.channel = context->channel,
 		.refs = context->refs,
 		.clock = context->clock,
-		.max_objects = options->max_objects,
 		.offer_global = options->offer_global,
 		.policy_data = options->data,
 		.denied = options->denied,

@@ -147,8 +147,10 @@ class Fdferry(Contender):
 
     def add_pair(self, channel, host_options, guest_options):
         channel = "unix:" + self.place.path(channel)
+        # All workloads together are more than a VM's desktop.
         processes.wait_ready(self.add(self.place.program("fdferry-host"), "--listen", channel,
-                                      *host_options, "--print-ready"))
+                                      *host_options, "--max-vm-burst", "4000000000",
+                                      "--print-ready"))
         processes.wait_ready(self.add(self.place.program("fdferry-guest"), "--connect", channel,
                                       *guest_options, "--print-ready"))
 

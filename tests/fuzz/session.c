@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/fdlist.h"
 #include "base/scm.h"
 #include "protocol/channel.h"
@@ -36,6 +37,19 @@
 #define NO_TURN    0x80 // of an operation: the sessions see it together with the next one
 
 enum { GUEST, HOST };
+
+static const struct budget_limits limits = {
+	.most =
+		{
+			[BUDGET_MEMORY] = MAX_MEMORY,
+			[BUDGET_UNSENT] = 96u << 20,
+			[BUDGET_OBJECTS] = MAX_IDS,
+			[BUDGET_FDS] = MAX_FDS,
+			[BUDGET_STREAMS] = MAX_FDS,
+			[BUDGET_PENDING] = 1024,
+			[BUDGET_FRAMES] = 1u << 16,
+		},
+};
 
 enum thing {
 	MEMORY,
@@ -73,6 +87,7 @@ enum operation {
 };
 
 struct side {
+	struct budget budget;
 	struct session *session;
 	int channel, local; // the far ends of the session's two sockets; -1: closed
 	unsigned int ends;
@@ -217,6 +232,8 @@ static void create_side(
 	options.channel_fd = channel[1];
 	options.local_fd = local[1];
 	options.data = side;
+	options.budget = &side->budget;
+	side->budget.limits = limits;
 	if (which == GUEST) {
 		const struct handshake_hello hello = {.service = "wayland"};
 		fuzz_check(handshake_welcome(side->channel, &hello, 0) == 0, "WELCOME is sent");
@@ -233,9 +250,6 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 	const struct session_options options = {
 		.service = (mode & 1) != 0 ? "service" : NULL,
 		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
-		.max_memory = MAX_MEMORY,
-		.max_objects = MAX_IDS,
-		.max_fds = MAX_FDS,
 		.ended = handle_ended,
 	};
 	int type = (mode & 3) == 3 ? SOCK_SEQPACKET : SOCK_STREAM;
@@ -253,6 +267,13 @@ static void turn(struct fixture *fixture)
 	}
 }
 
+static void check_budget(const struct budget *budget)
+{
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		fuzz_check(budget->used[i] == 0, "a budget is released");
+	}
+}
+
 static void end(struct fixture *fixture)
 {
 	for (int i = 0; i < 2; i++) {
@@ -264,6 +285,7 @@ static void end(struct fixture *fixture)
 	}
 	for (int i = 0; i < 2; i++) {
 		session_destroy(fixture->sides[i].session);
+		check_budget(&fixture->sides[i].budget);
 	}
 	for (int i = 0; i < THINGS; i++) {
 		close_if_open(&fixture->things[i]);

@@ -58,7 +58,7 @@ static int connect_to(const struct transport *transport)
 	return fd;
 }
 
-static void start_program(struct stage *stage)
+static void start_program(struct stage *stage, char *rule, char *value)
 {
 	char listen[160], out[160], in[160], service[160];
 	snprintf(listen, sizeof(listen), "vhost-user:%s", stage->vmm.path);
@@ -66,11 +66,12 @@ static void start_program(struct stage *stage)
 	snprintf(in, sizeof(in), "unix:%s=%d", stage->entrance.path, LISTENS);
 	snprintf(service, sizeof(service), "echo=unix:%s", stage->service.path);
 	char *argv[] = {program, "--listen", listen, "--vsock-port", out, "--vsock-port", in,
-		"--service", service, NULL};
+		"--service", service, rule, value, NULL};
 	assert_int_equal(posix_spawn(&stage->pid, program, NULL, NULL, argv, environ), 0);
 }
 
-static void begin(struct stage *stage)
+// With an option more, which may be NULL, and its value.
+static void begin_with(struct stage *stage, char *rule, char *value)
 {
 	strcpy(stage->directory, "/tmp/fdferry-test-XXXXXX");
 	assert_non_null(mkdtemp(stage->directory));
@@ -78,9 +79,14 @@ static void begin(struct stage *stage)
 	name(stage, &stage->service, "service");
 	name(stage, &stage->entrance, "entrance");
 	stage->service_fd = transport_listen(&stage->service);
-	start_program(stage);
+	start_program(stage, rule, value);
 	machine_init(&stage->machine, connect_to(&stage->vmm), MACHINE_VERSION_1);
 	machine_boot(&stage->machine, 32);
+}
+
+static void begin(struct stage *stage)
+{
+	begin_with(stage, NULL, NULL);
 }
 
 static void end(struct stage *stage)
@@ -109,11 +115,17 @@ static struct virtio_vsock_hdr receive(struct stage *stage, void *payload)
 	return header;
 }
 
-static void send_packet(struct stage *stage, uint32_t port, uint16_t operation, const char *text)
+static void send_packet_from(
+	struct stage *stage, uint32_t from, uint32_t port, uint16_t operation, const char *text)
 {
-	struct virtio_vsock_hdr header = machine_header(40000, port, operation);
+	struct virtio_vsock_hdr header = machine_header(from, port, operation);
 	header.len = (uint32_t)strlen(text);
 	assert_true(machine_send_packet(&stage->machine, &header, text, strlen(text)));
+}
+
+static void send_packet(struct stage *stage, uint32_t port, uint16_t operation, const char *text)
+{
+	send_packet_from(stage, 40000, port, operation, text);
 }
 
 static int accept_at_service(struct stage *stage)
@@ -171,6 +183,40 @@ static void any_other_port_is_a_channel(void **state)
 	assert_int_equal(receive(&stage, payload).op, VIRTIO_VSOCK_OP_RW);
 	memcpy(&frame, payload, sizeof(frame));
 	assert_int_equal(frame.type, CHANNEL_REFUSE);
+	end(&stage);
+}
+
+// Connects from a port, says something that is no HELLO, and returns for which reason it is refused.
+static uint32_t refusal(struct stage *stage, uint32_t from)
+{
+	char payload[MACHINE_RX_SIZE];
+	struct channel_header frame;
+	send_packet_from(stage, from, CHANNEL, VIRTIO_VSOCK_OP_REQUEST, "");
+	assert_int_equal(receive(stage, payload).op, VIRTIO_VSOCK_OP_RESPONSE);
+	send_packet_from(stage, from, CHANNEL, VIRTIO_VSOCK_OP_RW,
+		"this is no HELLO, but it is long enough");
+	while (receive(stage, payload).op != VIRTIO_VSOCK_OP_RW) {
+	}
+	memcpy(&frame, payload, sizeof(frame));
+	assert_int_equal(frame.type, CHANNEL_REFUSE);
+	return frame.arg;
+}
+
+static void the_machines_cid_and_port_are_those_of_its_device(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin_with(&stage, "--allow-cid", "3");
+	assert_int_equal(refusal(&stage, 40000), CHANNEL_REFUSE_PROTOCOL);
+	end(&stage);
+	begin_with(&stage, "--allow-cid", "4");
+	assert_int_equal(refusal(&stage, 40000), CHANNEL_REFUSE_AUTHENTICATION);
+	end(&stage);
+	begin_with(&stage, "--require-privileged-port", NULL);
+	assert_int_equal(refusal(&stage, 1024), CHANNEL_REFUSE_AUTHENTICATION);
+	end(&stage);
+	begin_with(&stage, "--require-privileged-port", NULL);
+	assert_int_equal(refusal(&stage, 1023), CHANNEL_REFUSE_PROTOCOL);
 	end(&stage);
 }
 
@@ -455,6 +501,7 @@ int main(int argc, char *argv[])
 		fd_count_test(a_port_leads_to_a_socket),
 		fd_count_test(a_socket_leads_to_a_port),
 		fd_count_test(any_other_port_is_a_channel),
+		fd_count_test(the_machines_cid_and_port_are_those_of_its_device),
 		fd_count_test(the_vmm_may_come_again),
 		fd_count_test(a_broken_ring_ends_the_device_and_nothing_else),
 		fd_count_test(payload_reaches_a_service),

@@ -53,6 +53,8 @@ class Type(IntEnum):
     EVENT_ADD = 22
     MEM_WORDS = 23
     MEM_UNUSED = 24
+    CHALLENGE = 25
+    PROOF = 26
     EVENT_ROLE = 27
 
 

@@ -62,6 +62,12 @@ class HostileGuest:
     def close(self):
         self.end.close()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
 
 class HostileHost:
     """Talks to fdferry-guest; before it is the suite's own client."""

@@ -63,12 +63,20 @@ static void send_welcome(int fd, const struct handshake_hello *hello, int64_t ah
 	check(send(fd, &frame, sizeof(frame), MSG_NOSIGNAL) == sizeof(frame), "WELCOME");
 }
 
+static void set_limits(struct budget *budget, const struct pair_options *options)
+{
+	uint64_t *most = budget->limits.most;
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		most[i] = PLENTY;
+	}
+	most[BUDGET_MEMORY] = options->max_memory != 0 ? options->max_memory : PLENTY;
+	most[BUDGET_OBJECTS] = options->max_objects != 0 ? options->max_objects : MAX_OBJECTS;
+	most[BUDGET_FDS] = options->max_fds != 0 ? options->max_fds : MAX_FDS;
+}
+
 static struct session_options session_options(const struct pair_options *options)
 {
 	return (struct session_options){
-		.max_memory = options->max_memory != 0 ? options->max_memory : PLENTY,
-		.max_objects = options->max_objects != 0 ? options->max_objects : MAX_OBJECTS,
-		.max_fds = options->max_fds != 0 ? options->max_fds : MAX_FDS,
 		.service = options->service,
 		.rules = options->rules,
 		.ended = handle_ended,
@@ -80,6 +88,8 @@ static void create_guest(struct pair *pair, struct event_base *base,
 {
 	struct session_options guest = session_options(options);
 	guest.base = base;
+	set_limits(&pair->guest.budget, options);
+	guest.budget = &pair->guest.budget;
 	guest.exports = WIRE_REQUEST;
 	guest.local_fd = local_fd;
 	guest.channel_fd = channel_fd;
@@ -95,6 +105,8 @@ static void create_host(struct pair *pair, struct event_base *base,
 {
 	struct session_options host = session_options(options);
 	host.base = options->host_base != NULL ? options->host_base : base;
+	set_limits(&pair->host.budget, options);
+	host.budget = &pair->host.budget;
 	host.exports = WIRE_EVENT;
 	host.local_fd = local_fd;
 	host.channel_fd = channel_fd;
@@ -178,10 +190,20 @@ static void close_left(int *fd)
 	}
 }
 
+// What was charged has been given back.
+static void check_budget(const struct budget *budget)
+{
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		check(budget->used[i] == 0, "a budget that is not released");
+	}
+}
+
 void pair_finish(struct pair *pair)
 {
 	session_destroy(pair->guest.session);
 	session_destroy(pair->host.session);
+	check_budget(&pair->guest.budget);
+	check_budget(&pair->host.budget);
 	close_left(&pair->client_fd);
 	close_left(&pair->compositor_fd);
 	close_left(&pair->channel_fd);

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "fdpass/content.h"
 #include "fdpass/fdref.h"
 #include "relay/handshake.h"
@@ -41,6 +42,7 @@ struct pair_options {
 
 struct pair_side {
 	struct session *session; // NULL: the test plays it
+	struct budget budget;
 	bool over;
 	char reason[512]; // empty: orderly
 };

@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include "tests/bench/client/clock.h"
 #include "tests/bench/client/connection.h"
@@ -20,6 +22,8 @@ struct animation {
 	painter *paint;
 	bool full_damage; // else the square alone
 	bool lockstep;    // waits for each frame callback; else only for a free buffer
+	unsigned int
+		rate; // of a screen's frames, per second: one that comes late skips some; 0: none
 };
 
 static void square_at(const struct window *window, uint64_t frame, struct rectangle *square)
@@ -88,12 +92,42 @@ static void show_first_frames(struct window *window)
 	}
 }
 
+// A timerfd that is ready at each frame of a screen, from the next one on; -1 without one.
+static int start_ticks(const struct animation *animation)
+{
+	if (animation->rate == 0) {
+		return -1;
+	}
+	const struct timespec tick = {.tv_nsec = 1000000000 / animation->rate};
+	const struct itimerspec ticks = {.it_interval = tick, .it_value = tick};
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	if (fd < 0 || timerfd_settime(fd, 0, &ticks, NULL) < 0) {
+		perror("timerfd");
+		exit(1);
+	}
+	return fd;
+}
+
+static void wait_tick(int ticks)
+{
+	uint64_t passed;
+	if (ticks >= 0 && read(ticks, &passed, sizeof(passed)) < 0) {
+		perror("timerfd");
+		exit(1);
+	}
+}
+
 static void show_batch(struct window *window, const struct animation *animation)
 {
+	int ticks = start_ticks(animation);
 	for (int i = 0; i < BATCH; i++) {
+		wait_tick(ticks);
 		show_frame(window, animation);
 	}
 	window_drain(window);
+	if (ticks >= 0) {
+		close(ticks);
+	}
 }
 
 static void run(const struct job *job, const struct animation *animation)
@@ -130,6 +164,11 @@ static void run(const struct job *job, const struct animation *animation)
 void workload_damage(const struct job *job)
 {
 	run(job, &(struct animation){"damage", paint_square, false, true});
+}
+
+void workload_paced(const struct job *job)
+{
+	run(job, &(struct animation){"paced", paint_square, false, true, 60});
 }
 
 void workload_full(const struct job *job)

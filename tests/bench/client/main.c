@@ -20,6 +20,8 @@ static const struct {
 		"connections up to keymap and first frame"},
 	{"damage", workload_damage, {510, 1, 3840, 2160, false},
 		"frames with 64x64 of damage, one at a time"},
+	{"paced", workload_paced, {600, 10, 1920, 1080, false},
+		"frames with 64x64 of damage, 60 a second at most"},
 	{"full", workload_full, {1000, 1, 1920, 1080, false}, "frames of fresh noise"},
 	{"sparse", workload_sparse, {1000, 1, 1920, 1080, false},
 		"full damage, 64x64 really changed"},

@@ -95,14 +95,17 @@ static void init_end(struct end *end, struct event_base *base, int fd, uint32_t 
 	content_store_init(&end->contents);
 	end->channel = channel_create(base, fd, &handler, end);
 	assert_non_null(end->channel);
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		end->budget.limits.most[i] = 1u << 30;
+	}
+	end->budget.limits.most[BUDGET_FDS] = 1000;
 	end->refs = (struct fdrefs){
 		.channel = end->channel,
 		.base = base,
 		.own_bit = own_bit,
-		.max_refs = 1000,
 		.any_kind = true,
 		.rules.shared = FDREF_SHARED_DIFF,
-		.max_memory = 1u << 30,
+		.budget = &end->budget,
 		.contents = &end->contents,
 		.stored = handle_stored,
 		.streams_over = handle_streams_over,
@@ -125,7 +128,9 @@ void ends_init(struct ends *ends)
 static void finish_end(struct end *end)
 {
 	fdrefs_finish(&end->refs);
-	assert_int_equal(end->refs.memory, 0);
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		assert_int_equal(end->budget.used[i], 0);
+	}
 	channel_destroy(end->channel);
 	content_store_finish(&end->contents);
 }

@@ -1,6 +1,7 @@
 #ifndef TESTS_UNIT_FDPASS_ENDS_H
 #define TESTS_UNIT_FDPASS_ENDS_H
 
+#include "base/budget.h"
 #include "fdpass/fdref.h"
 
 /**
@@ -9,6 +10,7 @@
 struct end {
 	struct channel *channel;
 	struct fdrefs refs;
+	struct budget budget;
 	struct content_store contents;
 	const char *wrong; // what was wrong with the peer's frames; NULL: nothing
 	bool ended;

@@ -99,7 +99,7 @@ static void one_too_many_is_refused(void **state)
 	struct ends ends;
 	const char *wrong;
 	ends_init(&ends);
-	ends.guest.refs.max_refs = 0;
+	ends.guest.budget.limits.most[BUDGET_FDS] = 0;
 	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	assert_int_equal(device_export(&ends.guest.refs, fd, &wrong), 0);
 	assert_non_null(wrong);

@@ -384,7 +384,7 @@ static void one_too_many_keeps_its_count(void **state)
 	struct ends ends;
 	const char *wrong;
 	ends_init(&ends);
-	ends.guest.refs.max_refs = 0;
+	ends.guest.budget.limits.most[BUDGET_FDS] = 0;
 	int fd = eventfd(3, EFD_CLOEXEC);
 	assert_int_equal(event_export(&ends.guest.refs, duplicate(fd), &wrong), 0);
 	assert_non_null(wrong);

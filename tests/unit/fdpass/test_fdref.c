@@ -215,15 +215,15 @@ static void the_limit_counts_both_sides(void **state)
 	(void)state;
 	struct ends ends;
 	ends_init(&ends);
-	ends.guest.refs.max_refs = 4;
+	ends.guest.budget.limits.most[BUDGET_FDS] = 4;
 	assert_non_null(export_pool(&ends.guest));
 	assert_non_null(export_pool(&ends.guest));
 	assert_null(open_pool(&ends.guest, CHANNEL_ID_HOST | 1));
 	assert_null(open_pool(&ends.guest, CHANNEL_ID_HOST | 2));
-	uint64_t memory = ends.guest.refs.memory;
+	uint64_t memory = ends.guest.budget.used[BUDGET_MEMORY];
 	assert_string_equal(open_pool(&ends.guest, CHANNEL_ID_HOST | 3),
-		"more fds open than the session may have (--max-fds)");
-	assert_int_equal(ends.guest.refs.memory, memory);
+		"more fds than the session may have open");
+	assert_int_equal(ends.guest.budget.used[BUDGET_MEMORY], memory);
 	assert_null(export_pool(&ends.guest));
 	// room is made by closing, not by asking to close
 	assert_null(end_frame(&ends.guest, CHANNEL_CLOSE, CHANNEL_ID_HOST | 1, 0, NULL, 0));
@@ -238,13 +238,13 @@ static void every_kind_beyond_the_limit_leaves_nothing_behind(void **state)
 	static const struct channel_open_pipe pipe_open = {.access = CHANNEL_ACCESS_WRITE};
 	struct ends ends;
 	ends_init(&ends);
-	ends.host.refs.max_refs = 0;
+	ends.host.budget.limits.most[BUDGET_FDS] = 0;
 	assert_non_null(open_pool(&ends.host, 1));
 	assert_non_null(
 		end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &pool, sizeof(pool)));
 	assert_non_null(end_frame(
 		&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_PIPE, &pipe_open, sizeof(pipe_open)));
-	assert_int_equal(ends.host.refs.memory, 0);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 0);
 	assert_int_equal(ends.host.refs.streams, 0);
 	ends_finish(&ends);
 }
@@ -256,33 +256,60 @@ static void ids_run_out_before_they_collide(void **state)
 	static const struct fdref_interface interface; // never called: the table is emptied first
 	struct ends ends;
 	ends_init(&ends);
-	ends.guest.refs.max_refs = SIZE_MAX;
+	ends.guest.budget.limits.most[BUDGET_FDS] = UINT64_MAX;
+	ends.guest.budget.limits.most[BUDGET_STREAMS] = UINT64_MAX;
 	for (uint32_t i = 0; i < CHANNEL_MAX_ID; i++) {
 		assert_true(fdrefs_open(
 			&ends.guest.refs, &refs[i], &interface, CHANNEL_KIND_PIPE, NULL, 0));
 		assert_int_equal(refs[i].id, i + 1);
 	}
+	assert_int_equal(ends.guest.budget.used[BUDGET_STREAMS], CHANNEL_MAX_ID);
 	assert_false(fdrefs_open(
 		&ends.guest.refs, &refs[CHANNEL_MAX_ID], &interface, CHANNEL_KIND_PIPE, NULL, 0));
+	budget_release(&ends.guest.budget, BUDGET_FDS, CHANNEL_MAX_ID);
+	budget_release(&ends.guest.budget, BUDGET_STREAMS, CHANNEL_MAX_ID);
 	memset(ends.guest.refs.ours.refs, 0, ends.guest.refs.ours.size * sizeof(struct fdref *));
 	ends_finish(&ends);
 	free(refs);
 }
 
+static void streams_are_limited_among_the_fds(void **state)
+{
+	(void)state;
+	static const struct channel_open_pipe open = {.access = CHANNEL_ACCESS_WRITE};
+	struct ends ends;
+	ends_init(&ends);
+	struct budget *budget = &ends.host.budget;
+	budget->limits.most[BUDGET_STREAMS] = 2;
+	for (uint32_t id = 1; id <= 2; id++) {
+		assert_null(end_frame(
+			&ends.host, CHANNEL_OPEN, id, CHANNEL_KIND_PIPE, &open, sizeof(open)));
+	}
+	assert_null(budget_exceeded(budget));
+	assert_non_null(
+		end_frame(&ends.host, CHANNEL_OPEN, 3, CHANNEL_KIND_PIPE, &open, sizeof(open)));
+	assert_string_equal(
+		budget_exceeded(budget), "over the session's budget of streams: 2 (--max-streams)");
+	assert_int_equal(budget->used[BUDGET_FDS], 2);
+	assert_null(open_pool(&ends.host, 3));
+	ends_finish(&ends);
+}
+
 static void memory_is_charged_up_to_the_limit_without_overflow(void **state)
 {
 	(void)state;
-	struct fdrefs refs = {.max_memory = 100};
+	struct budget budget = {.limits.most[BUDGET_MEMORY] = 100};
+	struct fdrefs refs = {.budget = &budget};
 	assert_true(fdrefs_charge(&refs, 60));
 	assert_false(fdrefs_charge(&refs, 41));
 	assert_false(fdrefs_charge(&refs, UINT64_MAX));
 	assert_false(fdrefs_charge(&refs, UINT64_MAX - 59));
-	assert_int_equal(refs.memory, 60);
+	assert_int_equal(budget.used[BUDGET_MEMORY], 60);
 	assert_true(fdrefs_charge(&refs, 40));
 	assert_true(fdrefs_charge(&refs, 0));
 	assert_false(fdrefs_charge(&refs, 1));
 	fdrefs_discharge(&refs, 100);
-	assert_int_equal(refs.memory, 0);
+	assert_int_equal(budget.used[BUDGET_MEMORY], 0);
 }
 
 static void mem_write_to_what_is_not_a_memory_is_wrong(void **state)
@@ -334,6 +361,7 @@ int main(void)
 		fd_count_test(the_limit_counts_both_sides),
 		fd_count_test(every_kind_beyond_the_limit_leaves_nothing_behind),
 		fd_count_test(ids_run_out_before_they_collide),
+		fd_count_test(streams_are_limited_among_the_fds),
 		fd_count_test(memory_is_charged_up_to_the_limit_without_overflow),
 		fd_count_test(mem_write_to_what_is_not_a_memory_is_wrong),
 		fd_count_test(what_is_left_in_the_table_ends_with_it),

@@ -198,7 +198,8 @@ static int cross_exactly(int fd)
 	assert_int_equal(ends.host.stored, 0);
 	assert_int_equal(ends.host.contents.count, 0);
 	close_file(&ends, id);
-	assert_int_equal(ends.host.refs.memory, 0); // the app's memfd is its own affair
+	assert_int_equal(
+		ends.host.budget.used[BUDGET_MEMORY], 0); // the app's memfd is its own affair
 	ends_finish(&ends);
 	return copy;
 }
@@ -319,7 +320,7 @@ static void what_cannot_be_copied_exactly_is_refused(void **state)
 	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	assert_int_equal(file_export_exact(refs, fd, &wrong), 0);
 	assert_string_equal(wrong, "an fd that should be a file is not one");
-	refs->max_refs = 0;
+	refs->budget->limits.most[BUDGET_FDS] = 0;
 	assert_int_equal(file_export_exact(refs, new_memfd(100), &wrong), 0);
 	assert_string_equal(wrong, "too many fds are open in this session");
 	assert_int_equal(channel_queued(ends.guest.channel), 0);
@@ -340,11 +341,11 @@ static void an_exact_file_may_be_as_large_as_the_memory_allows(void **state)
 		"OPEN of a file with a wrong access mode or size");
 	host->refs.any_kind = true;
 	assert_null(end_frame(host, CHANNEL_OPEN, 1, CHANNEL_KIND_FILE, &open, sizeof(open)));
-	assert_int_equal(host->refs.memory, FILE_MAX + 1);
-	channel_put64(open.size, host->refs.max_memory);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], FILE_MAX + 1);
+	channel_put64(open.size, host->budget.limits.most[BUDGET_MEMORY]);
 	assert_string_equal(
 		end_frame(host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &open, sizeof(open)),
-		"more memory than the session may have (--max-memory)");
+		"more memory than the session may have");
 	channel_put64(open.size, UINT64_MAX);
 	assert_non_null(end_frame(host, CHANNEL_OPEN, 2, CHANNEL_KIND_FILE, &open, sizeof(open)));
 	ends_finish(&ends);
@@ -414,7 +415,7 @@ static void a_file_beyond_the_limit_of_fds_is_refused(void **state)
 	struct ends ends;
 	const char *wrong;
 	ends_init(&ends);
-	ends.guest.refs.max_refs = 0;
+	ends.guest.budget.limits.most[BUDGET_FDS] = 0;
 	assert_int_equal(file_export(&ends.guest.refs, new_memfd(100), &wrong), 0);
 	assert_string_equal(wrong, "too many fds are open in this session");
 	ends_finish(&ends);
@@ -542,7 +543,7 @@ static void a_file_we_never_said_we_have_is_wrong(void **state)
 		open_file(&ends.host, 1, 100, 1), "OPEN of a file that we never said we have");
 	ends.host.refs.contents = NULL;
 	assert_non_null(open_file(&ends.host, 1, 100, 1));
-	assert_int_equal(ends.host.refs.memory, 0);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 0);
 	ends_finish(&ends);
 }
 
@@ -580,13 +581,13 @@ static void files_are_charged(void **state)
 	(void)state;
 	struct ends ends;
 	ends_init(&ends);
-	ends.host.refs.max_memory = 1000;
+	ends.host.budget.limits.most[BUDGET_MEMORY] = 1000;
 	assert_null(open_file(&ends.host, 1, 600, 0));
-	assert_string_equal(open_file(&ends.host, 2, 401, 0),
-		"more memory than the session may have (--max-memory)");
+	assert_string_equal(
+		open_file(&ends.host, 2, 401, 0), "more memory than the session may have");
 	assert_null(open_file(&ends.host, 2, 400, 0));
 	assert_null(end_frame(&ends.host, CHANNEL_CLOSE, 1, 0, NULL, 0));
-	assert_int_equal(ends.host.refs.memory, 400);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 400);
 	ends_finish(&ends);
 }
 

@@ -110,8 +110,8 @@ static void a_replica_is_as_large_as_what_both_sides_map(void **state)
 		assert_int_equal(fixture.pool->size, sizes[i].shared);
 		assert_int_equal(fixture.replica->size, sizes[i].shared);
 		assert_int_equal(size_of(fixture.replica->fd), sizes[i].shared);
-		assert_int_equal(fixture.ends.host.refs.memory, sizes[i].shared);
-		assert_int_equal(fixture.ends.guest.refs.memory, 0);
+		assert_int_equal(fixture.ends.host.budget.used[BUDGET_MEMORY], sizes[i].shared);
+		assert_int_equal(fixture.ends.guest.budget.used[BUDGET_MEMORY], 0);
 		assert_int_equal(count_equal(&fixture, sizes[i].shared), 0); // not before a push
 		push(&fixture, 0, sizes[i].shared, sizes[i].shared, 1);
 		assert_int_equal(
@@ -394,7 +394,7 @@ static void a_pool_that_grows_has_a_replica_that_grows(void **state)
 	assert_int_equal(fixture.ends.host.frames[CHANNEL_MEM_RESIZE], 1);
 	assert_int_equal(size_of(fixture.replica->fd), 3000);
 	assert_int_equal(count_equal(&fixture, 3000), nonzero(0, 1000) + nonzero(2000, 3000));
-	assert_int_equal(fixture.ends.host.refs.memory, 3000);
+	assert_int_equal(fixture.ends.host.budget.used[BUDGET_MEMORY], 3000);
 
 	// no longer than the file, and then as soon as that has grown
 	assert_true(memory_resize(fixture.pool, 9000));
@@ -436,7 +436,8 @@ static void a_pool_that_is_truncated_has_a_replica_that_is(void **state)
 	assert_true(memory_check(fixture.pool));
 	ends_run(&fixture.ends);
 	assert_int_equal(size_of(fixture.replica->fd), PAGE);
-	assert_int_equal(fixture.ends.host.refs.memory, 3 * PAGE); // what was charged stays
+	assert_int_equal(
+		fixture.ends.host.budget.used[BUDGET_MEMORY], 3 * PAGE); // what was charged stays
 	close_all(&fixture);
 }
 
@@ -486,11 +487,11 @@ static void a_hostile_resize_is_wrong(void **state)
 static void memory_beyond_the_limit_is_wrong(void **state)
 {
 	(void)state;
-	static const char wrong[] = "more memory than the session may have (--max-memory)";
+	static const char wrong[] = "more memory than the session may have";
 	struct fixture fixture;
 	open_pool(&fixture, new_memfd(PAGE), PAGE);
 	struct end *host = &fixture.ends.host;
-	host->refs.max_memory = 3 * PAGE;
+	host->budget.limits.most[BUDGET_MEMORY] = 3 * PAGE;
 	struct channel_open_memory open = {.access = CHANNEL_ACCESS_BOTH};
 	channel_put64(open.size, 2 * PAGE + 1);
 	assert_string_equal(
@@ -500,17 +501,17 @@ static void memory_beyond_the_limit_is_wrong(void **state)
 		end_frame(host, CHANNEL_OPEN, 9, CHANNEL_KIND_POOL, &open, sizeof(open)), wrong);
 	channel_put64(open.size, UINT64_MAX);
 	assert_non_null(end_frame(host, CHANNEL_OPEN, 9, CHANNEL_KIND_POOL, &open, sizeof(open)));
-	assert_int_equal(host->refs.memory, PAGE);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], PAGE);
 	channel_put64(open.size, 2 * PAGE);
 	assert_null(end_frame(host, CHANNEL_OPEN, 9, CHANNEL_KIND_POOL, &open, sizeof(open)));
 
 	// growing counts, shrinking gives nothing back, closing does
 	assert_string_equal(resize(&fixture, PAGE + 1, 8), wrong);
 	assert_null(resize(&fixture, 1, 8));
-	assert_int_equal(host->refs.memory, 3 * PAGE);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 3 * PAGE);
 	assert_null(resize(&fixture, PAGE, 8));
 	assert_null(end_frame(host, CHANNEL_CLOSE, 9, 0, NULL, 0));
-	assert_int_equal(host->refs.memory, PAGE);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], PAGE);
 	assert_null(resize(&fixture, 3 * PAGE, 8));
 	assert_string_equal(resize(&fixture, 3 * PAGE + 1, 8), wrong);
 	close_all(&fixture);
@@ -698,7 +699,7 @@ static void the_opener_keeps_the_id_until_the_replica_is_used_no_more(void **sta
 	assert_int_equal(fixture.ends.guest.frames[CHANNEL_CLOSED], 1);
 	assert_null(memory_get(&fixture.ends.guest.refs, id));
 	assert_null(memory_get(&fixture.ends.host.refs, id));
-	assert_int_equal(fixture.ends.host.refs.memory, 0);
+	assert_int_equal(fixture.ends.host.budget.used[BUDGET_MEMORY], 0);
 	close_all(&fixture);
 }
 

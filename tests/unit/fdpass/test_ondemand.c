@@ -189,7 +189,7 @@ static void a_file_beyond_the_limit_reads_as_the_original(void **state)
 	assert_int_equal(ends.host.refs.counts.memory_received, SIZE);
 	assert_int_equal(ends.guest.refs.counts.files_on_demand, 1);
 	assert_int_equal(ends.guest.refs.counts.memory_sent, SIZE);
-	assert_int_equal(ends.host.refs.memory, 0);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 0);
 	ends_finish(&ends);
 }
 
@@ -688,7 +688,7 @@ static void only_what_is_read_only_crosses_on_demand(void **state)
 	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	assert_int_equal(ondemand_export(refs, fd, &wrong), 0);
 	assert_string_equal(wrong, "an fd that should be a file is not one");
-	refs->max_refs = 0;
+	refs->budget->limits.most[BUDGET_FDS] = 0;
 	assert_int_equal(ondemand_export(refs, new_file(100), &wrong), 0);
 	assert_string_equal(wrong, "too many fds are open in this session");
 	assert_int_equal(channel_queued(ends.guest.channel), 0);

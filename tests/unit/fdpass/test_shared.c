@@ -279,10 +279,10 @@ static void what_cannot_be_shared_is_refused(void **state)
 
 	fd = new_memfd(0);
 	assert_int_equal(ftruncate(fd, (off_t)1 << 40), 0);
-	refuse(fd, "more memory than the session may have (--max-memory)");
+	refuse(fd, "more memory than the session may have");
 	fd = new_memfd(0);
 	assert_int_equal(ftruncate(fd, INT64_MAX), 0);
-	refuse(fd, "more memory than the session may have (--max-memory)");
+	refuse(fd, "more memory than the session may have");
 }
 
 static void an_fd_beyond_the_limit_is_refused(void **state)
@@ -292,7 +292,7 @@ static void an_fd_beyond_the_limit_is_refused(void **state)
 	for (size_t max = 0; max < 2; max++) {
 		struct ends ends;
 		ends_init(&ends);
-		ends.guest.refs.max_refs = max;
+		ends.guest.budget.limits.most[BUDGET_FDS] = max;
 		assert_int_equal(shared_export(&ends.guest.refs, new_memfd(PAGE), &wrong), 0);
 		assert_string_equal(wrong, "too many fds are open in this session");
 		assert_int_equal(ends.guest.refs.ours.used, max);
@@ -440,7 +440,8 @@ static void a_memory_that_nobody_there_uses_is_closed(void **state)
 	assert_int_equal(ends->guest.frames[CHANNEL_CLOSED], 2); // of the fd and of the memory
 	assert_int_equal(fixture.ours[0], 99);
 	assert_int_equal(ends->guest.refs.shared + ends->host.refs.shared, 0);
-	assert_int_equal(ends->guest.refs.memory + ends->host.refs.memory, 0);
+	assert_int_equal(
+		ends->guest.budget.used[BUDGET_MEMORY] + ends->host.budget.used[BUDGET_MEMORY], 0);
 
 	// and is sent anew if it goes again
 	fixture.ours[1] = 98;
@@ -488,7 +489,7 @@ static void new_memory_makes_room_for_itself(void **state)
 	(void)state;
 	struct ends ends;
 	ends_init(&ends);
-	ends.host.refs.max_memory = 8 * PAGE;
+	ends.host.budget.limits.most[BUDGET_MEMORY] = 8 * PAGE;
 	for (int i = 0; i < 50; i++) {
 		close(send_fd(&ends, &ends.guest, &ends.host, new_memfd(PAGE)));
 	}
@@ -555,12 +556,12 @@ static const char *open_shared(struct end *end, uint32_t id, const struct channe
 static void hostile_opens_are_wrong(void **state)
 {
 	(void)state;
-	static const char too_much[] = "more memory than the session may have (--max-memory)";
+	static const char too_much[] = "more memory than the session may have";
 	static const uint64_t sizes[] = {2 * PAGE, (uint64_t)1 << 40, INT64_MAX / 4, INT64_MAX};
 	struct ends ends;
 	ends_init(&ends);
 	struct end *host = &ends.host;
-	host->refs.max_memory = 5 * PAGE - 1;
+	host->budget.limits.most[BUDGET_MEMORY] = 5 * PAGE - 1;
 	struct channel_open_shared open = {.seals = CHANNEL_NO_SEALS};
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		channel_put64(open.size, sizes[i]);
@@ -574,7 +575,7 @@ static void hostile_opens_are_wrong(void **state)
 		open_shared(host, 1, &open), "OPEN of shared memory with a wrong size or seal");
 	open.seals = 0xfffffff0 & ~(uint32_t)F_SEAL_WRITE; // those of a later day
 	assert_null(open_shared(host, 1, &open));
-	assert_int_equal(host->refs.memory, 5 * PAGE / 2);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 5 * PAGE / 2);
 	for (size_t len = 0; len < sizeof(open); len++) {
 		assert_string_equal(
 			end_frame(host, CHANNEL_OPEN, 2, CHANNEL_KIND_SHARED, &open, len),

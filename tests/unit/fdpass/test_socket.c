@@ -278,14 +278,15 @@ static void a_long_stream_waits_for_its_reader(void **state)
 			continue;
 		}
 		run(crossing);
-		assert_true(crossing->ends.host.refs.memory <= CHANNEL_SOCKET_WINDOW);
+		assert_true(
+			crossing->ends.host.budget.used[BUDGET_MEMORY] <= CHANNEL_SOCKET_WINDOW);
 		n = recv(crossing->far, bytes, sizeof(bytes), MSG_DONTWAIT);
 		for (ssize_t i = 0; i < n; i++) {
 			assert_int_equal(bytes[i], pattern(got + (size_t)i));
 		}
 		got += n > 0 ? (size_t)n : 0;
 	}
-	assert_int_equal(crossing->ends.host.refs.memory, 0);
+	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], 0);
 }
 
 static void one_read_of_a_stream_may_go_in_several_frames(void **state)
@@ -874,7 +875,7 @@ static void a_refused_record_leaves_nothing(void **state)
 	struct crossing *crossing = *state;
 	cross(crossing, SOCK_SEQPACKET);
 	assert_non_null(data_frame(crossing, 1, 4)); // fdref 0
-	assert_int_equal(crossing->ends.host.refs.memory, 0);
+	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], 0);
 	assert_null(data_frame(crossing, 0, 1000));
 	assert_int_equal(recv(crossing->far, (char[1001]){0}, 1001, MSG_DONTWAIT), 1000);
 }
@@ -900,7 +901,8 @@ static void records_without_bytes_are_charged(void **state)
 	for (size_t i = 0; i < n; i++) {
 		assert_null(data_frame(crossing, 0, 0));
 	}
-	assert_true(crossing->ends.host.refs.memory > (n - taken) * CHANNEL_SOCKET_FRAME_COST);
+	assert_true(crossing->ends.host.budget.used[BUDGET_MEMORY] >
+		(n - taken) * CHANNEL_SOCKET_FRAME_COST);
 }
 
 static void frames_out_of_place_are_refused(void **state)

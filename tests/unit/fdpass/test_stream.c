@@ -464,7 +464,7 @@ static void what_is_no_stream_is_refused(void **state)
 		assert_int_equal(stream_export(&ends.guest.refs, fds[i], true, &wrong), 0);
 		assert_string_equal(wrong, "an fd that should be a pipe is not one");
 	}
-	ends.guest.refs.max_refs = 0;
+	ends.guest.budget.limits.most[BUDGET_FDS] = 0;
 	const char *wrong = NULL;
 	int read_end, write_end;
 	new_pipe(&read_end, &write_end);

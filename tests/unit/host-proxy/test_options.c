@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -39,9 +40,9 @@ static void without_options_the_defaults_hold(void **state)
 	assert_null(options.compositor);
 	assert_null(options.app_id_prefix);
 	assert_null(options.title_prefix);
-	assert_int_equal(options.max_memory, UINT64_C(2) << 30);
-	assert_int_equal(options.max_objects, 262144);
-	assert_int_equal(options.max_fds, 4096);
+	assert_int_equal(options.limits.most[BUDGET_MEMORY], UINT64_C(2) << 30);
+	assert_int_equal(options.limits.most[BUDGET_OBJECTS], 262144);
+	assert_int_equal(options.limits.most[BUDGET_FDS], 4096);
 	assert_int_equal(options.program.max_sessions, 256);
 	assert_int_equal(policy_offer(&options.policy, "wl_shm", 1), 1);
 	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 0);
@@ -61,9 +62,9 @@ static void every_option_is_understood(void **state)
 	assert_string_equal(options.compositor, "wayland-5");
 	assert_string_equal(options.app_id_prefix, "vm.");
 	assert_string_equal(options.title_prefix, "[vm] ");
-	assert_int_equal(options.max_memory, 64 << 20);
-	assert_int_equal(options.max_objects, 100);
-	assert_int_equal(options.max_fds, 50);
+	assert_int_equal(options.limits.most[BUDGET_MEMORY], 64 << 20);
+	assert_int_equal(options.limits.most[BUDGET_OBJECTS], 100);
+	assert_int_equal(options.limits.most[BUDGET_FDS], 50);
 	assert_int_equal(policy_offer(&options.policy, "wl_shm", 1), 0);
 	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 3);
 }
@@ -101,16 +102,64 @@ static void a_vsock_device_needs_its_listener(void **state)
 		OPTIONS_STATUS_USAGE);
 }
 
+static void limits_of_a_vm_follow_from_those_of_a_session(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--max-fds", "50", "--max-vm-memory", "3G",
+				 "--max-rate", "7", "--max-burst", "9"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.limits.most[BUDGET_STREAMS], 50);
+	assert_int_equal(options.vms.limits.most[BUDGET_FDS], 200);
+	assert_int_equal(options.vms.limits.most[BUDGET_STREAMS], 200);
+	assert_int_equal(options.vms.limits.most[BUDGET_MEMORY], UINT64_C(3) << 30);
+	assert_int_equal(options.limits.rate, 7);
+	assert_int_equal(options.vms.limits.rate, 14);
+	assert_int_equal(options.vms.limits.burst, 18);
+	assert_int_equal(options.vms.max_sessions, 256);
+	assert_int_equal(
+		parse(&options, "--listen", "vsock:1", "--max-sessions", "7"), OPTIONS_STATUS_RUN);
+	assert_int_equal(options.vms.max_sessions, 4);
+	assert_int_equal(
+		parse(&options, LISTEN, "--max-memory", "9223372036854775807"), OPTIONS_STATUS_RUN);
+	assert_true(options.vms.limits.most[BUDGET_MEMORY] == UINT64_MAX);
+}
+
+static void every_limit_has_its_options(void **state)
+{
+	(void)state;
+	static const char *const options_of[BUDGET_COUNT] = {
+		[BUDGET_FDS] = "--max-fds",
+		[BUDGET_MEMORY] = "--max-memory",
+		[BUDGET_UNSENT] = "--max-unsent",
+		[BUDGET_OBJECTS] = "--max-objects",
+		[BUDGET_STREAMS] = "--max-streams",
+		[BUDGET_PENDING] = "--max-pending-fds",
+		[BUDGET_FRAMES] = "--max-frames",
+	};
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		struct host_options options;
+		char vm[40] = "--max-vm-";
+		strcat(vm, options_of[i] + strlen("--max-"));
+		assert_int_equal(
+			parse(&options, LISTEN, options_of[i], "11", vm, "13"), OPTIONS_STATUS_RUN);
+		assert_int_equal(options.limits.most[i], 11);
+		assert_int_equal(options.vms.limits.most[i], 13);
+		assert_int_equal(parse(&options, LISTEN, options_of[i], "0"), OPTIONS_STATUS_USAGE);
+		assert_int_equal(parse(&options, LISTEN, vm, "x"), OPTIONS_STATUS_USAGE);
+	}
+}
+
 static void memory_has_units(void **state)
 {
 	(void)state;
 	struct host_options options;
 	assert_int_equal(parse(&options, LISTEN, "--max-memory", "1"), OPTIONS_STATUS_RUN);
-	assert_int_equal(options.max_memory, 1);
+	assert_int_equal(options.limits.most[BUDGET_MEMORY], 1);
 	assert_int_equal(parse(&options, LISTEN, "--max-memory", "3K"), OPTIONS_STATUS_RUN);
-	assert_int_equal(options.max_memory, 3072);
+	assert_int_equal(options.limits.most[BUDGET_MEMORY], 3072);
 	assert_int_equal(parse(&options, LISTEN, "--max-memory", "5G"), OPTIONS_STATUS_RUN);
-	assert_int_equal(options.max_memory, UINT64_C(5) << 30);
+	assert_int_equal(options.limits.most[BUDGET_MEMORY], UINT64_C(5) << 30);
 }
 
 static void a_policy_has_a_file_and_the_machine_its_name(void **state)
@@ -249,6 +298,8 @@ int main(void)
 		fd_count_test(every_option_is_understood),
 		fd_count_test(a_vsock_device_has_a_cid_and_ports),
 		fd_count_test(a_vsock_device_needs_its_listener),
+		fd_count_test(limits_of_a_vm_follow_from_those_of_a_session),
+		fd_count_test(every_limit_has_its_options),
 		fd_count_test(memory_has_units),
 		fd_count_test(a_policy_has_a_file_and_the_machine_its_name),
 		fd_count_test(requests_can_be_denied),

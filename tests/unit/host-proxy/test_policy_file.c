@@ -85,9 +85,9 @@ static void every_key_is_understood(void **state)
 	assert_false(options->policy.requests[0].ignored);
 	assert_true(options->policy.requests[1].ignored);
 	assert_int_equal(options->policy.requests[1].line, 15);
-	assert_int_equal(options->max_memory, 64 << 20);
-	assert_int_equal(options->max_objects, 100);
-	assert_int_equal(options->max_fds, 50);
+	assert_int_equal(options->limits.most[BUDGET_MEMORY], 64 << 20);
+	assert_int_equal(options->limits.most[BUDGET_OBJECTS], 100);
+	assert_int_equal(options->limits.most[BUDGET_FDS], 50);
 	assert_int_equal(options->program.max_sessions, 7);
 	wire_schema_finish();
 }
@@ -98,7 +98,7 @@ static void an_empty_file_is_the_default_policy(void **state)
 	struct reading reading;
 	apply(&reading, "");
 	assert_true(reading.ok);
-	assert_int_equal(reading.options.max_fds, 4096);
+	assert_int_equal(reading.options.limits.most[BUDGET_FDS], 4096);
 	assert_int_equal(offer(&reading, "zwlr_layer_shell_v1", 4), 0);
 	assert_int_equal(offer(&reading, "wl_shm", 1), 1);
 	apply(&reading, "[vm]\nrequire-security-context = no\napp-id-prefix =\n");
@@ -118,8 +118,8 @@ static void the_command_line_wins(void **state)
 		"--max-fds", "7", "--vm-name", "play", "--allow", "wl_seat:8", "--allow", "wl_shm",
 		"--no-security-context");
 	assert_true(reading.ok);
-	assert_int_equal(reading.options.max_fds, 7);
-	assert_int_equal(reading.options.max_objects, 60);
+	assert_int_equal(reading.options.limits.most[BUDGET_FDS], 7);
+	assert_int_equal(reading.options.limits.most[BUDGET_OBJECTS], 60);
 	assert_string_equal(reading.options.vm_name, "play");
 	assert_int_equal(reading.options.security_context, SECURITY_CONTEXT_NEVER);
 	assert_int_equal(offer(&reading, "wl_seat", 9), 8);
@@ -138,8 +138,8 @@ static void a_key_that_is_gone_has_its_default_again(void **state)
 	strcpy(second.text, "[limits]\nmax-objects = 9\n");
 	assert_true(host_options_apply(
 		&first.options, 5, (char **)argv, second.text, second.error, sizeof(second.error)));
-	assert_int_equal(first.options.max_fds, 4096);
-	assert_int_equal(first.options.max_objects, 9);
+	assert_int_equal(first.options.limits.most[BUDGET_FDS], 4096);
+	assert_int_equal(first.options.limits.most[BUDGET_OBJECTS], 9);
 	assert_int_equal(offer(&first, "wl_shm", 1), 1);
 }
 
@@ -155,7 +155,7 @@ static void services_stay(void **state)
 	strcpy(reading.text, "[limits]\nmax-fds = 3\n");
 	assert_true(host_options_apply(&reading.options, 5, (char **)argv, reading.text,
 		reading.error, sizeof(reading.error)));
-	assert_int_equal(reading.options.max_fds, 3);
+	assert_int_equal(reading.options.limits.most[BUDGET_FDS], 3);
 	assert_non_null(services_find(&reading.options.program.services, SERVICE_WAYLAND));
 }
 
@@ -215,7 +215,7 @@ static void every_mistake_has_its_line_and_changes_nothing(void **state)
 		apply(&reading, wrong[i].text);
 		assert_false(reading.ok);
 		assert_string_equal(reading.error, wrong[i].says);
-		assert_int_equal(reading.options.max_fds, 4096);
+		assert_int_equal(reading.options.limits.most[BUDGET_FDS], 4096);
 		assert_int_equal(reading.options.policy.n_allowed, 0);
 		assert_int_equal(reading.options.policy.n_requests, 0);
 		wire_schema_finish();

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/budget.h"
 #include "base/fdlist.h"
 #include "base/scm.h"
 #include "fdpass/file.h"
@@ -23,6 +24,7 @@
 struct service {
 	struct event_base *base;
 	struct session *session;
+	struct budget budget;
 	int local, channel;
 	bool ended;
 };
@@ -48,6 +50,15 @@ static void service_init(struct service *service)
 	*service = (struct service){.local = local[0], .channel = channel[0]};
 	service->base = event_base_new();
 	assert_non_null(service->base);
+	service->budget.limits = (struct budget_limits){
+		.most =
+			{
+				[BUDGET_MEMORY] = 1024 * (uint64_t)MIB,
+				[BUDGET_FDS] = 100,
+				[BUDGET_STREAMS] = 100,
+				[BUDGET_UNSENT] = 96 * MIB,
+			},
+	};
 	const struct session_options options = {
 		.base = service->base,
 		.exports = WIRE_REQUEST,
@@ -55,8 +66,7 @@ static void service_init(struct service *service)
 		.channel_fd = channel[1],
 		.service = "test",
 		.rules.shared = FDREF_SHARED_DIFF,
-		.max_memory = 1024 * (uint64_t)MIB,
-		.max_fds = 100,
+		.budget = &service->budget,
 		.ended = handle_ended,
 		.data = service,
 	};

@@ -26,6 +26,7 @@
 
 /* A buffer in a pool of a client's, and the counters of what was pushed of it. */
 struct stage {
+	struct budget budget;
 	struct event_base *base;
 	struct channel *channel;
 	int far;
@@ -52,8 +53,9 @@ static void begin(struct stage *stage)
 	channel_pair_create(pair);
 	stage->far = pair[1];
 	stage->channel = channel_create(stage->base, pair[0], &handler, stage);
-	stage->refs =
-		(struct fdrefs){.channel = stage->channel, .base = stage->base, .max_refs = 16};
+	stage->budget.limits.most[BUDGET_FDS] = 16;
+	stage->refs = (struct fdrefs){
+		.channel = stage->channel, .base = stage->base, .budget = &stage->budget};
 	stage->fd = memfd_create("pool", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(stage->fd, STRIDE * HEIGHT), 0);
 	stage->pixels =

@@ -1,0 +1,75 @@
+#ifndef BASE_BUDGET_H
+#define BASE_BUDGET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/**
+ * What the other side may make us keep and do: amounts of a session, and of all sessions of a VM
+ * together. Charged before anything is allocated, and given back with it.
+ *
+ * A session counts for itself. So that the sum of a VM's sessions is known to each of them, they
+ * share a page with one slot each: who charges writes its own slot, then adds up all of them. A slot
+ * is all that a session leaves behind when it is killed, and the parent clears it. A session process
+ * that was taken over can make the sums of its own VM wrong, and no others.
+ */
+
+enum budget_kind {
+	BUDGET_FDS,     // fdrefs that are open, whoever opened them
+	BUDGET_MEMORY,  // bytes of replicas, twins, and what waits for a local peer
+	BUDGET_UNSENT,  // bytes that wait for the other side
+	BUDGET_OBJECTS, // Wayland's
+	BUDGET_STREAMS, // pipes and sockets
+	BUDGET_PENDING, // fdrefs that wait for their message
+	BUDGET_FRAMES,  // that wait for a local peer
+	BUDGET_COUNT,
+};
+
+struct budget_limits {
+	uint64_t most[BUDGET_COUNT];
+	uint64_t rate;  // messages per second; 0: any number
+	uint64_t burst; // messages at once, beyond the rate; at least 1
+};
+
+struct budget_page;
+
+// Embedded; zeros are a budget of nothing. Only limits are to be written from outside.
+struct budget {
+	struct budget_limits limits;
+	struct budget_page *page; // NULL: of no VM
+	size_t slot;
+	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
+	uint64_t messages_until; // see take_messages
+	char exceeded[160];      // empty: nothing
+};
+
+// False: it would be more than there may be; nothing is charged, and budget_exceeded says so.
+bool budget_charge(struct budget *budget, enum budget_kind kind, uint64_t amount);
+void budget_release(struct budget *budget, enum budget_kind kind, uint64_t amount);
+// Of what is measured, and not counted: what it is now. False as above, but it is what it is.
+bool budget_set(struct budget *budget, enum budget_kind kind, uint64_t amount);
+// n messages came. False as above.
+bool budget_messages(struct budget *budget, uint64_t n);
+// NULL, or which budget was exceeded last since budget_forget: "over the session's budget of fds: 4096
+// (--max-fds)".
+const char *budget_exceeded(const struct budget *budget);
+void budget_forget(struct budget *budget);
+
+// Joins the sum of a VM. Takes fd, the page's. False with errno.
+bool budget_join(struct budget *budget, int fd, size_t slot);
+void budget_leave(struct budget *budget);
+
+// The page of a VM for n_slots sessions at a time, and its CLOEXEC fd. NULL with errno.
+struct budget_page *budget_page_create(const struct budget_limits *limits, size_t n_slots, int *fd);
+void budget_page_destroy(struct budget_page *page); // NULL is fine
+// A slot comes into use, or its session is gone. n_used: no slot from there on is in use.
+void budget_page_clear(struct budget_page *page, size_t slot, size_t n_used);
+uint64_t budget_page_used(const struct budget_page *page, enum budget_kind kind);
+
+// For people: a title, then a line for each kind with what is used, the peak and the limit.
+void budget_print(FILE *out, const char *title, const struct budget *budget);
+void budget_page_print(FILE *out, const char *title, const struct budget_page *page);
+
+#endif

@@ -1,0 +1,38 @@
+#ifndef PROGRAM_VMS_H
+#define PROGRAM_VMS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/budget.h"
+
+/**
+ * The virtual machines that have sessions, and what all sessions of each may take together. A machine
+ * is a CID; whoever comes by a UNIX socket is of one machine.
+ */
+
+struct vm;
+struct vms;
+
+struct vms_options {
+	struct budget_limits limits; // of the sessions of a VM together
+	unsigned int max_sessions;   // of a VM
+};
+
+// NULL with errno. options is copied.
+struct vms *vms_create(const struct vms_options *options);
+void vms_destroy(struct vms *vms); // when no session is left; NULL is fine
+
+// A session of the VM begins: its VM and its slot in the VM's page. NULL with errno: EDQUOT if the VM
+// has as many as it may.
+struct vm *vms_enter(struct vms *vms, uint32_t cid, size_t *slot);
+// That session is gone, in whatever way: what it was charged is given back.
+void vm_leave(struct vm *vm, size_t slot);
+// For the session's process; borrowed.
+int vm_page(const struct vm *vm);
+
+// What the sessions of each VM have now, and had at most.
+void vms_print(const struct vms *vms, FILE *out, const char *program);
+
+#endif

@@ -1,0 +1,266 @@
+"""Who may have a session: tokens that both sides prove, users, virtual machines."""
+
+import hashlib
+import hmac
+import os
+import struct
+import subprocess
+import sys
+
+import channel
+from channel import Type, connect, frame, hello
+from harness import DEADLINE, Program, Skip, case_list, check, wait_until
+from services import GUEST, HOST, Pair, check_end
+from surroundings import VSOCK
+
+CASES, case = case_list("authentication")
+
+TOKEN = b"0123456789abcdef0123456789abcdef"
+REFUSED = 6  # the reason AUTHENTICATION
+FEATURE_TOKEN = 1
+SERVICE = ["--service", "one=unix:{dir}/one"]
+CLIENT = ["--service", "one=unix:{dir}/display"]
+
+
+def write_token(pair, name, token=TOKEN, mode=0o600):
+    path = pair.path(name)
+    with open(path, "wb", opener=lambda *file: os.open(*file, mode)) as file:
+        file.write(token)
+    os.chmod(path, mode)
+    return path
+
+
+class TokenPair(Pair):
+    """The pair with a service, each program with a token, without one (None), or not started."""
+
+    def __init__(self, suite, host, guest, host_options=()):
+        super().__init__(suite)
+        self.host_arguments = [*SERVICE, *host_options, *self.token("host-token", host)]
+        self.guest_arguments = [*CLIENT, *self.token("guest-token", guest)]
+        self.listener = self.service("one")
+
+    def token(self, name, token):
+        return [] if token is None else ["--token-file", write_token(self, name, token)]
+
+    def check_refused(self, *texts):
+        """Neither a connection to the service nor a byte of the client's gets through."""
+        with self.client("display") as client:
+            client.sendall(b"a secret of the client")
+            check_end_or_reset(client)
+        self.check_told(*texts)
+        self.listener.setblocking(False)
+        try:
+            self.listener.accept()
+            check(False, "the service was connected to")
+        except BlockingIOError:
+            pass
+        finally:
+            self.listener.settimeout(DEADLINE)
+
+
+def check_end_or_reset(client):
+    try:
+        check_end(client)
+    except ConnectionResetError:
+        pass
+
+
+@case("a pair with the same token carries what a pair without one does")
+def _(suite):
+    for host, guest in ((TOKEN, TOKEN), (TOKEN + b"\n", TOKEN)):
+        with TokenPair(suite, host, guest) as pair:
+            pair.check_carried(pair.client("display"), pair.listener)
+            check(TOKEN.decode() not in pair.host.errors() + pair.guest.errors(), "it was logged")
+
+
+@case("a side without a token, or with another one, is refused before anything begins")
+def _(suite):
+    rows = ((TOKEN, None, "the guest has none"), (None, TOKEN, "the host has none"),
+            (TOKEN, TOKEN[::-1], "did not prove"))
+    for host, guest, text in rows:
+        with TokenPair(suite, host, guest) as pair:
+            pair.check_refused(text, text)
+
+
+@case("a token that others may read, or that is not there, is not used")
+def _(suite):
+    with TokenPair(suite, None, None) as pair:
+        rows = ((write_token(pair, "open", mode=0o640), "must have mode 0600"),
+                (write_token(pair, "short", b"secret"), "too short"),
+                (write_token(pair, "long", bytes(1026)), "too long"),
+                (pair.path("none"), "does not exist"), (pair.directory, "not a regular file"))
+        for path, text in rows:
+            for name, where in ((HOST, ["--listen", "unix:" + pair.path("other")]),
+                                (GUEST, ["--connect", pair.chan.connect])):
+                services = pair.fill(["--service", "one=unix:{dir}/third"])
+                program = Program(suite, name, [*where, *services, "--token-file", path],
+                                  ready=False)
+                _, status = program.wait()
+                check(status == 1, f"{name} {path}: status {status}")
+                check(text in program.errors(), f"{name} {path}: {program.errors()}")
+
+
+@case("a token can be replaced while the programs run, and is not used once others may read it")
+def _(suite):
+    with TokenPair(suite, TOKEN, TOKEN) as pair:
+        pair.check_carried(pair.client("display"), pair.listener)
+        write_token(pair, "host-token", TOKEN[::-1])
+        pair.check_refused("did not prove")
+        write_token(pair, "guest-token", TOKEN[::-1])
+        pair.check_carried(pair.client("display"), pair.listener)
+        os.chmod(pair.path("host-token"), 0o644)
+        pair.check_refused("must have mode 0600", "cannot read its token")
+
+
+def token_hello(service=b"one"):
+    data = bytearray(hello(service))
+    struct.pack_into("<I", data, 16 + 8, FEATURE_TOKEN)
+    return bytes(data)
+
+
+def challenge_of(end):
+    end.wait_for(lambda: end.got(Type.CHALLENGE))
+    payload = end.got(Type.CHALLENGE)[0][3]
+    check(len(payload) == 32, f"a challenge of {len(payload)} bytes")
+    return payload
+
+
+def proof(role, challenge, nonce, said, token=TOKEN):
+    digest = hashlib.sha256(said[16:]).digest()
+    return hmac.new(token, role + challenge + nonce + digest, hashlib.sha256).digest()
+
+
+def check_turned_away(end, what):
+    text = end.wait_end()
+    check([arg for _, _, arg, _ in end.got(Type.REFUSE)] == [REFUSED], f"{what}: {end.frames}")
+    check(not end.got(Type.PROOF), f"{what}: the host has proved something to a stranger")
+    return text
+
+
+@case("another implementation of the proof is believed, and the host's is right")
+def _(suite):
+    with TokenPair(suite, TOKEN, None) as pair, connect(pair.chan) as end:
+        end.send(token_hello())
+        challenge, nonce = challenge_of(end), os.urandom(32)
+        end.send(frame(Type.PROOF, nonce + proof(b"fdferry-guest", challenge, nonce,
+                                                 token_hello())))
+        end.wait_for(lambda: end.got(Type.WELCOME))
+        check([entry[0] for entry in end.frames] ==
+              [Type.CHALLENGE, Type.PROOF, Type.WELCOME], f"{end.frames}")
+        expected = proof(b"fdferry-host", challenge, nonce, token_hello())
+        check(end.got(Type.PROOF)[0][3] == bytes(32) + expected, "the host's proof")
+
+
+@case("proofs that were overheard, cut, of the other role or of another service prove nothing")
+def _(suite):
+    with TokenPair(suite, TOKEN, None) as pair:
+        nonce, old = os.urandom(32), []
+
+        def answers(challenge):
+            said = token_hello()
+            right = nonce + proof(b"fdferry-guest", challenge, nonce, said)
+            old.append(right)
+            yield "overheard", frame(Type.PROOF, old[0])
+            yield "of the host", frame(Type.PROOF, nonce + proof(b"fdferry-host", challenge,
+                                                                 nonce, said))
+            yield "of another service", frame(Type.PROOF, nonce + proof(
+                b"fdferry-guest", challenge, nonce, token_hello(b"two")))
+            yield "with another token", frame(Type.PROOF, nonce + proof(
+                b"fdferry-guest", challenge, nonce, said, TOKEN[:-1]))
+            yield "too short", frame(Type.PROOF, right[:-1])
+            yield "too long", frame(Type.PROOF, right + b"\0")
+            yield "empty", frame(Type.PROOF)
+            yield "none", channel.ping()
+            yield "cut", frame(Type.PROOF, right)[:-1]
+            yield "the challenge", frame(Type.PROOF, challenge + challenge)
+
+        with connect(pair.chan) as end:
+            end.send(token_hello())
+            first = challenge_of(end)
+            names = [name for name, _ in answers(first)]
+        old[:] = [nonce + proof(b"fdferry-guest", first, nonce, token_hello())]
+        seen = {first}
+        for index, name in enumerate(names):
+            with connect(pair.chan) as end:
+                end.send(token_hello())
+                challenge = challenge_of(end)
+                check(challenge not in seen, "a challenge came twice")
+                seen.add(challenge)
+                end.send(list(answers(challenge))[index][1])
+                end.half_close()
+                check_turned_away(end, name)
+        pair.check_told("did not prove")
+
+
+@case("who is turned away is named in the log, and leaves nothing behind")
+def _(suite):
+    with TokenPair(suite, TOKEN, None) as pair:
+        for _ in range(30):
+            with connect(pair.chan) as end:
+                end.send(hello(b"one"))
+                check_turned_away(end, "a guest without a token")
+        pair.check_told("was turned away")
+        lines = [line for line in pair.host.errors().splitlines() if "turned away" in line]
+        who = "vsock cid 1 port" if VSOCK else "a local program"
+        check(all(who in line for line in lines), f"{lines[:2]}")
+        wait_until("the sessions end", lambda: len(pair.host.open_files()) <= 2)
+
+
+AS_ANOTHER_USER = """import os, socket, sys
+os.setgroups([]); os.setgid(12345); os.setuid(12345)
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+try: sock.sendall(bytes.fromhex(sys.argv[2]))
+except BrokenPipeError: pass
+sys.stdout.buffer.write(sock.recv(1 << 16))"""
+
+
+def connect_as_another_user(path):
+    """The type of the first frame that comes, and its arg."""
+    done = subprocess.run([sys.executable, "-c", AS_ANOTHER_USER, path, hello(b"one").hex()],
+                          stdout=subprocess.PIPE, check=True)
+    _, kind, _, _, arg = struct.unpack_from("<IHHII", done.stdout)
+    return kind, arg
+
+
+@case("users other than ours and root are turned away, unless they are named")
+def _(suite):
+    if VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and a UNIX socket")
+    for options, expected in (((), (Type.REFUSE, REFUSED)),
+                              (("--allow-uid", "12346"), (Type.REFUSE, REFUSED)),
+                              (("--allow-uid", "12345"), (Type.WELCOME, 0))):
+        with TokenPair(suite, None, None, options) as pair:
+            for directory in (suite.directory, pair.directory):
+                os.chmod(directory, 0o755)
+            os.chmod(pair.chan.path, 0o777)
+            got = connect_as_another_user(pair.chan.path)
+            check(got == expected, f"{options}: {got}")
+            if expected[0] == Type.REFUSE:
+                pair.check_told("uid 12345 was turned away")
+            else:
+                pair.listener.accept()[0].close()
+            pair.check_carried(pair.client("display"), pair.listener)
+
+
+@case("a virtual machine that is not named is turned away")
+def _(suite):
+    if not VSOCK:
+        raise Skip("needs AF_VSOCK")
+    with TokenPair(suite, None, None, ("--allow-cid", "77")) as pair:
+        pair.check_refused("vsock cid 1 was turned away", "not allowed to connect")
+    with TokenPair(suite, None, None, ("--allow-cid", "77", "--allow-cid", "1")) as pair:
+        pair.check_carried(pair.client("display"), pair.listener)
+
+
+@case("only a port below 1024 is privileged, and the guest has one if it may")
+def _(suite):
+    if not VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and AF_VSOCK")
+    with TokenPair(suite, None, None, ("--require-privileged-port",)) as pair:
+        for _ in range(3):
+            pair.check_carried(pair.client("display"), pair.listener)
+        with connect(pair.chan) as end:  # from a port of the kernel's choice
+            end.send(hello(b"one"))
+            check_turned_away(end, "an ordinary port")
+        pair.check_told("--require-privileged-port")
