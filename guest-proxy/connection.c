@@ -17,14 +17,17 @@
 
 static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file that we have");
 
-static struct handshake_hello new_hello(
-	const char *service, const struct content_store *contents, const struct token *token)
+static struct handshake_hello new_hello(const char *service, const struct content_store *contents,
+	const uint8_t link[16], const struct token *token)
 {
 	struct handshake_hello hello = {
 		.features = token->length > 0 ? CHANNEL_FEATURE_TOKEN : 0,
 		.n_contents = contents != NULL ? contents->count : 0,
 	};
 	snprintf(hello.service, sizeof(hello.service), "%s", service);
+	if (link != NULL) {
+		memcpy(hello.link, link, sizeof(hello.link));
+	}
 	for (size_t i = 0; i < hello.n_contents; i++) {
 		hello.contents[i] = contents->entries[i].hash;
 	}
@@ -56,14 +59,14 @@ static const char *shake_hands(int channel_fd, struct handshake_hello *hello,
 }
 
 int connection_open(const struct guest_options *options, const char *service,
-	const struct content_store *contents, struct handshake_text *text)
+	const struct content_store *contents, const uint8_t link[16], struct handshake_text *text)
 {
 	struct token token;
 	if (!program_options_token(&options->program, &token)) {
 		snprintf(text->text, sizeof(text->text), "the token cannot be read");
 		return -1;
 	}
-	struct handshake_hello hello = new_hello(service, contents, &token);
+	struct handshake_hello hello = new_hello(service, contents, link, &token);
 	int fd = transport_connect(&options->connect);
 	const char *wrong = fd < 0 ? strerror(-fd) : shake_hands(fd, &hello, &token, text);
 	token_wipe(&token);

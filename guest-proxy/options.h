@@ -7,6 +7,9 @@
 #include "channel/transport.h"
 #include "program/options.h"
 
+// fdrefs of a session: the host is trusted, this is for accidents.
+#define GUEST_MAX_FDS 4096
+
 // --replay and what only it can be told.
 struct replay_options {
 	const char *path; // NULL: none

@@ -15,7 +15,7 @@
 static const struct budget_limits limits = {
 	.most =
 		{
-			[BUDGET_FDS] = 4096,
+			[BUDGET_FDS] = GUEST_MAX_FDS,
 			[BUDGET_MEMORY] = UINT64_C(2) << 30,
 			[BUDGET_UNSENT] = 96 << 20,
 			[BUDGET_OBJECTS] = 4 * 65536,
@@ -32,7 +32,8 @@ static bool prepare(
 	const struct guest_options *options = data;
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
-	session->channel_fd = connection_open(options, service, session->contents, &text);
+	session->channel_fd =
+		connection_open(options, service, session->contents, session->link, &text);
 	if (session->channel_fd < 0) {
 		log_error("%s", text.text);
 		if (session->service == NULL) {

@@ -203,6 +203,8 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 		.strict_sandbox = true,
 		.reload = options->policy_path != NULL ? handle_reload : NULL,
 		.prepare = handle_prepare,
+		.is_host = true,
+		.max_events = options->limits.most[BUDGET_FDS],
 		.vms = &options->vms,
 		.refuse = refuse,
 		.admit = admit,

@@ -172,6 +172,7 @@ static void fill_session(const struct preparation *preparation, const struct ser
 	session->n_peer_contents = preparation->hello.n_contents;
 	session->denied = preparation->denied;
 	session->n_denied = options->policy.n_requests;
+	memcpy(session->link, preparation->hello.link, sizeof(session->link));
 	session->app_id_prefix = options->app_id_prefix;
 	session->title_prefix = options->title_prefix;
 }

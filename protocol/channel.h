@@ -22,6 +22,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are l
 #define CHANNEL_MAX_TEXT     1024u         // of REFUSE and END
 #define CHANNEL_MAX_CONTENTS 8u            // hashes in HELLO
 #define CHANNEL_MAX_RECTS    64u           // in one MEM_COPY frame
+#define CHANNEL_MAX_UNNAMED  64u           // eventfds that wait for EVENT_ROLE
 
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
@@ -76,6 +77,7 @@ enum channel_type {
 	CHANNEL_MEM_UNUSED = 24,
 	CHANNEL_CHALLENGE = 25,
 	CHANNEL_PROOF = 26,
+	CHANNEL_EVENT_ROLE = 27, // arg: enum channel_event_role of the sender
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
@@ -124,8 +126,9 @@ struct channel_hello {
 	uint16_t n_contents;     // 16-byte hashes that follow the name
 	uint8_t boot_id[16];
 	uint32_t clock[2]; // low and high half of CLOCK_MONOTONIC in nanoseconds, as in every clock
+	uint8_t link[16];  // the same in all sessions of one guest program, and secret; zeros: none
 };
-static_assert(sizeof(struct channel_hello) == 40, "on-wire size");
+static_assert(sizeof(struct channel_hello) == 56, "on-wire size");
 
 struct channel_welcome {
 	uint32_t magic;
@@ -209,13 +212,27 @@ struct channel_open_socket {
 };
 static_assert(sizeof(struct channel_open_socket) == 16, "on-wire size");
 
+// Of an eventfd, in every session of a link the same; 0: it is known to one session only. Whose side
+// has given it: the host's has this bit set.
+#define CHANNEL_EVENT_HOST (UINT64_C(1) << 63)
+
+// Which of a link's sessions moves the counts of an eventfd that several of them have passed.
+enum channel_event_role {
+	CHANNEL_EVENT_OTHER = 0,  // another one
+	CHANNEL_EVENT_MOVES = 1,  // this one; counts may appear on either side
+	CHANNEL_EVENT_SOURCE = 2, // this one; counts appear on the sender's side
+	CHANNEL_EVENT_SINK = 3,   // this one; they appear on the receiver's
+};
+
 // OPEN of EVENT, an eventfd.
 struct channel_open_event {
 	uint32_t semaphore; // 1: EFD_SEMAPHORE
 	uint32_t nonblocking;
 	uint32_t count[2]; // that the copy starts with
+	uint32_t name[2];
+	uint32_t role; // enum channel_event_role: OTHER or MOVES
 };
-static_assert(sizeof(struct channel_open_event) == 16, "on-wire size");
+static_assert(sizeof(struct channel_open_event) == 28, "on-wire size");
 
 struct channel_event_add {
 	uint32_t count[2]; // at least 1

@@ -31,8 +31,8 @@ struct worker {
 	int fd;
 	struct event *readable;
 	int64_t started_ms;
-	bool busy;           // has a session
-	unsigned int number; // of its session; 0 if not busy
+	bool busy; // has a session
+	struct workers_sender sender;
 };
 
 struct workers {
@@ -74,8 +74,8 @@ static bool read_records(struct worker *worker, unsigned int max)
 		fdlist_init(&fds);
 		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
 		if (n > 0) {
-			worker->workers->handler->record(worker->workers->data, worker->number,
-				worker->pid, record, (size_t)n, &fds);
+			worker->workers->handler->record(
+				worker->workers->data, &worker->sender, record, (size_t)n, &fds);
 		}
 		fdlist_finish(&fds);
 		if (n <= 0) {
@@ -116,6 +116,7 @@ static struct worker *worker_start(struct workers *workers)
 		errno = -worker->fd;
 		goto err_worker;
 	}
+	worker->sender.pid = worker->pid;
 	worker->started_ms = now_ms();
 	worker->readable =
 		event_new(workers->base, worker->fd, EV_READ | EV_PERSIST, handle_readable, worker);
@@ -182,14 +183,13 @@ static void reap(struct worker *worker)
 	struct workers *workers = worker->workers;
 	read_records(worker, UINT32_MAX); // its last words
 	bool busy = worker->busy;
-	unsigned int number = worker->number;
-	pid_t pid = worker->pid;
+	const struct workers_sender sender = worker->sender;
 	if (!busy) {
 		spare_died(workers, worker);
 	}
 	worker_free(worker);
 	if (busy) {
-		workers->handler->gone(workers->data, number, pid, status);
+		workers->handler->gone(workers->data, &sender, status);
 	}
 }
 
@@ -304,7 +304,7 @@ static int send_record(struct worker *worker, unsigned int number, const void *r
 		return (int)n;
 	}
 	worker->busy = true;
-	worker->number = number;
+	worker->sender.number = number;
 	return 0;
 }
 
@@ -330,6 +330,18 @@ int workers_assign(struct workers *workers, unsigned int number, const void *rec
 	workers->early_deaths = 0;
 	refill_later(workers);
 	return error;
+}
+
+int workers_tell(
+	struct workers *workers, unsigned int number, const void *record, size_t len, int fd)
+{
+	struct worker *worker;
+	wl_list_for_each (worker, &workers->list, link) {
+		if (worker->busy && worker->sender.number == number) {
+			return workers_report(worker->fd, record, len, fd);
+		}
+	}
+	return -ESRCH;
 }
 
 size_t workers_busy(const struct workers *workers)

@@ -21,13 +21,17 @@ struct workers;
 
 #define WORKERS_RECORD_MAX 1024
 
-// number is what the worker's session was assigned with, 0 as long as it has none.
+struct workers_sender {
+	unsigned int number; // that its session was assigned with; 0 as long as it has none
+	pid_t pid;
+};
+
 struct workers_handler {
 	// A worker sent a record. fds are the handler's to take; the rest is closed.
-	void (*record)(void *data, unsigned int number, pid_t pid, const void *record, size_t len,
-		struct fdlist *fds);
+	void (*record)(void *data, const struct workers_sender *from, const void *record,
+		size_t len, struct fdlist *fds);
 	// A worker that had been given a session is gone; status is waitpid's.
-	void (*gone)(void *data, unsigned int number, pid_t pid, int status);
+	void (*gone)(void *data, const struct workers_sender *from, int status);
 };
 
 // argv is the parent's own, borrowed for the life of the workers. NULL with errno on failure.
@@ -40,6 +44,10 @@ void workers_destroy(struct workers *workers, int grace_ms);
 // -errno, and they are still the caller's.
 int workers_assign(struct workers *workers, unsigned int number, const void *record, size_t len,
 	struct fdlist *fds);
+// Sends one more record to the worker that was assigned with number. fd is borrowed, -1 for none.
+// Never blocks. 0 or -errno; -ESRCH: it is gone.
+int workers_tell(
+	struct workers *workers, unsigned int number, const void *record, size_t len, int fd);
 // Workers that have a session.
 size_t workers_busy(const struct workers *workers);
 void workers_signal(struct workers *workers, int signal); // to those that have a session

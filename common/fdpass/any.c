@@ -173,6 +173,9 @@ bool any_must_wait(struct fdrefs *refs, int fd)
 	if (kind == FD_KIND_SYNC_FILE) {
 		return sync_must_wait(refs, fd);
 	}
+	if (kind == FD_KIND_EVENTFD) {
+		return event_must_wait(refs, fd);
+	}
 	struct fdref *ref = find_waiting(refs, fd, kind);
 	return ref != NULL && ref->interface->must_wait != NULL &&
 		ref->interface->must_wait(ref, fd);

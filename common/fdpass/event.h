@@ -21,14 +21,42 @@
  * process fills the counter up to 2^64-2 between two system calls of ours.
  *
  * Nobody can see that the last user of an eventfd is gone, so each stays until its session ends;
- * max_refs bounds them. They do not count in refs->streams.
+ * the budget of fds bounds them. They do not count in refs->streams.
+ *
+ * One that several sessions of a link pass is one object, too. Who looks after it on each side
+ * (refs->ask) has an fd of it and knows its name: an importer asks for the fd of a name, an opener
+ * for the name of an fd, and gives it to its local peer's message only when the other side is
+ * ready. One session moves the counts, the others hand it out. When that one has ended, another
+ * one is told to.
  */
 
 #define EVENT_GRACE_MS 100
 
+// What a session and who looks after the eventfds of its link tell each other.
+struct event_note {
+	uint64_t name; // as in channel_open_event
+	// Of a question, and of its answer. 0: neither.
+	//   A question brings an fd. With a name: is there an fd of that name already? This one is it, if
+	//   not. Without: what is the fd's name?
+	//   The answer to the first has an fd, or not; to the second, the name: 0, it has none.
+	//   What is neither tells who moves the counts: the one who says so, or the one who is told.
+	uint32_t number;
+	// enum channel_event_role. In an answer, MOVES: no other session has it.
+	uint32_t role;
+};
+
 // Opens an eventfd for fd, which is taken also on failure; one that was sent before is found by its
 // identity (fdrefs_find), not here. Gives the fdref's id, or 0 with *wrong set.
 uint32_t event_export(struct fdrefs *refs, int fd, const char **wrong);
+// Whether fd, which is borrowed, has no name yet, or one that the other side is not ready for: then
+// fdrefs_retry follows, and fdrefs_find finds it.
+bool event_must_wait(struct fdrefs *refs, int fd);
+
+// What refs->ask brings. Takes fd, -1 for none.
+void event_answer(struct fdrefs *refs, const struct event_note *note, int fd);
+// Nobody answers any more: those who wait, and all later ones, are known to this session only.
+void event_forsake(struct fdrefs *refs);
+
 // For fdrefs_frame: OPEN of an eventfd.
 const char *event_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);

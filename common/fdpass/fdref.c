@@ -152,8 +152,8 @@ struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *i
 	return ref != NULL ? ref : find_in(&refs->ours, identity);
 }
 
-bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
-	enum channel_kind kind, const void *open, size_t open_len)
+bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind)
 {
 	size_t index = refs->ours.next > 0 ? refs->ours.next : 1; // 0 is the session
 	while (index < refs->ours.size && refs->ours.refs[index] != NULL) {
@@ -166,7 +166,22 @@ bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_inte
 	refs->ours.next = index + 1;
 	ref->interface = interface;
 	ref->closing = false;
-	channel_push(refs->channel, CHANNEL_OPEN, ref->id, kind, open, open_len, NULL, 0);
+	return true;
+}
+
+void fdrefs_push_open(
+	const struct fdref *ref, enum channel_kind kind, const void *open, size_t open_len)
+{
+	channel_push(ref->refs->channel, CHANNEL_OPEN, ref->id, kind, open, open_len, NULL, 0);
+}
+
+bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind, const void *open, size_t open_len)
+{
+	if (!fdrefs_reserve(refs, ref, interface, kind)) {
+		return false;
+	}
+	fdrefs_push_open(ref, kind, open, open_len);
 	return true;
 }
 

@@ -11,6 +11,7 @@
 #include "fdpass/kind.h"
 
 struct event_base;
+struct event_note;
 struct fileserver;
 struct fdref;
 struct fdrefs;
@@ -124,6 +125,8 @@ struct fdrefs {
 	size_t shared;           // memories that are compared before each message
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t waiting;          // sockets with a message that cannot be exported yet
+	size_t unnamed;          // eventfds of ours that cannot be named yet
+	size_t unsettled;        // eventfds of theirs that may be others that are here already
 	size_t questions;        // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
 	struct fdref_rules rules;
@@ -140,6 +143,10 @@ struct fdrefs {
 	void (*trace)(void *failed_data, uint32_t socket, bool sent, size_t len, const void *ids,
 		uint32_t n_ids);
 	bool stopped;
+	bool ending; // counts of eventfds that are not taken yet stay where they are
+	// Tells who looks after the eventfds of all sessions of the link, or asks there: event_answer
+	// follows. fd is borrowed, -1 for none. False: it was not sent. NULL: the session is alone.
+	bool (*ask)(void *data, const struct event_note *note, int fd);
 	// A connection that the other side's root socket is to be joined to, until it is.
 	bool has_root;
 	int root_fd;
@@ -151,7 +158,13 @@ struct fdrefs {
 // Destroys what is left in the table. The channel may be gone already.
 void fdrefs_finish(struct fdrefs *refs);
 
-// Gives ref a free id and sends OPEN with it. False: too many, or ENOMEM (ref is untouched).
+// Gives ref a free id, which nobody is told yet. False: too many, or ENOMEM (ref is untouched).
+bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
+	enum channel_kind kind);
+// Sends OPEN of one that was reserved.
+void fdrefs_push_open(
+	const struct fdref *ref, enum channel_kind kind, const void *open, size_t open_len);
+// Both. False as fdrefs_reserve.
 bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
 	enum channel_kind kind, const void *open, size_t open_len);
 // Opened here and needed no more.

@@ -344,7 +344,7 @@ static void identify_eventfd(int fd, struct fd_identity *identity)
 		return;
 	}
 	if (fd_info_number(info, "eventfd-id", 10, &id)) {
-		*identity = (struct fd_identity){.device = UINT64_MAX, .number = id};
+		*identity = (struct fd_identity){.device = FD_DEVICE_EVENTFD, .number = id};
 	}
 	close(info);
 }

@@ -32,6 +32,8 @@ struct fd_identity {
 	uint64_t number;
 };
 
+#define FD_DEVICE_EVENTFD UINT64_MAX
+
 bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b);
 
 enum fd_kind fd_kind_of(int fd);

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "fdpass/content.h"
+#include "fdpass/event.h"
 #include "program/worker.h"
 #include "relay/stats.h"
 
@@ -19,6 +20,7 @@ enum record_type {
 	RECORD_STATS,
 	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
 	RECORD_DENIED,
+	RECORD_EVENT,
 };
 
 // To the worker. Fds: the connection, what the parent has attached, the VM's page, then n_contents files.
@@ -28,8 +30,9 @@ struct record_session {
 	uint32_t service; // server_listener.service
 	struct worker_peer peer;
 	uint32_t attached; // 1 or 0 fds
-	uint32_t
-		of_vm; // 1: the fd of its VM's page comes, too, and slot is the session's place there
+	uint8_t link[16];  // of the guest's sessions
+	// 1: the fd of its VM's page comes, too, and slot is the session's place there
+	uint32_t of_vm;
 	uint32_t slot;
 	uint32_t n_contents;
 	struct content_hash contents[CONTENT_STORE_MAX];
@@ -45,6 +48,13 @@ struct record_stored {
 struct record_denied {
 	uint32_t type;
 	char text[124]; // with a NUL
+};
+
+// Either way, about an eventfd that several sessions may pass. Fd: one, or none.
+struct record_event {
+	uint32_t type;
+	uint8_t link[16]; // of HELLO; not on the way to the worker
+	struct event_note note;
 };
 
 // From the worker, once, at its end.

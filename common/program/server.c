@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <wayland-util.h>
@@ -18,6 +19,7 @@
 #include "base/rlimit.h"
 #include "base/sandbox.h"
 #include "base/workers.h"
+#include "program/eventfds.h"
 #include "program/options.h"
 #include "program/records.h"
 #include "program/vms.h"
@@ -27,6 +29,7 @@
 #define SIGNALS  4
 
 static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_event) <= WORKERS_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
 
 struct entrance {
@@ -50,7 +53,9 @@ struct server {
 	struct entrance entrances[SERVER_MAX_LISTENERS];
 	struct workers *workers;
 	struct wl_list seats; // seat.link
-	struct vms *vms;      // NULL: none
+	struct eventfds eventfds;
+	uint8_t link[16]; // of all sessions
+	struct vms *vms;  // NULL: none
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
 	struct content_store contents;
@@ -107,6 +112,7 @@ static bool prepare_record(const struct server *server, const struct seat *seat,
 		}
 		record->attached = 1;
 	}
+	memcpy(record->link, server->link, sizeof(record->link));
 	if (seat->vm != NULL && !push_copy(fds, vm_page(seat->vm))) {
 		return false;
 	}
@@ -276,7 +282,29 @@ static void log_denied(
 		(int)sizeof(denied->text) - 1, denied->text);
 }
 
-static void handle_record(void *data, unsigned int number, pid_t pid, const void *record,
+static void tell_session(void *data, unsigned int number, const struct event_note *note, int fd)
+{
+	struct server *server = data;
+	const struct record_event record = {.type = RECORD_EVENT, .note = *note};
+	int error = workers_tell(server->workers, number, &record, sizeof(record), fd);
+	if (error < 0 && error != -EPIPE && error != -ESRCH) {
+		log_limited(LOG_WARN, "session %u: cannot be told of an eventfd: %s", number,
+			strerror(-error));
+	}
+}
+
+static bool handle_event_record(struct server *server, unsigned int number,
+	const struct record_event *record, struct fdlist *fds)
+{
+	const struct seat *seat = find_seat(server, number);
+	if (seat == NULL) {
+		return false;
+	}
+	const struct eventfds_asker asker = {.session = number, .cid = seat->peer.cid};
+	return eventfds_handle(&server->eventfds, &asker, record, fdlist_take(fds));
+}
+
+static void handle_record(void *data, const struct workers_sender *from, const void *record,
 	size_t len, struct fdlist *fds)
 {
 	struct server *server = data;
@@ -290,9 +318,12 @@ static void handle_record(void *data, unsigned int number, pid_t pid, const void
 		part.stats.sessions = 0; // counted when the process is gone
 		stats_add(&server->totals, &part.stats);
 	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
-		sandbox_log_violation(pid, record);
+		sandbox_log_violation(from->pid, record);
 	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
-		log_denied(server, number, record);
+		log_denied(server, from->number, record);
+	} else if (type == RECORD_EVENT && len == sizeof(struct record_event) &&
+		handle_event_record(server, from->number, record, fds)) {
+		return;
 	} else {
 		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
 	}
@@ -307,16 +338,17 @@ static void log_crash(const struct server *server, pid_t pid, int signal)
 	log_error("session process %d crashed: SIG%s", (int)pid, name != NULL ? name : "?");
 }
 
-static void handle_gone(void *data, unsigned int number, pid_t pid, int status)
+static void handle_gone(void *data, const struct workers_sender *from, int status)
 {
 	struct server *server = data;
-	struct seat *seat = find_seat(server, number);
+	struct seat *seat = find_seat(server, from->number);
 	server->totals.sessions++;
 	if (seat != NULL) {
 		seat_destroy(seat);
 	}
+	eventfds_forget(&server->eventfds, from->number);
 	if (WIFSIGNALED(status)) {
-		log_crash(server, pid, WTERMSIG(status));
+		log_crash(server, from->pid, WTERMSIG(status));
 	}
 	if (workers_busy(server->workers) > 0 || server->stopping) {
 		return;
@@ -414,6 +446,20 @@ static bool check_sandbox(const struct server_config *config)
 	return sandbox_check(config->strict_sandbox);
 }
 
+// Without random bytes there is no link, and nothing is shared.
+static void init_eventfds(struct server *server)
+{
+	eventfds_init(&server->eventfds);
+	server->eventfds.max_per_session = server->config.max_events;
+	server->eventfds.side = server->config.is_host ? CHANNEL_EVENT_HOST : 0;
+	server->eventfds.tell = tell_session;
+	server->eventfds.data = server;
+	if (getrandom(server->link, sizeof(server->link), 0) != sizeof(server->link)) {
+		log_errno("cannot get random bytes");
+		memset(server->link, 0, sizeof(server->link));
+	}
+}
+
 // Sessions read it again, so that it can be replaced.
 static bool check_token(const struct program_options *options)
 {
@@ -441,12 +487,13 @@ struct server *server_create(const struct server_config *config)
 	}
 	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
+	rlimit_raise_files();
+	init_eventfds(server);
 	if (!check_sandbox(config)) {
 		server_destroy(server);
 		close_listeners(config);
 		return NULL;
 	}
-	rlimit_raise_files();
 	server->accepting = true;
 	if (!accept_from(server, config->listeners, config->n_listeners)) {
 		errno = ENOMEM;
@@ -499,6 +546,7 @@ void server_destroy(struct server *server)
 	if (server->attached_fd >= 0) {
 		close(server->attached_fd);
 	}
+	eventfds_finish(&server->eventfds);
 	free(server);
 }
 

@@ -35,6 +35,8 @@ struct server_config {
 	// Up to SERVER_MAX_LISTENERS. Their fds are taken; the array is not needed later.
 	const struct server_listener *listeners;
 	size_t n_listeners;
+	bool is_host;
+	size_t max_events;             // eventfds that a session may share with others of its link
 	bool strict_sandbox;           // no session without one, or with less than all of it
 	const struct vms_options *vms; // of sessions by their VM; NULL: they are of none. Copied
 	bool keeps_contents;           // sessions get the files that earlier ones stored

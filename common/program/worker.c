@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/workers.h"
 #include "channel/record.h"
+#include "program/asker.h"
 #include "program/confine.h"
 #include "program/options.h"
 #include "program/records.h"
@@ -36,12 +37,14 @@ struct worker {
 	struct event *print;     // SIGUSR1
 	struct session *session;
 	struct record *record; // NULL: none
+	struct asker *asker;   // NULL: the session shares nothing
 	struct content_store contents;
 	struct confine_filters filters;
 	unsigned int number;
 	uint32_t service;
 	int attached_fd; // -1: none, or handed over
 	struct worker_peer peer;
+	uint8_t link[16]; // of a guest's session
 	struct budget budget;
 	bool ended;
 	bool failed; // with a reason
@@ -60,6 +63,11 @@ static void handle_stored(void *data, const struct content_hash *hash, int fd)
 	struct worker *worker = data;
 	const struct record_stored record = {.type = RECORD_STORED, .hash = *hash};
 	workers_report(worker->config->options->session_fd, &record, sizeof(record), fd);
+}
+
+static bool handle_ask(void *data, const struct event_note *note, int fd)
+{
+	return asker_send(((struct worker *)data)->asker, note, fd);
 }
 
 static uint32_t handle_offer_global(void *data, const char *interface, uint32_t version)
@@ -126,6 +134,7 @@ static void worker_finish(struct worker *worker)
 {
 	session_destroy(worker->session);
 	block_signals(SIG_BLOCK);
+	asker_destroy(worker->asker);
 	record_destroy(worker->record);
 	if (worker->terminate != NULL) {
 		event_free(worker->terminate);
@@ -175,6 +184,7 @@ static int take_record(
 	worker->number = record->number;
 	worker->service = record->service;
 	worker->peer = record->peer;
+	memcpy(worker->link, record->link, sizeof(worker->link));
 	int fd = fdlist_take(fds);
 	worker->attached_fd = record->attached > 0 ? fdlist_take(fds) : -1;
 	if (record->of_vm && !budget_join(&worker->budget, fdlist_take(fds), record->slot)) {
@@ -267,6 +277,18 @@ static void start_record(struct worker *worker, int fd, struct session_options *
 	}
 }
 
+// Other sessions of its link may pass the same eventfds. Wayland's pass none.
+static void create_asker(struct worker *worker, struct session_options *options)
+{
+	static const uint8_t none[16];
+	if (options->service == NULL || memcmp(options->link, none, sizeof(none)) == 0) {
+		return;
+	}
+	int fd = worker->config->options->session_fd;
+	worker->asker = asker_create(worker->base, fd, options->link);
+	options->ask = worker->asker != NULL ? handle_ask : NULL;
+}
+
 // Takes fd.
 static bool create_session(struct worker *worker, int fd)
 {
@@ -292,6 +314,7 @@ static bool create_session(struct worker *worker, int fd)
 		.data = worker,
 	};
 	int record_fd = open_record(config->options); // as long as files can be opened
+	memcpy(options.link, worker->link, sizeof(options.link));
 	if (!config->prepare(config->data, fd, &worker->peer, &options)) {
 		if (record_fd >= 0) {
 			close(record_fd);
@@ -302,11 +325,15 @@ static bool create_session(struct worker *worker, int fd)
 	if (record_fd >= 0) {
 		start_record(worker, record_fd, &options);
 	}
+	create_asker(worker, &options);
 	worker->session = session_create(&options);
 	if (worker->session == NULL) {
 		const char *over = budget_exceeded(&worker->budget);
 		log_error("cannot create the session: %s", over != NULL ? over : strerror(errno));
 		return false;
+	}
+	if (worker->asker != NULL) {
+		asker_set_session(worker->asker, worker->session);
 	}
 	return confine(worker, &options);
 }

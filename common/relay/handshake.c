@@ -91,6 +91,7 @@ int handshake_open(int fd, struct handshake_hello *hello)
 		.n_contents = (uint16_t)hello->n_contents,
 	};
 	memcpy(head.boot_id, hello->boot_id, sizeof(head.boot_id));
+	memcpy(head.link, hello->link, sizeof(head.link));
 	channel_put64(head.clock, hello->clock);
 
 	uint8_t *at = packet.payload;
@@ -175,6 +176,7 @@ static const char *decode_hello(const struct packet *packet, struct handshake_he
 	memcpy(hello->service, at, head.service_length);
 	memcpy(hello->contents, at + head.service_length, head.n_contents * CONTENT_HASH_SIZE);
 	memcpy(hello->boot_id, head.boot_id, sizeof(head.boot_id));
+	memcpy(hello->link, head.link, sizeof(head.link));
 	token_hash(packet->payload, len, hello->hash);
 	return NULL;
 }

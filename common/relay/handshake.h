@@ -21,6 +21,7 @@ struct handshake_hello {
 	char service[HANDSHAKE_SERVICE_MAX + 1];
 	uint32_t features;   // of the sender: CHANNEL_FEATURE_*
 	uint8_t boot_id[16]; // of the sender's kernel; zeros if it has none
+	uint8_t link[16];    // the same in all sessions of one guest program; zeros: none
 	uint64_t clock;      // CLOCK_MONOTONIC of the sender, nanoseconds
 	uint64_t received;   // and of the receiver, when it came
 	uint32_t refuse;     // CHANNEL_REFUSE_* that fits if it could not be read

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "channel/channel.h"
 #include "channel/input.h"
+#include "fdpass/event.h"
 #include "fdpass/fdref.h"
 #include "fdpass/kind.h"
 #include "fdpass/ondemand.h"
@@ -52,6 +53,8 @@ struct session {
 	bool asked;                // a PING was sent at the beginning of this turn
 	bool welcomed;
 	bool ending; // END was sent or came: no more messages
+	// END 0 was sent and none has come: the other side's last counts may be on their way.
+	bool hears_out;
 	bool over;
 	char reason[512]; // empty: orderly
 	struct stats stats;
@@ -149,7 +152,10 @@ static void advance(struct session *session)
 	if (peer_is_open(session) || carries_data(session)) {
 		return;
 	}
-	if (session->channel != NULL && channel_queued(session->channel) == 0) {
+	// While we can still be heard, the other side's process waits for us: when it is gone, and
+	// another session's begins to move counts, we have added all that it has sent.
+	if (session->channel != NULL && channel_queued(session->channel) == 0 &&
+		!session->hears_out) {
 		channel_shutdown(session->channel);
 	}
 	if (session->channel == NULL) {
@@ -162,6 +168,7 @@ static void begin_ending(struct session *session)
 {
 	session->ending = true;
 	session->refs.stopped = has_failed(session);
+	session->refs.ending = true;
 	session->peer->interface->end(session->peer);
 	if (!carries_data(session)) {
 		set_timer(session, LAST_WORDS_SECONDS);
@@ -209,6 +216,7 @@ static void handle_left(void *data, const char *reason)
 	if (!session->ending) {
 		if (reason == NULL) {
 			send_end(session, CHANNEL_END_DONE, "");
+			session->hears_out = session->refs.counts.events > 0;
 		} else {
 			snprintf(session->reason, sizeof(session->reason), "%s", reason);
 			log_info("%s", reason);
@@ -241,6 +249,7 @@ static const char *handle_end(struct session *session, const struct channel_fram
 		(!peer_is_client(session) || session->welcomed)) {
 		return "REFUSE out of place";
 	}
+	session->hears_out = false;
 	if (wrong != NULL || session->ending) {
 		return wrong;
 	}
@@ -322,6 +331,7 @@ static bool has_shape(const struct channel_header *header)
 	case CHANNEL_STREAM_PAUSE:
 	case CHANNEL_STREAM_PAUSED:
 	case CHANNEL_MEM_UNUSED:
+	case CHANNEL_EVENT_ROLE:
 		return header->length == 0;
 	default:
 		return true;
@@ -330,7 +340,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_PROOF;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ROLE;
 }
 
 static const char *charge_frame(struct session *session, const struct channel_header *header)
@@ -528,6 +538,12 @@ static void handle_stored(void *data, const struct content_hash *hash, int fd)
 	}
 }
 
+static bool handle_ask(void *data, const struct event_note *note, int fd)
+{
+	struct session *session = data;
+	return session->options.ask(session->options.data, note, fd);
+}
+
 static void init_refs(struct session *session)
 {
 	const struct session_options *options = &session->options;
@@ -541,6 +557,7 @@ static void init_refs(struct session *session)
 		.peer_contents = options->peer_contents,
 		.n_peer_contents = options->n_peer_contents,
 		.stored = handle_stored,
+		.ask = options->ask != NULL ? handle_ask : NULL,
 		.streams_over = handle_streams_over,
 		.data = session,
 	};
@@ -631,6 +648,23 @@ void session_destroy(struct session *session)
 		event_free(session->over_event);
 	}
 	free(session);
+}
+
+void session_answer(struct session *session, const struct event_note *note, int fd)
+{
+	if (session->channel != NULL) {
+		event_answer(&session->refs, note, fd);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+}
+
+void session_forsake(struct session *session)
+{
+	session->options.ask = NULL;
+	if (session->channel != NULL) {
+		event_forsake(&session->refs);
+	}
 }
 
 const struct stats *session_stats(const struct session *session)

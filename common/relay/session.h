@@ -14,6 +14,7 @@ struct budget;
 struct channel_input;
 struct denied_request;
 struct event_base;
+struct event_note;
 struct record;
 struct session;
 
@@ -37,6 +38,7 @@ struct session_options {
 	// A service's: files are read on demand. A process is started for them, as none can be later in a
 	// sandbox.
 	bool serves_files;
+	uint8_t link[16]; // of HELLO; zeros: it shares nothing with other sessions
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;
@@ -60,6 +62,8 @@ struct session_options {
 	// The session is over: reason is NULL for an orderly end. Destroy it later, not from here.
 	void (*ended)(void *data, const char *reason);
 	void (*stored)(void *data, const struct content_hash *hash, int fd); // may be NULL
+	// Of the eventfds that several sessions of a link pass; as in struct fdrefs. NULL: it is alone.
+	bool (*ask)(void *data, const struct event_note *note, int fd);
 	void *data;
 };
 
@@ -74,6 +78,10 @@ void session_destroy(struct session *session); // NULL is fine
 // Ends the session from outside: the client gets reason as a wl_display.error, both peers are told,
 // ended follows.
 void session_stop(struct session *session, const char *reason);
+
+// What ask brings; fd is taken, -1 for none. (event.h)
+void session_answer(struct session *session, const struct event_note *note, int fd);
+void session_forsake(struct session *session); // nobody answers any more
 
 const struct stats *session_stats(const struct session *session);
 

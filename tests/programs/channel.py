@@ -25,6 +25,7 @@ NO_SEALS = 0xffffffff
 READ, WRITE, BOTH = range(3)  # access modes
 POOL, FILE, PIPE = 1, 2, 3    # kinds
 SOCKET, EVENT, DEVICE, SHARED, SYNC = range(4, 9)  # of services that are not Wayland
+OTHER, MOVES, SOURCE, SINK = range(4)  # roles with an eventfd
 
 
 class Type(IntEnum):
@@ -54,6 +55,7 @@ class Type(IntEnum):
     MEM_UNUSED = 24
     CHALLENGE = 25
     PROOF = 26
+    EVENT_ROLE = 27
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
@@ -62,11 +64,11 @@ def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
 
 
 def hello(service=b"wayland", magic=MAGIC, versions=(VERSION, VERSION), contents=b"",
-          service_length=None, n_contents=None):
+          service_length=None, n_contents=None, link=bytes(16)):
     return frame(Type.HELLO, struct.pack(
-        "<IHHIHH16sQ", magic, *versions, 0,
+        "<IHHIHH16sQ16s", magic, *versions, 0,
         len(service) if service_length is None else service_length,
-        len(contents) // 16 if n_contents is None else n_contents, bytes(16), 0)
+        len(contents) // 16 if n_contents is None else n_contents, bytes(16), 0, link)
         + service + contents)
 
 
@@ -92,8 +94,9 @@ def open_socket(id, kind=socket.SOCK_STREAM, nonblocking=0, root=0):
     return frame(Type.OPEN, struct.pack("<IIII", kind, nonblocking, root, 0), id=id, arg=SOCKET)
 
 
-def open_event(id, count=0, semaphore=0, nonblocking=0):
-    return frame(Type.OPEN, struct.pack("<IIQ", semaphore, nonblocking, count), id=id, arg=EVENT)
+def open_event(id, count=0, semaphore=0, nonblocking=0, name=0, role=MOVES):
+    return frame(Type.OPEN, struct.pack("<IIQQI", semaphore, nonblocking, count, name, role),
+                 id=id, arg=EVENT)
 
 
 def open_device(id, device=0, access=BOTH, nonblocking=0):
@@ -108,6 +111,10 @@ def open_shared(id, size=0, memory=0, seals=NO_SEALS, access=0, offset=0):
 def stream_data(id, data=b"", refs=(), n_refs=None, more=0):
     return frame(Type.STREAM_DATA, struct.pack(f"<{len(refs)}I", *refs) + data, id=id,
                  arg=(len(refs) if n_refs is None else n_refs) | more)
+
+
+def event_role(id, role):
+    return frame(Type.EVENT_ROLE, id=id, arg=role)
 
 
 def event_add(id, count=1, seen=0):

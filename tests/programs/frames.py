@@ -241,7 +241,7 @@ def stream_cases():
 
 
 def session_cases():
-    for kind in (0, 25, 99, 0xffff):
+    for kind in (0, max(Type) + 1, 99, 0xffff):
         yield f"a frame of unknown type {kind}", ENDS, lambda p, kind=kind: frame(kind)
         yield f"a frame of unknown type {kind} that may be skipped", GOES_ON, (
             lambda p, kind=kind: frame(kind, bytes(100), flags=SKIPPABLE))

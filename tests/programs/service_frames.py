@@ -7,14 +7,15 @@ that are free.
 
 import socket
 
-from channel import (DEVICE, EVENT, FILE, HOST_ID, MAX_STREAM, MESSAGE_WINDOW, MORE, PIPE, POOL,
-                     READ, SHARED, SOCKET, SOCKET_WINDOW, SYNC, Type, event_add, frame, hello,
-                     mem_copy, mem_resize, mem_words, mem_write, messages, open_device, open_event,
+from channel import (DEVICE, EVENT, FILE, HOST_ID, MAX_STREAM, MESSAGE_WINDOW, MORE, MOVES, OTHER,
+                     PIPE, POOL, READ, SHARED, SINK, SOCKET, SOCKET_WINDOW, SOURCE, SYNC, Type,
+                     event_add, event_role, frame, hello, mem_copy, mem_resize, mem_words, mem_write, messages, open_device, open_event,
                      open_memory, open_pipe, open_shared, open_socket, stream_data)
 from frames import EITHER, ENDS, GOES_ON
 from opaque import ROOT
 
 LARGEST = (1 << 64) - 2  # count that an eventfd holds
+HOST_SIDE = 1 << 63      # of an eventfd's name
 
 
 def one(p):
@@ -84,7 +85,7 @@ def open_rows():
     yield "a sync_file with a payload", ENDS, lambda p: (
         frame(Type.OPEN, bytes(4), id=one(p), arg=SYNC))
     yield "a sync_file", EITHER, lambda p: frame(Type.OPEN, id=one(p), arg=SYNC)
-    for kind, right in ((SOCKET, 16), (EVENT, 16), (DEVICE, 16), (SHARED, 32), (PIPE, 8)):
+    for kind, right in ((SOCKET, 16), (EVENT, 28), (DEVICE, 16), (SHARED, 32), (PIPE, 8)):
         for length in (0, right - 1, right + 1, 4096):
             yield f"kind {kind} with {length} bytes", ENDS, lambda p, kind=kind, length=length: (
                 frame(Type.OPEN, bytes(length), id=one(p), arg=kind))
@@ -238,6 +239,27 @@ def event_rows():
             fresh(p) + frame(Type.EVENT_ADD, bytes(length), id=one(p)))
     yield "a count for what is over", ENDS, lambda p: (
         fresh(p) + close(one(p)) + event_add(one(p)))
+    named = lambda p, name=5, **how: open_event(one(p), name=name, **how)
+    for name in (1, HOST_SIDE | 1, HOST_SIDE - 1, (1 << 64) - 1):
+        yield f"one that is named {name:#x}", GOES_ON, lambda p, name=name: (
+            open_event(one(p), name=name) + event_add(one(p)))
+    yield "a name before it is known there", EITHER, lambda p: (
+        named(p) + stream_data(ROOT, b"x", [one(p)]))
+    yield "one without a name that another session moves", ENDS, lambda p: (
+        open_event(one(p), role=OTHER))
+    yield "a role that OPEN cannot have", ENDS, lambda p: open_event(one(p), role=SINK)
+    yield "a role that there is not", ENDS, lambda p: named(p) + event_role(one(p), 4)
+    yield "role 2^32-1", ENDS, lambda p: named(p) + event_role(one(p), 0xffffffff)
+    yield "a role without a name", ENDS, lambda p: fresh(p) + event_role(one(p), MOVES)
+    yield "a role that nobody has", ENDS, lambda p: named(p) + event_role(one(p), OTHER)
+    yield "all roles that there are", GOES_ON, lambda p: (
+        named(p, role=OTHER) + b"".join(
+            event_role(one(p), role) for role in (SINK, SOURCE, MOVES)) + event_add(one(p)))
+    yield "a role of 4 bytes", ENDS, lambda p: (
+        named(p) + frame(Type.EVENT_ROLE, bytes(4), id=one(p), arg=MOVES))
+    for n, outcome in ((64, GOES_ON), (1000, EITHER)):
+        yield f"one name for {n}", outcome, lambda p, n=n: b"".join(
+            open_event(p.bit | id, name=7) for id in range(2, 2 + n))
     yield "10,000 counts", GOES_ON, lambda p: fresh(p) + 10000 * event_add(one(p))
     yield "a semaphore's 10,000", GOES_ON, lambda p: (
         open_event(one(p), semaphore=1) + event_add(one(p), 10000))
@@ -259,6 +281,7 @@ def misplaced_rows():
         Type.STREAM_PAUSED: lambda id: frame(Type.STREAM_PAUSED, id=id),
         Type.CREDIT: lambda id: credit(id, 0),
         Type.EVENT_ADD: event_add,
+        Type.EVENT_ROLE: lambda id: event_role(id, MOVES),
         Type.MEM_WORDS: lambda id: mem_words(id, (0, bytes(8))),
         Type.MEM_UNUSED: lambda id: frame(Type.MEM_UNUSED, id=id),
         Type.HELLO: lambda id: frame(Type.HELLO, hello()[16:], id=id),
@@ -336,5 +359,6 @@ def valid_frames(peer):
         (open_socket(id), eof(id)), (open_socket(id), stop(id)), (open_socket(id), close(id)),
         (open_socket(id), credit(id, 0)),
         (open_event(id), event_add(id)),
+        (open_event(id, name=9, role=OTHER), event_role(id, MOVES)),
         (b"", stream_data(ROOT, b"bytes of the session")),
     ]

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -40,6 +41,10 @@ static int worker_main(int session_fd, const char *mode)
 	} else if (strcmp(record, "stay") == 0) {
 		workers_report(session_fd, "staying", 7, -1);
 		pause();
+	} else if (strcmp(record, "again") == 0) {
+		fdlist_finish(&fds);
+		n = workers_receive(session_fd, record, sizeof(record), &fds);
+		workers_report(session_fd, record, (size_t)n, fdlist_take(&fds));
 	} else if (strcmp(record, "stubborn") == 0) {
 		signal(SIGTERM, SIG_IGN);
 		workers_report(session_fd, "staying", 7, -1);
@@ -68,31 +73,31 @@ struct fixture {
 	size_t fds;     // that came with records
 	pid_t reporter; // who sent it
 	size_t gone;
+	pid_t dead;                // the last one gone
 	unsigned int assigned;     // the last session's number
 	unsigned int gone_numbers; // their sum
-	pid_t dead;                // the last one gone
 	int status;                // of that
 };
 
-static void handle_record(void *data, unsigned int number, pid_t pid, const void *record,
+static void handle_record(void *data, const struct workers_sender *from, const void *record,
 	size_t len, struct fdlist *fds)
 {
 	struct fixture *fixture = data;
-	assert_in_range(number, 1, fixture->assigned);
+	assert_in_range(from->number, 1, fixture->assigned);
 	assert_true(len < sizeof(fixture->text));
 	memcpy(fixture->text, record, len);
 	fixture->text[len] = '\0';
-	fixture->reporter = pid;
+	fixture->reporter = from->pid;
 	fixture->records++;
 	fixture->fds += fds->count;
 }
 
-static void handle_gone(void *data, unsigned int number, pid_t pid, int status)
+static void handle_gone(void *data, const struct workers_sender *from, int status)
 {
 	struct fixture *fixture = data;
 	fixture->gone++;
-	fixture->dead = pid;
-	fixture->gone_numbers += number;
+	fixture->dead = from->pid;
+	fixture->gone_numbers += from->number;
 	fixture->status = status;
 }
 
@@ -167,6 +172,25 @@ static void a_worker_gets_its_record_and_fds_and_reports_back(void **state)
 		assert_int_equal(fixture.status, 0);
 	}
 	assert_int_equal(workers_busy(fixture.workers), 0);
+	stop(&fixture);
+}
+
+static void a_worker_is_told_more(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	assign_nothing(&fixture, "stay");
+	assign_nothing(&fixture, "again");
+	int fd = eventfd(0, EFD_CLOEXEC);
+	assert_int_equal(workers_tell(fixture.workers, 3, "x", 1, fd), -ESRCH);
+	assert_int_equal(workers_tell(fixture.workers, 2, "more", 4, fd), 0);
+	close(fd);
+	wait_for(&fixture, &fixture.gone, 1);
+	assert_int_equal(fixture.gone_numbers, 2);
+	assert_int_equal(fixture.status, 0);
+	assert_int_equal(fixture.fds, 1);
+	assert_int_equal(workers_tell(fixture.workers, 2, "more", 4, -1), -ESRCH);
 	stop(&fixture);
 }
 
@@ -288,6 +312,7 @@ int main(int argc, char *argv[])
 	}
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_worker_gets_its_record_and_fds_and_reports_back),
+		fd_count_test(a_worker_is_told_more),
 		fd_count_test(a_crash_is_told_with_its_signal),
 		fd_count_test(many_sessions_at_once_each_have_a_worker),
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),

@@ -17,7 +17,7 @@
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct end *end = data;
-	assert_in_range(frame->header.type, 1, CHANNEL_MEM_UNUSED);
+	assert_in_range(frame->header.type, 1, CHANNEL_EVENT_ROLE);
 	end->frames[frame->header.type]++;
 	if (frame->header.type == CHANNEL_OPEN) {
 		end->opened = frame->header.id;

@@ -14,7 +14,7 @@ struct end {
 	struct content_store contents;
 	const char *wrong; // what was wrong with the peer's frames; NULL: nothing
 	bool ended;
-	unsigned int frames[CHANNEL_MEM_UNUSED + 1]; // that came, by type
+	unsigned int frames[CHANNEL_EVENT_ROLE + 1]; // that came, by type
 	uint32_t opened;                             // the id of the last OPEN that came
 	bool takes;                                  // its fd at once, as a message does
 	int taken;

@@ -455,7 +455,7 @@ static void an_open_that_is_wrong_is_refused(void **state)
 	(void)state;
 	struct ends ends;
 	ends_init(&ends);
-	struct channel_open_event open = {0};
+	struct channel_open_event open = {.role = CHANNEL_EVENT_MOVES};
 	struct end *guest = &ends.guest;
 	const uint32_t id = CHANNEL_ID_HOST | 1;
 	const uint32_t kind = CHANNEL_KIND_EVENT;
@@ -465,7 +465,10 @@ static void an_open_that_is_wrong_is_refused(void **state)
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
 	open = (struct channel_open_event){.nonblocking = 2};
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
-	open = (struct channel_open_event){.count = {UINT32_MAX, UINT32_MAX}};
+	open = (struct channel_open_event){0}; // nobody moves its counts
+	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
+	open.role = CHANNEL_EVENT_MOVES;
+	open.count[0] = open.count[1] = UINT32_MAX;
 	assert_non_null(end_frame(guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
 	assert_int_equal(guest->refs.theirs.used, 0);
 	open.count[0]--;
@@ -582,6 +585,336 @@ static void a_closed_one_is_confirmed_and_gone(void **state)
 	ends_finish(&pair.ends);
 }
 
+/* ---- several sessions ---- */
+
+#define NAME 77 // that the guest's side has given
+
+// What both ends have asked or told; refs->ask has no data of ours.
+static struct {
+	unsigned int questions, notes;
+	struct event_note last;
+	bool refuses;
+} keeper;
+
+static bool handle_ask(void *data, const struct event_note *note, int fd)
+{
+	(void)data;
+	if (keeper.refuses) {
+		return false;
+	}
+	assert_int_equal(note->number != 0, fd >= 0);
+	keeper.questions += note->number != 0;
+	keeper.notes += note->number == 0;
+	keeper.last = *note;
+	return true;
+}
+
+static void init_shared(struct ends *ends)
+{
+	ends_init(ends);
+	memset(&keeper, 0, sizeof(keeper));
+	ends->guest.refs.ask = handle_ask;
+	ends->host.refs.ask = handle_ask;
+}
+
+// To the last question. fd is taken.
+static void answer(struct end *end, uint64_t name, uint32_t role, int fd)
+{
+	const struct event_note note = {.name = name, .number = keeper.last.number, .role = role};
+	event_answer(&end->refs, &note, fd);
+}
+
+static void take_over(struct end *end, uint32_t role)
+{
+	const struct event_note note = {.name = NAME, .role = role};
+	event_answer(&end->refs, &note, -1);
+}
+
+// The guest's eventfd has crossed, and the host has been given there for it; -1: nothing.
+static void init_shared_pair(struct pair *pair, uint32_t role, int there)
+{
+	struct ends *ends = &pair->ends;
+	init_shared(ends);
+	pair->guest = eventfd(0, EFD_CLOEXEC);
+	assert_true(event_must_wait(&ends->guest.refs, pair->guest));
+	pair->id = keeper.last.number;
+	answer(&ends->guest, NAME, role, -1);
+	ends_run(ends);
+	assert_int_equal(keeper.questions, 2);
+	assert_int_equal(keeper.last.name, NAME);
+	answer(&ends->host, NAME, CHANNEL_EVENT_OTHER, there);
+	ends_run(ends);
+	assert_false(event_must_wait(&ends->guest.refs, pair->guest));
+	pair->host = end_take(&ends->host);
+	assert_true(pair->host >= 0);
+}
+
+static void an_opener_waits_for_a_name_and_for_the_other_side(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init_shared(&ends);
+	struct fdrefs *refs = &ends.guest.refs;
+	int fd = eventfd(0, EFD_CLOEXEC);
+	for (int i = 0; i < 2; i++) {
+		assert_true(event_must_wait(refs, fd));
+		ends_run(&ends);
+	}
+	assert_int_equal(keeper.questions, 1);
+	assert_int_equal(ends.host.frames[CHANNEL_OPEN], 0);
+	answer(&ends.guest, NAME, CHANNEL_EVENT_MOVES, -1);
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_OPEN], 1);
+	assert_true(event_must_wait(refs, fd));
+	assert_int_equal(end_take(&ends.host), -EBADF); // who names it so early is wrong
+	answer(&ends.host, NAME, CHANNEL_EVENT_OTHER, -1);
+	ends_run(&ends);
+	assert_false(event_must_wait(refs, fd));
+	assert_int_equal(ends.guest.frames[CHANNEL_EVENT_ROLE], 1);
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	assert_int_equal(fdrefs_find(refs, &identity)->id, ends.host.opened);
+	close(fd);
+	ends_finish(&ends);
+}
+
+static void not_more_than_a_few_names_are_asked_for_at_a_time(void **state)
+{
+	(void)state;
+	struct ends ends;
+	int fds[100];
+	init_shared(&ends);
+	for (size_t i = 0; i < 100; i++) {
+		fds[i] = eventfd(0, EFD_CLOEXEC);
+		assert_true(event_must_wait(&ends.guest.refs, fds[i]));
+		close(fds[i]);
+	}
+	assert_int_equal(keeper.questions, CHANNEL_MAX_UNNAMED);
+
+	// nor may the other side make us ask for more
+	struct channel_open_event open = {.name = {NAME}};
+	uint32_t id = CHANNEL_ID_HOST;
+	const char *wrong = NULL;
+	while (wrong == NULL) {
+		wrong = end_frame(
+			&ends.guest, CHANNEL_OPEN, ++id, CHANNEL_KIND_EVENT, &open, sizeof(open));
+	}
+	assert_int_equal(id & ~CHANNEL_ID_HOST, CHANNEL_MAX_UNNAMED + 1);
+	answer(&ends.guest, NAME, CHANNEL_EVENT_OTHER, -1);
+	assert_null(
+		end_frame(&ends.guest, CHANNEL_OPEN, id, CHANNEL_KIND_EVENT, &open, sizeof(open)));
+	ends_finish(&ends);
+}
+
+static void what_another_session_was_given_is_given_again(void **state)
+{
+	(void)state;
+	struct pair pair;
+	int there = eventfd(0, EFD_CLOEXEC);
+	init_shared_pair(&pair, CHANNEL_EVENT_MOVES, duplicate(there));
+	struct fd_identity identity, given;
+	fd_identity_of(there, &identity);
+	fd_identity_of(pair.host, &given);
+	assert_true(fd_identity_equal(&identity, &given));
+	assert_non_null(fdrefs_find(&pair.ends.host.refs, &identity));
+	eventfd_write(pair.guest, 4);
+	expect_counts(&pair, 0, 4);
+	assert_int_equal(take(there), 4);
+	close(there);
+	finish_pair(&pair);
+}
+
+static void who_does_not_move_counts_leaves_them(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+	eventfd_write(pair.guest, 3);
+	eventfd_write(pair.host, 4);
+	expect_counts(&pair, 3, 4);
+	finish_pair(&pair);
+}
+
+static void who_takes_over_leaves_what_is_there_for_the_reader(void **state)
+{
+	(void)state;
+	static const struct {
+		uint32_t role;
+		uint64_t guest, host;
+	} cases[] = {{CHANNEL_EVENT_SOURCE, 0, 7}, {CHANNEL_EVENT_SINK, 7, 0}};
+	for (size_t i = 0; i < 2; i++) {
+		struct pair pair;
+		init_shared_pair(&pair, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+		pair.ends.guest.refs.rules.turn_ms = 600 * 1000;
+		pair.ends.host.refs.rules.turn_ms = 600 * 1000;
+		eventfd_write(pair.guest, 3);
+		eventfd_write(pair.host, 4);
+		take_over(&pair.ends.guest, cases[i].role);
+		take_over(&pair.ends.guest, cases[i].role); // does no harm
+		expect_counts(&pair, cases[i].guest, cases[i].host);
+		assert_int_equal(pair.ends.host.frames[CHANNEL_EVENT_ROLE], 1);
+		finish_pair(&pair);
+	}
+}
+
+static void who_has_given_the_name_is_told_where_counts_appear(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_MOVES, -1);
+	assert_int_equal(keeper.notes, 0);
+	for (int i = 0; i < 5; i++) {
+		eventfd_write(pair.guest, 1);
+		ends_run(&pair.ends);
+	}
+	assert_int_equal(keeper.notes, 1);
+	assert_int_equal(keeper.last.name, NAME);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SOURCE);
+	assert_int_equal(take(pair.host), 5);
+	ends_run(&pair.ends);
+	eventfd_write(pair.host, 1);
+	while (count_of(pair.guest) == 0) {
+		event_base_loop(pair.ends.base, EVLOOP_ONCE);
+	}
+	assert_int_equal(keeper.notes, 2);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SINK);
+	finish_pair(&pair);
+}
+
+static void a_session_that_ends_takes_no_more_but_gives_what_comes(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_MOVES, -1);
+	pair.ends.guest.refs.ending = true;
+	eventfd_write(pair.guest, 3);
+	eventfd_write(pair.host, 4);
+	expect_counts(&pair, 7, 0);
+	finish_pair(&pair);
+}
+
+static void without_an_answer_each_session_has_its_own(void **state)
+{
+	(void)state;
+	struct pair pair;
+	struct ends *ends = &pair.ends;
+	init_shared(ends);
+	pair.guest = eventfd(2, EFD_CLOEXEC);
+	assert_true(event_must_wait(&ends->guest.refs, pair.guest));
+	pair.id = keeper.last.number;
+	event_forsake(&ends->guest.refs);
+	assert_false(event_must_wait(&ends->guest.refs, pair.guest));
+	answer(&ends->guest, NAME, CHANNEL_EVENT_OTHER, duplicate(pair.guest)); // too late
+	ends_run(ends);
+	assert_int_equal(keeper.questions, 1); // it has no name that could be asked for
+	pair.host = end_take(&ends->host);
+	expect_counts(&pair, 0, 2);
+	finish_pair(&pair);
+}
+
+static void an_importer_that_gets_no_answer_moves_counts_itself(void **state)
+{
+	(void)state;
+	for (int refuses = 0; refuses < 2; refuses++) {
+		struct pair pair;
+		struct ends *ends = &pair.ends;
+		init_shared(ends);
+		pair.guest = eventfd(0, EFD_CLOEXEC);
+		assert_true(event_must_wait(&ends->guest.refs, pair.guest));
+		pair.id = keeper.last.number;
+		answer(&ends->guest, NAME, CHANNEL_EVENT_OTHER, -1);
+		keeper.refuses = refuses;
+		ends_run(ends);
+		event_forsake(&ends->host.refs);
+		ends_run(ends);
+		assert_false(event_must_wait(&ends->guest.refs, pair.guest));
+		pair.host = end_take(&ends->host);
+		eventfd_write(pair.guest, 5);
+		expect_counts(&pair, 0, 5);
+		finish_pair(&pair);
+	}
+}
+
+static void nobody_to_ask_is_nobody_to_wait_for(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init_shared(&ends);
+	keeper.refuses = true;
+	int fd = eventfd(0, EFD_CLOEXEC);
+	assert_false(event_must_wait(&ends.guest.refs, fd));
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_OPEN], 1);
+	close(fd);
+	ends_finish(&ends);
+}
+
+static const char *role_to(struct end *end, uint32_t id, uint32_t role)
+{
+	return end_frame(end, CHANNEL_EVENT_ROLE, id, role, NULL, 0);
+}
+
+static void a_role_that_is_wrong_ends_the_session(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_pair(&pair, 0, 0);
+	assert_non_null(role_to(&pair.ends.host, pair.id, CHANNEL_EVENT_MOVES)); // it has no name
+	assert_non_null(role_to(&pair.ends.guest, pair.id, CHANNEL_EVENT_OTHER));
+	finish_pair(&pair);
+
+	init_shared_pair(&pair, CHANNEL_EVENT_OTHER, -1);
+	assert_non_null(role_to(&pair.ends.host, pair.id, CHANNEL_EVENT_SINK + 1));
+	assert_non_null(role_to(&pair.ends.host, pair.id, UINT32_MAX));
+	assert_non_null(role_to(&pair.ends.host, pair.id, CHANNEL_EVENT_OTHER));
+	assert_non_null(role_to(&pair.ends.guest, pair.id, CHANNEL_EVENT_OTHER)); // has answered
+	assert_null(role_to(&pair.ends.host, pair.id, CHANNEL_EVENT_SINK));
+	assert_null(
+		role_to(&pair.ends.host, pair.id, CHANNEL_EVENT_SOURCE)); // it moves them already
+	finish_pair(&pair);
+}
+
+static void what_is_not_opened_yet_cannot_be_spoken_of(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init_shared(&ends);
+	int fd = eventfd(1, EFD_CLOEXEC);
+	assert_true(event_must_wait(&ends.guest.refs, fd));
+	uint32_t id = keeper.last.number;
+	struct channel_event_add add = {.count = {1}};
+	assert_non_null(end_frame(&ends.guest, CHANNEL_EVENT_ADD, id, 0, &add, sizeof(add)));
+	assert_non_null(role_to(&ends.guest, id, CHANNEL_EVENT_MOVES));
+	assert_non_null(end_frame(&ends.guest, CHANNEL_CLOSED, id, 0, NULL, 0));
+	assert_non_null(end_frame(&ends.guest, CHANNEL_CLOSE, id, 0, NULL, 0));
+	assert_int_equal(fdrefs_get_fd(&ends.guest.refs, id), -EBADF);
+	assert_int_equal(count_of(fd), 1);
+	close(fd);
+	ends_finish(&ends);
+}
+
+static void what_is_closed_before_the_answer_is_forgotten(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init_shared(&ends);
+	struct channel_open_event open = {.name = {NAME}};
+	const uint32_t id = CHANNEL_ID_HOST | 1, kind = CHANNEL_KIND_EVENT;
+	assert_null(end_frame(&ends.guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
+	assert_int_equal(keeper.last.number, id);
+	assert_null(end_frame(&ends.guest, CHANNEL_CLOSE, id, 0, NULL, 0));
+	answer(&ends.guest, NAME, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+	// nor is it the answer for another one with that id
+	open.name[0]++;
+	assert_null(end_frame(&ends.guest, CHANNEL_OPEN, id, kind, &open, sizeof(open)));
+	answer(&ends.guest, NAME, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+	ends.guest.opened = id;
+	assert_int_equal(end_take(&ends.guest), -EBADF);
+	open = (struct channel_open_event){.role = CHANNEL_EVENT_SOURCE};
+	assert_non_null(end_frame(&ends.guest, CHANNEL_OPEN, id + 1, kind, &open, sizeof(open)));
+	ends_finish(&ends);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -611,6 +944,19 @@ int main(void)
 		fd_count_test(frames_that_are_not_for_it_end_the_session),
 		fd_count_test(an_add_is_for_eventfds_only),
 		fd_count_test(a_closed_one_is_confirmed_and_gone),
+		fd_count_test(an_opener_waits_for_a_name_and_for_the_other_side),
+		fd_count_test(not_more_than_a_few_names_are_asked_for_at_a_time),
+		fd_count_test(what_another_session_was_given_is_given_again),
+		fd_count_test(who_does_not_move_counts_leaves_them),
+		fd_count_test(who_takes_over_leaves_what_is_there_for_the_reader),
+		fd_count_test(who_has_given_the_name_is_told_where_counts_appear),
+		fd_count_test(a_session_that_ends_takes_no_more_but_gives_what_comes),
+		fd_count_test(without_an_answer_each_session_has_its_own),
+		fd_count_test(an_importer_that_gets_no_answer_moves_counts_itself),
+		fd_count_test(nobody_to_ask_is_nobody_to_wait_for),
+		fd_count_test(a_role_that_is_wrong_ends_the_session),
+		fd_count_test(what_is_not_opened_yet_cannot_be_spoken_of),
+		fd_count_test(what_is_closed_before_the_answer_is_forgotten),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

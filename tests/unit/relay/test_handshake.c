@@ -96,6 +96,7 @@ static void what_is_opened_is_read(void **state)
 		for (size_t n = 0; n < n_contents[i]; n++) {
 			memset(hello.contents[n].bytes, (int)n + 1, CONTENT_HASH_SIZE);
 		}
+		memset(hello.link, 0x5a, sizeof(hello.link));
 		int ends[2];
 		uint8_t boot_id[16], byte;
 		channel_pair_create(ends);
@@ -111,6 +112,7 @@ static void what_is_opened_is_read(void **state)
 		assert_int_equal(read.features, 0x80000001);
 		assert_int_equal(read.n_contents, n_contents[i]);
 		assert_memory_equal(read.contents, hello.contents, sizeof(hello.contents));
+		assert_memory_equal(read.link, hello.link, sizeof(hello.link));
 		assert_true(read.clock >= before && read.clock <= channel_clock());
 		handshake_boot_id(boot_id);
 		assert_memory_equal(read.boot_id, boot_id, sizeof(boot_id));

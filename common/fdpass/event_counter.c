@@ -1,0 +1,281 @@
+#include "fdpass/event_impl.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "fdpass/event.h"
+#include "fdpass/kind.h"
+#include "fdpass/shared.h"
+
+// A semaphore gives one at a time: so many for one frame.
+#define SEMAPHORE_STEP 1024
+
+static bool is_ready(int fd, short events)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = events};
+	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & events);
+}
+
+/* What is in fd, which stays there. */
+uint64_t counter_count(const struct counter *counter)
+{
+	uint64_t count;
+	if (!is_ready(counter->fd, POLLIN)) {
+		return 0; // most often, and cheaper
+	}
+	return fd_info_number(counter->info, "eventfd-count", 16, &count) ? count : 0;
+}
+
+/* 0 where there is nothing to take. O_NONBLOCK is the local peer's: it is not looked at. */
+uint64_t counter_take(const struct counter *counter)
+{
+	uint64_t total = 0, count;
+	struct iovec iov = {.iov_base = &count, .iov_len = sizeof(count)};
+	unsigned int left = counter->semaphore ? SEMAPHORE_STEP : 1;
+	while (left > 0) {
+		ssize_t n = preadv2(counter->fd, &iov, 1, -1, RWF_NOWAIT);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n != (ssize_t)sizeof(count)) {
+			break;
+		}
+		total += count;
+		left--;
+	}
+	return total;
+}
+
+/* How much of what is pending can be written without blocking: 1 if anything can. */
+static uint64_t count_that_fits(const struct counter *counter)
+{
+	uint64_t pending = counter->pending;
+	if (pending == 0 || counter->asked || !is_ready(counter->fd, POLLOUT)) {
+		return 0;
+	}
+	if (pending == 1) {
+		return 1;
+	}
+	uint64_t room = COUNT_MAX - counter_count(counter);
+	return pending < room ? pending : room;
+}
+
+/* What of a sink's is gone has been taken: who looks later could take new counts for it. */
+static void forget_taken(struct counter *counter)
+{
+	uint64_t count = counter_count(counter);
+	counter->placed = count < counter->placed ? count : counter->placed;
+}
+
+/* Adds what is pending as far as it fits. */
+void counter_put_pending(struct counter *counter)
+{
+	uint64_t count;
+	while ((count = count_that_fits(counter)) > 0) {
+		if (!counter->source) {
+			forget_taken(counter);
+		}
+		ssize_t n = write(counter->fd, &count, sizeof(count));
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n != (ssize_t)sizeof(count)) {
+			return;
+		}
+		counter->pending -= count;
+		if (!counter->source) {
+			bool fits = count <= COUNT_MAX - counter->placed;
+			counter->placed = fits ? counter->placed + count : COUNT_MAX;
+		}
+	}
+}
+
+/* Else another session does; or, after this one's last word, counts stay for the next one. */
+static bool takes_counts(const struct counter *counter)
+{
+	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked &&
+		!counter->ref.refs->ending;
+}
+
+/*
+ * A source waits for any count, a sink hears of each change: epoll reports an edge when somebody
+ * adds (readable) and when somebody takes (writable).
+ */
+static short events_of(const struct counter *counter)
+{
+	bool takes = takes_counts(counter);
+	if (takes && !counter->source) {
+		return EV_PERSIST | EV_READ | EV_WRITE | EV_ET;
+	}
+	short events = EV_PERSIST;
+	events |= takes && !counter->paused ? EV_READ : 0;
+	events |= counter->pending > 0 && !counter->asked ? EV_WRITE : 0;
+	return events;
+}
+
+void counter_watch(struct counter *counter)
+{
+	short events = events_of(counter);
+	if (event_get_events(counter->event) == events) {
+		return;
+	}
+	struct event_base *base = event_get_base(counter->event);
+	event_del(counter->event);
+	event_assign(counter->event, base, counter->fd, events, event_get_callback(counter->event),
+		counter);
+	if (event_base_get_npriorities(base) > 1) {
+		event_priority_set(
+			counter->event, 1); // what was written before the count comes first
+	}
+	if ((events & (EV_READ | EV_WRITE)) && event_add(counter->event, NULL) < 0) {
+		fdrefs_fail(counter->ref.refs, "an eventfd cannot be waited for: out of memory");
+	}
+}
+
+/* Who is told to go on when this session has ended needs to know on which side counts appear. */
+void counter_tell_direction(struct counter *counter)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	bool is_host = refs->own_bit != 0;
+	bool named_here = counter->name != 0 && !(counter->name & CHANNEL_EVENT_HOST) == !is_host;
+	const struct event_note note = {
+		.name = counter->name,
+		.role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK,
+	};
+	if (named_here && note.role != counter->told && refs->ask != NULL &&
+		refs->ask(refs->data, &note, -1)) {
+		counter->told = note.role;
+	}
+}
+
+/* ---- source: counts leave ---- */
+
+static void move_count(struct counter *counter)
+{
+	struct channel *channel = counter->ref.refs->channel;
+	counter->paused = channel_queued(channel) > FDREFS_BUSY;
+	if (counter->paused) {
+		return; // drained goes on, counts add up meanwhile
+	}
+	uint64_t count = counter_take(counter);
+	if (count == 0) {
+		return; // somebody here was faster
+	}
+	shared_push_changes(counter->ref.refs);
+	struct channel_event_add add;
+	channel_put64(add.count, count);
+	counter->sent++;
+	channel_push(channel, CHANNEL_EVENT_ADD, counter->ref.id, counter->received, &add,
+		sizeof(add), NULL, 0);
+	counter_tell_direction(counter);
+}
+
+/* ---- sink: counts come ---- */
+
+static void become_sink(struct counter *counter)
+{
+	if (counter->source) {
+		counter->source = false;
+		counter->paused = false;
+		counter->placed = 0;
+	}
+}
+
+/* Whether there is a count that did not come from the other side. */
+static bool has_foreign_count(struct counter *counter)
+{
+	uint64_t count = counter_count(counter);
+	if (count > counter->placed) {
+		return true;
+	}
+	counter->placed = count; // the rest was taken
+	return false;
+}
+
+static void look_for_foreign_count(struct counter *counter)
+{
+	if (!has_foreign_count(counter)) {
+		event_del(counter->turn);
+	} else if (!event_pending(counter->turn, EV_TIMEOUT, NULL)) {
+		uint32_t ms = counter->ref.refs->rules.turn_ms;
+		ms = ms > 0 ? ms : EVENT_GRACE_MS;
+		const struct timeval grace = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+		event_add(counter->turn, &grace);
+	}
+}
+
+/* Nobody here takes what somebody here has added: it is the other side that reads. */
+void counter_handle_turn(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct counter *counter = data;
+	if (counter->source || !takes_counts(counter) || !has_foreign_count(counter)) {
+		return;
+	}
+	counter->source = true;
+	move_count(counter);
+	counter_watch(counter);
+	channel_flush(counter->ref.refs->channel);
+}
+
+/* ---- both ---- */
+
+void counter_handle_event(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct counter *counter = data;
+	counter_put_pending(counter);
+	if (takes_counts(counter) && counter->source) {
+		move_count(counter);
+	} else if (takes_counts(counter)) {
+		look_for_foreign_count(counter);
+	}
+	counter_watch(counter);
+	channel_flush(counter->ref.refs->channel);
+}
+
+/* arg says whether the sender had seen all that we sent, or has crossed with it. */
+const char *counter_handle_add(struct counter *counter, const struct channel_frame *frame)
+{
+	struct channel_event_add add;
+	if (frame->header.length != sizeof(add)) {
+		return "EVENT_ADD with a wrong length";
+	}
+	memcpy(&add, frame->payload, sizeof(add));
+	uint64_t count = channel_get64(add.count);
+	if (count == 0 || count > COUNT_MAX) {
+		return "EVENT_ADD of a count that cannot be";
+	}
+	if (count > COUNT_MAX - counter->pending) {
+		return "more counts wait for an eventfd than it can ever hold";
+	}
+	uint32_t unseen = counter->sent - frame->header.arg;
+	if (unseen > counter->sent - counter->seen) {
+		return "EVENT_ADD of who has seen more, or less, than before";
+	}
+	counter->seen = frame->header.arg;
+	counter->received++;
+	if (unseen == 0 || !counter->ours) {
+		become_sink(counter);
+	}
+	counter->pending += count;
+	counter_put_pending(counter);
+	counter_watch(counter);
+	counter_tell_direction(counter);
+	return NULL;
+}
+
+/* From now on this session moves the counts. What a sink finds is there for its readers. */
+void counter_take_role(struct counter *counter, enum channel_event_role role)
+{
+	counter->role = role;
+	counter->source = role != CHANNEL_EVENT_SINK;
+	counter->placed = counter->source ? 0 : counter_count(counter);
+	counter_watch(counter);
+}
