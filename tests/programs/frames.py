@@ -235,7 +235,7 @@ def stream_cases():
     yield "data to an id that is unknown", ENDS, data
     yield "data to id 0", ENDS, lambda p: frame(Type.STREAM_DATA, bytes(4))
     for kind in (Type.STREAM_PAUSE, Type.STREAM_PAUSED, Type.EVENT_ADD, Type.MEM_WORDS,
-                 Type.MEM_UNUSED):
+                 Type.MEM_UNUSED, Type.EVENT_ROLE):
         yield f"{kind.name}, which is for other services", ENDS, lambda p, kind=kind: (
             sink(p) + frame(kind, id=p.bit | 1))
 
@@ -257,6 +257,8 @@ def session_cases():
     yield "credit beyond the window", ENDS, lambda p: frame(Type.CREDIT, arg=MESSAGE_WINDOW)
     yield "credit of 2^32-1", ENDS, lambda p: frame(Type.CREDIT, arg=0xffffffff)
     yield "REFUSE in the middle", ENDS, lambda p: frame(Type.REFUSE, b"no more")
+    yield "CHALLENGE in the middle", ENDS, lambda p: frame(Type.CHALLENGE, bytes(32))
+    yield "PROOF in the middle", ENDS, lambda p: frame(Type.PROOF, bytes(64))
     yield "END with a NUL in its text", ENDS, lambda p: frame(Type.END, b"a\0b", arg=1)
     yield "END with a text that is too long", ENDS, lambda p: frame(Type.END, 1025 * b"x", arg=1)
     yield "END with a text of the full length", ENDS, lambda p: frame(Type.END, 1024 * b"x", arg=1)
