@@ -368,5 +368,5 @@ def all_cases():
         yield Case(f"replay of {command[0]}", f"looks the same on {compositor}", compositor,
                    replayed.window(compositor, size, command, FILES), (command[0],), size=size)
     for compositor, size, command in MUTATIONS:
-        yield Case(f"mutated {command[0]}", f"leaves {compositor} and the host alive", compositor,
+        yield Case(f"{command[0]}, mutated", f"leaves {compositor} and the host alive", compositor,
                    replayed.mutations(compositor, size, command, FILES), (command[0],), size=size)
