@@ -39,6 +39,16 @@ void log_set_session(unsigned int number)
 	session_number = number;
 }
 
+// What a peer has sent is not to look like lines of ours, nor to speak to a terminal.
+static void mask_controls(char *text)
+{
+	for (; *text != '\0'; text++) {
+		if ((unsigned char)*text < ' ' || *text == 0x7f) {
+			*text = '?';
+		}
+	}
+}
+
 static void write_line(enum log_level level, const char *fmt, va_list args)
 {
 	int saved = errno;
@@ -46,6 +56,7 @@ static void write_line(enum log_level level, const char *fmt, va_list args)
 	char session[32] = "";
 	errno = saved; // %m
 	vsnprintf(text, sizeof(text), fmt, args);
+	mask_controls(text);
 	if (session_number != 0) {
 		snprintf(session, sizeof(session), "session %u: ", session_number);
 	}

@@ -126,7 +126,7 @@ static bool open_file(int mount, const struct request *request)
 	struct fusemount_answer answer = {.number = request->number};
 	struct stat st;
 	snprintf(name, sizeof(name), "%" PRIu64, request->number);
-	int fd = openat(mount, name, O_RDONLY | O_CLOEXEC);
+	int fd = openat(mount, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		answer.error = errno;
 	} else {

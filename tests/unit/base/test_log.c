@@ -63,6 +63,18 @@ static void lines_name_the_program_and_are_marked_by_level(void **state)
 	assert_string_equal(text, "test: an error: 1\ntest: warn: a warning\ntest: information\n");
 }
 
+static void write_controls(void)
+{
+	log_warn("said: %s", "a\ntest: forged \x1b[2J\x7f\xc3\xa9");
+}
+
+static void what_a_peer_says_stays_on_its_line(void **state)
+{
+	(void)state;
+	capture(write_controls);
+	assert_string_equal(text, "test: warn: said: a?test: forged ?[2J?\xc3\xa9\n");
+}
+
 static void lines_beyond_the_level_are_not_written(void **state)
 {
 	(void)state;
@@ -183,6 +195,7 @@ int main(void)
 #define log_test(name) cmocka_unit_test_setup_teardown(name, setup, fd_count_teardown)
 	const struct CMUnitTest tests[] = {
 		log_test(lines_name_the_program_and_are_marked_by_level),
+		log_test(what_a_peer_says_stays_on_its_line),
 		log_test(lines_beyond_the_level_are_not_written),
 		log_test(a_session_is_named),
 		log_test(errno_is_told_and_kept),

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "base/mapping.h"
 #include "base/sandbox.h"
 #include "host-proxy/device_process.h"
 #include "host-proxy/options.h"
@@ -119,6 +121,26 @@ static void only_a_bridge_lets_it_connect_or_accept(void **state)
 	expect(&options, &accept_it, false);
 }
 
+// What a slow reader has not taken is copied so.
+static void it_may_copy_what_may_vanish(void **state)
+{
+	static const char from[] = "bytes";
+	struct host_options options = {.device_fd = -1};
+	char to[sizeof(from)];
+	int status;
+	(void)state;
+	fflush(NULL);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		bool ok = device_sandbox_enter(&options) == 0 && mapping_copy(to, from, sizeof(to));
+		_exit(ok ? EXIT_SUCCESS : EXIT_FAILURE);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), EXIT_SUCCESS);
+}
+
 static void without_a_sandbox_nothing_is_forbidden(void **state)
 {
 	static const struct call call = {"memfd_create", {(long)"test"}};
@@ -132,6 +154,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(what_a_device_does_not_need_ends_it),
 		fd_count_test(only_a_bridge_lets_it_connect_or_accept),
+		fd_count_test(it_may_copy_what_may_vanish),
 		fd_count_test(without_a_sandbox_nothing_is_forbidden),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
