@@ -9,6 +9,7 @@ import ctypes.util
 import os
 import signal
 import sys
+import time
 
 from compositor import PASTED
 from harness import Failure, Program, Skip, Stage, case_list, check, wait_until
@@ -16,6 +17,7 @@ from kills import N_STEPS, recorded
 from opaque import ServiceStage, close_all, read_to_end, receive, send_fds
 
 CASES, case = case_list("sandbox")
+LINES_APART = 0.12  # seconds: a program says at most ten of these in one
 LIBRARY = "tests/support/forbidden.so"
 FORBIDDEN = (
     "socket", "connect", "bind", "listen", "accept4", "execve", "execveat", "vfork", "clone3",
@@ -85,6 +87,7 @@ for program in ("fdferry-host", "fdferry-guest"):
                 session, servants = recorded(stage, 4)
                 which = stage.host if program == "fdferry-host" else stage.guest
                 before = len(which.errors())
+                time.sleep(LINES_APART)
                 try:
                     make_call(servants[program], name)
                     check_killed(which, before, servants[program], name)
