@@ -161,7 +161,6 @@ static const struct sandbox_rule sanitizer_rules[] = {
 	SANDBOX_ALLOW("readlinkat"),
 	SANDBOX_ALLOW("getppid"),
 	SANDBOX_ALLOW("lseek"),
-	SANDBOX_ALLOW("wait4"),
 	SANDBOX_ALLOW("getrlimit"),
 	SANDBOX_ALLOW("prlimit64"),
 	SANDBOX_ALLOW("sched_yield"),

@@ -724,16 +724,16 @@ static bool join(const struct iovec *pieces, size_t n_pieces, struct iovec *join
 
 bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces)
 {
+	if (evbuffer_get_length(channel->out) > 0 || channel->error != 0) {
+		bool ok = check_pushed(channel, queue_rest(channel, pieces, n_pieces, 0));
+		channel_flush(channel);
+		return ok;
+	}
 	uint8_t bytes[SHORT_LEN];
 	struct iovec joined = {.iov_base = bytes};
 	if (join(pieces, n_pieces, &joined, sizeof(bytes))) {
 		pieces = &joined;
 		n_pieces = 1;
-	}
-	if (evbuffer_get_length(channel->out) > 0 || channel->error != 0) {
-		bool ok = check_pushed(channel, queue_rest(channel, pieces, n_pieces, 0));
-		channel_flush(channel);
-		return ok;
 	}
 	ssize_t sent = scm_send(channel->fd, pieces, n_pieces, NULL, 0);
 	if (sent < 0 && sent != -EAGAIN) {
