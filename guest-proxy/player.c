@@ -36,6 +36,7 @@ struct player {
 	bool heard;                 // next came to the guest, and that was told to translation
 	uint64_t recorded_start, started;
 	uint64_t waiting;        // since when for what the next frame needs; 0: it is not
+	bool asked;              // in this wait
 	unsigned int impatience; // waits given up one after another
 	uint32_t used;           // of the window for messages
 	struct wl_array windows; // struct used_window
@@ -101,6 +102,17 @@ static void give_credit(struct player *player, uint32_t id, uint32_t bytes)
 	if (bytes > 0) {
 		channel_push(player->channel, CHANNEL_CREDIT, id, bytes, NULL, 0, NULL, 0);
 	}
+}
+
+static void send_answers(struct player *player)
+{
+	struct wl_array *answers = &player->translation.answers;
+	if (answers->size > 0 && !player->ending) {
+		player->used += (uint32_t)answers->size;
+		channel_push(player->channel, CHANNEL_MESSAGES, 0, 0, NULL, 0, answers->data,
+			answers->size);
+	}
+	answers->size = 0;
 }
 
 /* False of what is not the client's doing: it is said when it is due now. */
@@ -235,6 +247,15 @@ static bool is_due(struct player *player, const struct recorded_frame *frame)
 
 /* ---- the recording, frame by frame ---- */
 
+static void ask(struct player *player)
+{
+	if (!player->asked && !player->ending) {
+		translation_ask(&player->translation);
+		player->asked = player->translation.sync != 0;
+		send_answers(player);
+	}
+}
+
 static bool hear_recorded(struct player *player, const struct recorded_frame *frame)
 {
 	if (!player->heard) {
@@ -248,6 +269,7 @@ static bool hear_recorded(struct player *player, const struct recorded_frame *fr
 		player->heard = true;
 	}
 	if (!translation_caught_up(&player->translation)) {
+		ask(player);
 		if (!has_waited(player, patience(player))) {
 			return false;
 		}
@@ -256,6 +278,7 @@ static bool hear_recorded(struct player *player, const struct recorded_frame *fr
 		player->waiting = 0;
 		player->impatience = 0;
 	}
+	player->asked = false;
 	return true;
 }
 
@@ -328,17 +351,6 @@ static void hear_end(struct player *player, const struct channel_frame *frame)
 	snprintf(reason, sizeof(reason), "%s%s%.*s", error, error[0] != '\0' ? "; " : "", len,
 		(const char *)frame->payload);
 	stop(player, reason[0] != '\0' ? reason : "the host ends the session");
-}
-
-static void send_answers(struct player *player)
-{
-	struct wl_array *answers = &player->translation.answers;
-	if (answers->size > 0 && !player->ending) {
-		player->used += (uint32_t)answers->size;
-		channel_push(player->channel, CHANNEL_MESSAGES, 0, 0, NULL, 0, answers->data,
-			answers->size);
-	}
-	answers->size = 0;
 }
 
 static void hear_messages(struct player *player, const struct channel_frame *frame)

@@ -123,6 +123,12 @@ static void keep(struct wl_array *array, const void *entry, size_t size)
 	}
 }
 
+static void ignore_message(void *data, const struct conversation_message *message)
+{
+	(void)data;
+	(void)message;
+}
+
 /* ---- what is waited for ---- */
 
 static struct counter *counter_of(struct translation *translation, enum counted what, uint32_t id)
@@ -165,15 +171,51 @@ static void count_object(
 	}
 }
 
+static bool is_missing(const struct counter *counter)
+{
+	return counter->counts[TRANSLATION_LIVE] < counter->counts[TRANSLATION_RECORDED];
+}
+
 bool translation_caught_up(const struct translation *translation)
 {
 	const struct counter *counter;
 	wl_array_for_each (counter, &translation->counters) {
-		if (counter->counts[TRANSLATION_LIVE] < counter->counts[TRANSLATION_RECORDED]) {
+		if (is_missing(counter)) {
 			return false;
 		}
 	}
-	return true;
+	return translation->sync == 0;
+}
+
+static bool misses_only_delete_id(const struct translation *translation)
+{
+	bool any = false;
+	const struct counter *counter;
+	wl_array_for_each (counter, &translation->counters) {
+		if (is_missing(counter) && counter->what != COUNTED_DELETE) {
+			return false;
+		}
+		any = any || is_missing(counter);
+	}
+	return any;
+}
+
+/* wl_display.sync(callback) */
+void translation_ask(struct translation *translation)
+{
+	struct conversation *live = &translation->conversations[TRANSLATION_LIVE];
+	if (translation->sync != 0 || translation->lenient || !misses_only_delete_id(translation)) {
+		return;
+	}
+	uint32_t id = 2;
+	while (objects_get(&live->objects, id) != NULL) {
+		id++;
+	}
+	uint32_t words[] = {1, 12u << 16, id};
+	conversation_read(
+		live, WIRE_REQUEST, (uint8_t *)words, sizeof(words), ignore_message, NULL);
+	keep(&translation->answers, words, sizeof(words));
+	translation->sync = id;
 }
 
 void translation_give_up(struct translation *translation)
@@ -185,12 +227,13 @@ void translation_give_up(struct translation *translation)
 	};
 	struct counter *counter;
 	wl_array_for_each (counter, &translation->counters) {
-		if (counter->counts[TRANSLATION_LIVE] < counter->counts[TRANSLATION_RECORDED]) {
+		if (is_missing(counter)) {
 			log_info("does not wait for %s %u any more", names[counter->what],
 				counter->id);
 			counter->counts[TRANSLATION_LIVE] = counter->counts[TRANSLATION_RECORDED];
 		}
 	}
+	translation->sync = 0;
 }
 
 /* ---- what comes to the guest ---- */
@@ -267,12 +310,28 @@ static void hear_object(struct hearing *hearing, const struct conversation_messa
 	}
 }
 
+/* The answer to translation_ask is nobody else's. */
+static bool hear_sync(struct hearing *hearing, const struct conversation_message *message)
+{
+	struct translation *translation = hearing->translation;
+	uint32_t sync = translation->sync;
+	if (hearing->run != TRANSLATION_LIVE || sync == 0) {
+		return false;
+	}
+	bool deleted = conversation_is(message, "wl_display", "delete_id") &&
+		message->message.args[0].value == sync;
+	if (deleted) {
+		translation->sync = 0;
+	}
+	return deleted || message->message.header.object == sync;
+}
+
 static void hear_event(void *data, const struct conversation_message *message)
 {
 	struct hearing *hearing = data;
 	struct translation *translation = hearing->translation;
 	const struct wire_arg *args = message->message.args;
-	if (message->message.op == NULL) {
+	if (message->message.op == NULL || hear_sync(hearing, message)) {
 		return;
 	}
 	keep_made(&translation->made[hearing->run], message);
@@ -535,12 +594,6 @@ static void look_for_global(void *data, const struct conversation_message *messa
 	}
 }
 
-static void ignore(void *data, const struct conversation_message *message)
-{
-	(void)data;
-	(void)message;
-}
-
 enum translation_verdict translation_messages(
 	struct translation *translation, const struct channel_header *header, uint8_t *payload)
 {
@@ -564,7 +617,7 @@ enum translation_verdict translation_messages(
 	keep(&translation->messages, messages + done, len - done);
 	keep(&translation->fdrefs, speech.ids, speech.n_ids * sizeof(uint32_t));
 	conversation_read(&conversations[TRANSLATION_LIVE], WIRE_REQUEST,
-		translation->messages.data, translation->messages.size, ignore, NULL);
+		translation->messages.data, translation->messages.size, ignore_message, NULL);
 	bool any = translation->messages.size > 0 || translation->fdrefs.size > 0;
 	return any ? TRANSLATION_SEND : TRANSLATION_SKIP;
 }

@@ -33,6 +33,7 @@ struct translation {
 	struct wl_array counters;                     // struct counter
 	struct wl_array answers;                      // messages that are due to what came live
 	struct wl_array messages, fdrefs;             // of the request that is being translated
+	uint32_t sync;                                // the wl_callback of translation_ask, or 0
 	size_t left_out;                              // requests
 	char error[512];                              // the live compositor's wl_display.error
 	char missing[256];                            // why the last translation has failed
@@ -53,6 +54,9 @@ void translation_hear(struct translation *translation, enum translation_run run,
 	const struct channel_header *header, uint8_t *payload);
 // Whether all that a client may have waited for in what was recorded has come live as well.
 bool translation_caught_up(const struct translation *translation);
+// A compositor by libwayland keeps delete_id back until it has an event to send as well. If nothing
+// else is missing, appends a wl_display.sync to answers; its id is free again when all has come.
+void translation_ask(struct translation *translation);
 // It will not come.
 void translation_give_up(struct translation *translation);
 

@@ -177,6 +177,45 @@ static void answers_of_the_recording_are_waited_for(void **state)
 	tear_down(&translation);
 }
 
+static void a_delete_id_that_is_kept_back_is_asked_for(void **state)
+{
+	(void)state;
+	struct translation translation;
+	struct wl_array out;
+	wl_array_init(&out);
+	set_up(&translation, false);
+	put_words(&out, 1, 0, 3); // sync
+	assert_int_equal(say(&translation, &out), TRANSLATION_SEND);
+	put_words(&out, 3, 0, 5); // done
+	put_words(&out, 1, 1, 3); // delete_id
+	hear(&translation, TRANSLATION_RECORDED, &out);
+	translation_ask(&translation);
+	assert_int_equal(translation.answers.size, 0); // it will come with the event
+	put_words(&out, 3, 0, 6);
+	hear(&translation, TRANSLATION_LIVE, &out);
+	translation_ask(&translation);
+	assert_int_equal(translation.answers.size, 12);
+	const uint32_t *words = translation.answers.data;
+	assert_int_equal(words[0], 1); // wl_display
+	assert_int_equal(words[2], 4); // the next id that is free
+	translation_ask(&translation);
+	assert_int_equal(translation.answers.size, 12);
+	put_words(&out, 1, 1, 3);
+	put_words(&out, 4, 0, 6);
+	hear(&translation, TRANSLATION_LIVE, &out);
+	assert_false(translation_caught_up(&translation)); // its own id is still in use
+	put_words(&out, 1, 1, 4);
+	hear(&translation, TRANSLATION_LIVE, &out);
+	assert_true(translation_caught_up(&translation));
+	put_words(&out, 1, 0, 4); // now the client's
+	assert_int_equal(say(&translation, &out), TRANSLATION_SEND);
+	put_words(&out, 4, 0, 7);
+	hear(&translation, TRANSLATION_RECORDED, &out);
+	assert_false(translation_caught_up(&translation)); // that answer did not count for it
+	wl_array_release(&out);
+	tear_down(&translation);
+}
+
 static void nothing_is_owed_by_an_object_that_was_not_made(void **state)
 {
 	(void)state;
@@ -325,6 +364,7 @@ int main(void)
 		fd_count_test(a_global_that_is_missing_or_older_is_waited_for),
 		fd_count_test(a_mutated_bind_is_sent_as_it_is),
 		fd_count_test(answers_of_the_recording_are_waited_for),
+		fd_count_test(a_delete_id_that_is_kept_back_is_asked_for),
 		fd_count_test(nothing_is_owed_by_an_object_that_was_not_made),
 		fd_count_test(what_is_given_up_is_not_waited_for_again),
 		fd_count_test(a_configure_is_acknowledged_with_its_new_serial),
