@@ -113,7 +113,7 @@ static bool fits(struct budget *budget, enum budget_kind kind)
 	return true;
 }
 
-bool budget_charge(struct budget *budget, enum budget_kind kind, uint64_t amount)
+static bool try_charge(struct budget *budget, enum budget_kind kind, uint64_t amount)
 {
 	uint64_t used = budget->used[kind], most = budget->limits.most[kind];
 	if (used > most || amount > most - used) {
@@ -126,6 +126,17 @@ bool budget_charge(struct budget *budget, enum budget_kind kind, uint64_t amount
 		return false;
 	}
 	return true;
+}
+
+bool budget_charge(struct budget *budget, enum budget_kind kind, uint64_t amount)
+{
+	bool ok = try_charge(budget, kind, amount);
+	if (!ok && budget->reclaim != NULL) {
+		budget->reclaim(budget->reclaim_data);
+		budget_forget(budget);
+		ok = try_charge(budget, kind, amount);
+	}
+	return ok;
 }
 
 void budget_release(struct budget *budget, enum budget_kind kind, uint64_t amount)
@@ -163,6 +174,9 @@ static uint64_t now(void)
 static bool take_messages(
 	_Atomic uint64_t *until, const struct budget_limits *limits, uint64_t n, uint64_t time)
 {
+	if (n > limits->burst) {
+		return false; // and its product would overflow
+	}
 	uint64_t old = *until, next;
 	uint64_t latest = time + limits->burst * SECOND / limits->rate;
 	do {
@@ -205,6 +219,55 @@ const char *budget_exceeded(const struct budget *budget)
 void budget_forget(struct budget *budget)
 {
 	budget->exceeded[0] = '\0';
+}
+
+/* ---- what several keep ---- */
+
+struct charge {
+	struct budget *budget;
+	uint64_t bytes;
+	unsigned int refs;
+};
+
+struct charge *charge_create(struct budget *budget, uint64_t bytes)
+{
+	struct charge *charge = calloc(1, sizeof(*charge));
+	if (charge == NULL || !budget_charge(budget, BUDGET_MEMORY, bytes)) {
+		free(charge);
+		return NULL;
+	}
+	*charge = (struct charge){.budget = budget, .bytes = bytes, .refs = 1};
+	return charge;
+}
+
+struct charge *charge_ref(struct charge *charge)
+{
+	charge->refs++;
+	return charge;
+}
+
+void charge_unref(struct charge *charge)
+{
+	if (charge == NULL) {
+		return;
+	}
+	assert(charge->refs > 0);
+	if (--charge->refs == 0) {
+		budget_release(charge->budget, BUDGET_MEMORY, charge->bytes);
+		free(charge);
+	}
+}
+
+bool charge_grow(struct charge *charge, uint64_t bytes)
+{
+	if (bytes <= charge->bytes) {
+		return true;
+	}
+	if (!budget_charge(charge->budget, BUDGET_MEMORY, bytes - charge->bytes)) {
+		return false;
+	}
+	charge->bytes = bytes;
+	return true;
 }
 
 /* ---- the page of a VM ---- */

@@ -17,7 +17,7 @@
  */
 
 enum budget_kind {
-	BUDGET_FDS,     // fdrefs that are open, whoever opened them
+	BUDGET_FDS, // fdrefs that are open, whoever opened them; fds on their way to a local peer
 	BUDGET_MEMORY,  // bytes of replicas, twins, and what waits for a local peer
 	BUDGET_UNSENT,  // bytes that wait for the other side
 	BUDGET_OBJECTS, // Wayland's
@@ -34,6 +34,7 @@ struct budget_limits {
 };
 
 struct budget_page;
+struct charge;
 
 // Embedded; zeros are a budget of nothing. Only limits are to be written from outside.
 struct budget {
@@ -43,6 +44,10 @@ struct budget {
 	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
 	uint64_t messages_until; // see take_messages
 	char exceeded[160];      // empty: nothing
+	// Gives back what is needed no more without anybody having noticed; NULL: there is nothing
+	// like that. Called before a charge fails.
+	void (*reclaim)(void *data);
+	void *reclaim_data;
 };
 
 // False: it would be more than there may be; nothing is charged, and budget_exceeded says so.
@@ -56,6 +61,14 @@ bool budget_messages(struct budget *budget, uint64_t n);
 // (--max-fds)".
 const char *budget_exceeded(const struct budget *budget);
 void budget_forget(struct budget *budget);
+
+// Bytes of memory that several may keep: they are given back by the last of them. NULL: over the
+// budget, or ENOMEM.
+struct charge *charge_create(struct budget *budget, uint64_t bytes);
+struct charge *charge_ref(struct charge *charge);
+void charge_unref(struct charge *charge); // NULL is fine
+// To so many bytes in all, if they are more. False as budget_charge.
+bool charge_grow(struct charge *charge, uint64_t bytes);
 
 // Joins the sum of a VM. Takes fd, the page's. False with errno.
 bool budget_join(struct budget *budget, int fd, size_t slot);

@@ -83,6 +83,46 @@ static void exactly_the_limit_can_be_had(void **state)
 	}
 }
 
+static void memory_that_several_keep_is_given_back_by_the_last(void **state)
+{
+	(void)state;
+	struct budget budget = {0};
+	set_all(&budget.limits, 10);
+	struct charge *charge = charge_create(&budget, 4);
+	assert_null(charge_create(&budget, 7));
+	assert_true(charge_grow(charge, 3));
+	assert_int_equal(budget.used[BUDGET_MEMORY], 4);
+	assert_true(charge_grow(charge, 10));
+	assert_false(charge_grow(charge, 11));
+	assert_ptr_equal(charge_ref(charge), charge);
+	charge_unref(charge);
+	assert_int_equal(budget.used[BUDGET_MEMORY], 10);
+	charge_unref(charge);
+	assert_int_equal(budget.used[BUDGET_MEMORY], 0);
+	charge_unref(NULL);
+}
+
+static void give_back(void *data)
+{
+	struct budget *budget = data;
+	budget_release(budget, BUDGET_FDS, budget->used[BUDGET_FDS] > 5 ? 5 : 0);
+}
+
+static void what_nobody_has_noticed_is_given_back_before_a_charge_fails(void **state)
+{
+	(void)state;
+	struct budget budget = {.reclaim = give_back};
+	budget.reclaim_data = &budget;
+	set_all(&budget.limits, 10);
+	assert_true(budget_charge(&budget, BUDGET_FDS, 10));
+	assert_true(budget_charge(&budget, BUDGET_FDS, 5));
+	assert_null(budget_exceeded(&budget));
+	assert_int_equal(budget.used[BUDGET_FDS], 10);
+	assert_false(budget_charge(&budget, BUDGET_FDS, 6));
+	assert_non_null(budget_exceeded(&budget));
+	assert_int_equal(budget.used[BUDGET_FDS], 5);
+}
+
 static void what_is_exceeded_is_named_until_it_is_forgotten(void **state)
 {
 	(void)state;
@@ -198,7 +238,8 @@ static void messages_may_come_in_a_burst_and_then_at_the_rate(void **state)
 	assert_true(budget_messages(&other, 5));
 	assert_false(budget_messages(&(struct budget){.limits = {.rate = 3, .burst = 7}}, 8));
 	assert_true(budget_messages(&(struct budget){.limits = {.rate = 3, .burst = 7}}, 7));
-	assert_true(budget_messages(&(struct budget){0}, UINT32_MAX)); // no limit
+	assert_true(budget_messages(&(struct budget){0}, UINT32_MAX));       // no limit
+	assert_false(budget_messages(&budget, UINT64_MAX / 1000000000 + 1)); // of nanoseconds
 }
 
 static void the_sessions_of_a_vm_share_its_rate(void **state)
@@ -257,6 +298,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(exactly_the_limit_can_be_had),
+		fd_count_test(memory_that_several_keep_is_given_back_by_the_last),
+		fd_count_test(what_nobody_has_noticed_is_given_back_before_a_charge_fails),
 		fd_count_test(what_is_exceeded_is_named_until_it_is_forgotten),
 		fd_count_test(a_level_is_what_was_measured_last),
 		fd_count_test(the_sessions_of_a_vm_share_its_limit),

@@ -1,0 +1,246 @@
+#include "base/flight.h"
+
+#include <event2/event.h>
+#include <linux/sockios.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <wayland-util.h>
+
+#include "base/budget.h"
+#include "base/scm.h"
+
+#define LOOK_MS 100
+
+struct parcel {
+	struct wl_list link; // flight.parcels
+	struct budget *budget;
+	size_t n_fds;
+	struct wl_array memory; // struct charge *
+	uint64_t end;           // flight.written by then
+};
+
+struct flight {
+	struct wl_list link; // flights.list while it has parcels
+	struct flights *flights;
+	int fd;
+	bool closing;           // fd is ours
+	uint64_t written;       // since there were parcels; as the kernel counts, or less
+	struct wl_list parcels; // parcel.link, the oldest first
+};
+
+struct flights {
+	struct budget *budget;
+	struct wl_list list; // flight.link
+	struct event *timer; // pending while there are any
+};
+
+/* ---- parcels ---- */
+
+struct parcel *parcel_create(struct budget *budget)
+{
+	struct parcel *parcel = calloc(1, sizeof(*parcel));
+	if (parcel != NULL) {
+		parcel->budget = budget;
+		wl_list_init(&parcel->link);
+		wl_array_init(&parcel->memory);
+	}
+	return parcel;
+}
+
+void parcel_destroy(struct parcel *parcel)
+{
+	if (parcel == NULL) {
+		return;
+	}
+	struct charge **memory;
+	wl_array_for_each (memory, &parcel->memory) {
+		charge_unref(*memory);
+	}
+	wl_array_release(&parcel->memory);
+	budget_release(parcel->budget, BUDGET_FDS, parcel->n_fds);
+	wl_list_remove(&parcel->link);
+	free(parcel);
+}
+
+bool parcel_add(struct parcel *parcel, struct charge *memory)
+{
+	if (!budget_charge(parcel->budget, BUDGET_FDS, 1)) {
+		return false;
+	}
+	if (memory != NULL) {
+		struct charge **kept = wl_array_add(&parcel->memory, sizeof(*kept));
+		if (kept == NULL) {
+			budget_release(parcel->budget, BUDGET_FDS, 1);
+			return false;
+		}
+		*kept = charge_ref(memory);
+	}
+	parcel->n_fds++;
+	return true;
+}
+
+/* ---- a socket ---- */
+
+struct flight *flight_create(struct flights *flights, int fd)
+{
+	struct flight *flight = calloc(1, sizeof(*flight));
+	if (flight != NULL) {
+		flight->flights = flights;
+		flight->fd = fd;
+		wl_list_init(&flight->link);
+		wl_list_init(&flight->parcels);
+	}
+	return flight;
+}
+
+void flight_destroy(struct flight *flight)
+{
+	if (flight == NULL) {
+		return;
+	}
+	struct parcel *parcel, *next;
+	wl_list_for_each_safe (parcel, next, &flight->parcels, link) {
+		parcel_destroy(parcel);
+	}
+	wl_list_remove(&flight->link);
+	if (flight->closing) {
+		close(flight->fd);
+	}
+	free(flight);
+}
+
+/* What the reader has not taken, with what the kernel needs for it. */
+static uint64_t unread(const struct flight *flight)
+{
+	int n = 0;
+	return ioctl(flight->fd, SIOCOUTQ, &n) < 0 || n < 0 ? 0 : (uint64_t)n;
+}
+
+/* Gives back what is not among the last bytes that were written. */
+static void drop_taken(struct flight *flight, uint64_t left)
+{
+	struct parcel *parcel, *next;
+	wl_list_for_each_safe (parcel, next, &flight->parcels, link) {
+		if (left > flight->written - parcel->end) {
+			return;
+		}
+		parcel_destroy(parcel);
+	}
+	wl_list_remove(&flight->link);
+	wl_list_init(&flight->link);
+}
+
+ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
+	const struct fdlist *fds, size_t n_fds)
+{
+	if (n_fds == 0 && wl_list_empty(&flight->parcels)) {
+		return scm_send(flight->fd, iov, n_iov, fds, n_fds);
+	}
+	uint64_t before = unread(flight);
+	drop_taken(flight, before);
+	ssize_t n = scm_send(flight->fd, iov, n_iov, fds, n_fds);
+	if (n >= 0) {
+		// Less than it is if the reader was just taking something, but never more.
+		uint64_t after = unread(flight);
+		uint64_t added = after > before ? after - before : 0;
+		flight->written += added > (uint64_t)n ? added : (uint64_t)n;
+	}
+	return n;
+}
+
+static void look_later(struct flights *flights)
+{
+	const struct timeval later = {.tv_usec = LOOK_MS * 1000};
+	if (!event_pending(flights->timer, EV_TIMEOUT, NULL)) {
+		event_add(flights->timer, &later);
+	}
+}
+
+void flight_add(struct flight *flight, struct parcel *parcel)
+{
+	if (parcel == NULL) {
+		return;
+	}
+	parcel->end = flight->written;
+	if (wl_list_empty(&flight->parcels) && flight->flights != NULL) {
+		wl_list_insert(&flight->flights->list, &flight->link);
+		look_later(flight->flights);
+	}
+	wl_list_insert(flight->parcels.prev, &parcel->link);
+}
+
+void flight_close(struct flight *flight, bool alone)
+{
+	flight->closing = true;
+	drop_taken(flight, unread(flight));
+	if (wl_list_empty(&flight->parcels) || flight->flights == NULL) {
+		flight_destroy(flight);
+	} else if (alone) {
+		shutdown(flight->fd, SHUT_RDWR);
+	}
+}
+
+/* ---- a session ---- */
+
+static void look(void *data)
+{
+	struct flights *flights = data;
+	struct flight *flight, *next;
+	wl_list_for_each_safe (flight, next, &flights->list, link) {
+		drop_taken(flight, unread(flight));
+		if (flight->closing && wl_list_empty(&flight->parcels)) {
+			flight_destroy(flight);
+		}
+	}
+}
+
+static void handle_timer(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct flights *flights = data;
+	look(flights);
+	if (!wl_list_empty(&flights->list)) {
+		look_later(flights);
+	}
+}
+
+struct flights *flights_create(struct event_base *base, struct budget *budget)
+{
+	struct flights *flights = calloc(1, sizeof(*flights));
+	if (flights == NULL) {
+		return NULL;
+	}
+	flights->budget = budget;
+	wl_list_init(&flights->list);
+	flights->timer = evtimer_new(base, handle_timer, flights);
+	if (flights->timer == NULL) {
+		free(flights);
+		return NULL;
+	}
+	budget->reclaim = look;
+	budget->reclaim_data = flights;
+	return flights;
+}
+
+void flights_destroy(struct flights *flights)
+{
+	if (flights == NULL) {
+		return;
+	}
+	struct flight *flight, *next;
+	wl_list_for_each_safe (flight, next, &flights->list, link) {
+		flight->flights = NULL;
+		wl_list_remove(&flight->link);
+		wl_list_init(&flight->link);
+		if (flight->closing) {
+			flight_destroy(flight);
+		}
+	}
+	flights->budget->reclaim = NULL;
+	event_free(flights->timer);
+	free(flights);
+}

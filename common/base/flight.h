@@ -1,0 +1,55 @@
+#ifndef BASE_FLIGHT_H
+#define BASE_FLIGHT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct budget;
+struct charge;
+struct event_base;
+struct fdlist;
+struct iovec;
+
+/**
+ * Fds on their way to a local peer. The kernel keeps what was written into a UNIX socket until its
+ * reader has taken it, also when nobody else has these fds any more. So they, and the memory behind
+ * them, are charged to the session until then.
+ *
+ * A parcel is the fds that go together. It is made before they are written; when they are, the
+ * socket's flight takes it. The kernel tells how much in a socket is unread, which is in order: a
+ * parcel has been taken when that is not more than was written after it.
+ */
+
+struct flights; // of a session
+struct flight;  // of a socket
+struct parcel;
+
+// Looks from time to time, and whenever the budget would be exceeded, what has been taken. base and
+// budget are borrowed. NULL on ENOMEM.
+struct flights *flights_create(struct event_base *base, struct budget *budget);
+// Sockets that flight_close has not closed yet are. NULL is fine.
+void flights_destroy(struct flights *flights);
+
+// Of no fds yet. NULL on ENOMEM.
+struct parcel *parcel_create(struct budget *budget);
+// Charges one more fd, and keeps memory charged, which may be NULL. False: over the budget, or ENOMEM;
+// the parcel is as it was.
+bool parcel_add(struct parcel *parcel, struct charge *memory);
+// Gives back what was charged. NULL is fine.
+void parcel_destroy(struct parcel *parcel);
+
+// fd, a UNIX socket, is borrowed. flights may be NULL: nobody looks by itself. NULL on ENOMEM.
+struct flight *flight_create(struct flights *flights, int fd);
+// Nothing will be known of the socket: gives back what was charged. NULL is fine.
+void flight_destroy(struct flight *flight);
+// Takes fd, too, and closes it as soon as all parcels have been taken. If nobody else has that end of
+// the socket (alone), its peer sees no difference; else it sees the end that much later.
+void flight_close(struct flight *flight, bool alone);
+// As scm_send.
+ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
+	const struct fdlist *fds, size_t n_fds);
+// The last of its fds have just been sent. Takes parcel; NULL is fine.
+void flight_add(struct flight *flight, struct parcel *parcel);
+
+#endif

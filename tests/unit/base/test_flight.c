@@ -1,0 +1,221 @@
+#include "base/flight.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/budget.h"
+#include "base/fdlist.h"
+#include "base/scm.h"
+#include "tests/support/fd_count.h"
+
+// A socket with fds on their way to its reader.
+struct fixture {
+	struct event_base *base;
+	struct budget budget;
+	struct flights *flights;
+	struct flight *flight;
+	int own, reader;
+};
+
+static void begin(struct fixture *fixture, int type)
+{
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair), 0);
+	*fixture = (struct fixture){.own = pair[0], .reader = pair[1]};
+	fixture->budget.limits.most[BUDGET_FDS] = 1000;
+	fixture->budget.limits.most[BUDGET_MEMORY] = 1000;
+	fixture->base = event_base_new();
+	fixture->flights = flights_create(fixture->base, &fixture->budget);
+	fixture->flight = flight_create(fixture->flights, fixture->own);
+	assert_non_null(fixture->flight);
+}
+
+static void end(struct fixture *fixture)
+{
+	flight_destroy(fixture->flight);
+	flights_destroy(fixture->flights);
+	assert_int_equal(fixture->budget.used[BUDGET_FDS], 0);
+	assert_int_equal(fixture->budget.used[BUDGET_MEMORY], 0);
+	event_base_free(fixture->base);
+	if (fixture->own >= 0) {
+		close(fixture->own);
+	}
+	close(fixture->reader);
+}
+
+// A byte with n fds of some memory, which may be NULL.
+static void send_fds(struct fixture *fixture, size_t n, struct charge *memory)
+{
+	struct parcel *parcel = parcel_create(&fixture->budget);
+	struct iovec iov = {"x", 1};
+	struct fdlist fds;
+	fdlist_init(&fds);
+	for (size_t i = 0; i < n; i++) {
+		assert_true(parcel_add(parcel, memory));
+		assert_true(fdlist_push(&fds, open("/dev/null", O_RDONLY | O_CLOEXEC)));
+	}
+	assert_int_equal(flight_send(fixture->flight, &iov, 1, &fds, n), 1);
+	fdlist_finish(&fds);
+	flight_add(fixture->flight, parcel);
+}
+
+static void take(struct fixture *fixture)
+{
+	char byte;
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assert_int_equal(scm_recv(fixture->reader, &byte, 1, &fds), 1);
+	fdlist_finish(&fds);
+}
+
+static void wait_for_fds(struct fixture *fixture, uint64_t used)
+{
+	while (fixture->budget.used[BUDGET_FDS] != used) {
+		assert_int_equal(event_base_loop(fixture->base, EVLOOP_ONCE), 0);
+	}
+}
+
+static void what_nobody_reads_stays_charged(void **state)
+{
+	(void)state;
+	const int types[] = {SOCK_STREAM, SOCK_SEQPACKET};
+	for (size_t i = 0; i < 2; i++) {
+		struct fixture fixture;
+		begin(&fixture, types[i]);
+		struct charge *memory = charge_create(&fixture.budget, 100);
+		send_fds(&fixture, 3, memory);
+		charge_unref(memory);
+		send_fds(&fixture, 2, NULL);
+		assert_int_equal(fixture.budget.used[BUDGET_FDS], 5);
+		assert_int_equal(fixture.budget.used[BUDGET_MEMORY], 100);
+		take(&fixture);
+		wait_for_fds(&fixture, 2);
+		assert_int_equal(fixture.budget.used[BUDGET_MEMORY], 0);
+		take(&fixture);
+		wait_for_fds(&fixture, 0);
+		end(&fixture);
+	}
+}
+
+static void a_reader_that_always_lags_behind_has_taken_the_rest(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	for (size_t i = 0; i < 10; i++) {
+		send_fds(&fixture, 1, NULL);
+	}
+	for (size_t i = 0; i < 5000; i++) { // never empty
+		take(&fixture);
+		send_fds(&fixture, 1, NULL);
+		assert_true(fixture.budget.used[BUDGET_FDS] <= 11);
+	}
+	end(&fixture);
+}
+
+static void a_budget_that_is_full_has_all_looked_at(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	fixture.budget.limits.most[BUDGET_FDS] = 3;
+	send_fds(&fixture, 3, NULL);
+	assert_false(budget_charge(&fixture.budget, BUDGET_FDS, 1));
+	assert_string_equal(budget_exceeded(&fixture.budget),
+		"over the session's budget of fds: 3 (--max-fds)");
+	take(&fixture);
+	budget_forget(&fixture.budget);
+	assert_true(budget_charge(&fixture.budget, BUDGET_FDS, 3));
+	assert_null(budget_exceeded(&fixture.budget));
+	budget_release(&fixture.budget, BUDGET_FDS, 3);
+	end(&fixture);
+}
+
+static void a_parcel_beyond_the_budget_is_as_it_was(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	fixture.budget.limits.most[BUDGET_FDS] = 1;
+	struct charge *memory = charge_create(&fixture.budget, 10);
+	struct parcel *parcel = parcel_create(&fixture.budget);
+	assert_true(parcel_add(parcel, NULL));
+	assert_false(parcel_add(parcel, memory));
+	charge_unref(memory);
+	assert_int_equal(fixture.budget.used[BUDGET_MEMORY], 0);
+	parcel_destroy(parcel);
+	end(&fixture);
+}
+
+static void a_socket_that_is_closed_stays_until_its_fds_were_taken(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	char byte;
+	begin(&fixture, SOCK_STREAM);
+	send_fds(&fixture, 4, NULL);
+	flight_close(fixture.flight, true);
+	fixture.flight = NULL;
+	int own = fixture.own;
+	fixture.own = -1;
+	assert_int_equal(send(fixture.reader, "x", 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(errno, EPIPE);
+	assert_int_equal(fixture.budget.used[BUDGET_FDS], 4);
+	take(&fixture);
+	assert_int_equal(recv(fixture.reader, &byte, 1, MSG_DONTWAIT), 0);
+	wait_for_fds(&fixture, 0);
+	assert_int_equal(fcntl(own, F_GETFD), -1);
+	end(&fixture);
+}
+
+static void one_that_others_have_is_not_shut_down(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	int other = fcntl(fixture.own, F_DUPFD_CLOEXEC, 0);
+	send_fds(&fixture, 1, NULL);
+	flight_close(fixture.flight, false);
+	fixture.flight = NULL;
+	fixture.own = -1;
+	assert_int_equal(send(fixture.reader, "x", 1, MSG_NOSIGNAL), 1);
+	assert_int_equal(send(other, "y", 1, MSG_NOSIGNAL), 1);
+	close(other);
+	end(&fixture); // nothing is left of it
+}
+
+static void a_reader_that_leaves_has_taken_all(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	send_fds(&fixture, 4, NULL);
+	shutdown(fixture.reader, SHUT_RDWR);
+	close(fixture.reader);
+	fixture.reader = fcntl(fixture.own, F_DUPFD_CLOEXEC, 0);
+	wait_for_fds(&fixture, 0);
+	end(&fixture);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(what_nobody_reads_stays_charged),
+		fd_count_test(a_reader_that_always_lags_behind_has_taken_the_rest),
+		fd_count_test(a_budget_that_is_full_has_all_looked_at),
+		fd_count_test(a_parcel_beyond_the_budget_is_as_it_was),
+		fd_count_test(a_socket_that_is_closed_stays_until_its_fds_were_taken),
+		fd_count_test(one_that_others_have_is_not_shut_down),
+		fd_count_test(a_reader_that_leaves_has_taken_all),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
