@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/flight.h"
 #include "fdpass/device.h"
 #include "fdpass/event.h"
 #include "fdpass/file.h"
@@ -68,6 +69,16 @@ void fdrefs_finish(struct fdrefs *refs)
 	finish_table(refs, &refs->theirs);
 	fileserver_destroy(refs->fileserver);
 	refs->fileserver = NULL;
+	flights_destroy(refs->flights);
+	refs->flights = NULL;
+}
+
+struct flights *fdrefs_flights(struct fdrefs *refs)
+{
+	if (refs->flights == NULL) {
+		refs->flights = flights_create(refs->base, refs->budget);
+	}
+	return refs->flights;
 }
 
 static bool grow(struct fdref_table *table, size_t index)

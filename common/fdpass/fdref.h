@@ -13,6 +13,7 @@
 struct event_base;
 struct event_note;
 struct fileserver;
+struct flights;
 struct fdref;
 struct fdrefs;
 struct sync_wait;
@@ -66,6 +67,8 @@ struct fdref {
 	bool closing; // opened here: CLOSE is sent; opened there: CLOSE has come
 	// What the local peers' fds of it have in common; zeros if it does not matter.
 	struct fd_identity identity;
+	// Of the memory that each fd of it keeps, while that is ours to answer for; else NULL.
+	struct charge *memory;
 };
 
 // Nothing is taken from local peers for an fdref while more bytes than this are queued on the channel:
@@ -123,6 +126,7 @@ struct fdrefs {
 	size_t streams;          // that are open: data may still be under way on the other side
 	bool any_kind;           // else only those that Wayland's messages can name
 	size_t shared;           // memories that are compared before each message
+	uint64_t words_memory;   // bytes that are charged for their words
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t waiting;          // sockets with a message that cannot be exported yet
 	size_t unnamed;          // eventfds of ours that cannot be named yet
@@ -142,6 +146,7 @@ struct fdrefs {
 	// A socket carries len bytes and the fds of ids, which are not aligned; may be NULL.
 	void (*trace)(void *failed_data, uint32_t socket, bool sent, size_t len, const void *ids,
 		uint32_t n_ids);
+	struct flights *flights; // fds that wait for local peers; see fdrefs_flights
 	bool stopped;
 	bool ending; // counts of eventfds that are not taken yet stay where they are
 	// Tells who looks after the eventfds of all sessions of the link, or asks there: event_answer
@@ -172,6 +177,8 @@ void fdrefs_close(struct fdref *ref);
 // Opened there, CLOSE has come, and nobody here uses it any more. ref is destroyed.
 void fdrefs_confirm_closed(struct fdref *ref);
 
+// What keeps fds charged until the local peers have taken them. NULL on ENOMEM.
+struct flights *fdrefs_flights(struct fdrefs *refs);
 // NULL if there is none such.
 struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id);
 // The open fdref with that identity, whoever opened it; NULL if there is none.

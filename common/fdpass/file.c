@@ -32,8 +32,8 @@ static void destroy_file(struct fdref *ref)
 	mapping_unref(file->mapping);
 	if (file->fd >= 0) {
 		close(file->fd);
-		fdrefs_discharge(ref->refs, file->size);
 	}
+	charge_unref(ref->memory);
 	free(file);
 }
 
@@ -435,7 +435,6 @@ static const char *check_open(const struct fdrefs *refs, const struct channel_op
 static const char *import_copy(
 	struct fdrefs *refs, const struct channel_open_memory *open, struct fdref **ref)
 {
-	const char *wrong = NULL;
 	struct file *file = calloc(1, sizeof(*file));
 	if (file == NULL) {
 		return "out of memory";
@@ -445,23 +444,18 @@ static const char *import_copy(
 	file->ref.refs = refs;
 	file->open = *open;
 	file->size = channel_get64(open->size);
-	if (!fdrefs_charge(refs, file->size)) {
-		wrong = "more memory than the session may have";
-		goto err;
+	file->ref.memory = charge_create(refs->budget, file->size);
+	const char *wrong = "more memory than the session may have";
+	if (file->ref.memory != NULL) {
+		wrong = open->cached ? make_from_store(refs, file) : make_empty(file);
 	}
-	wrong = open->cached ? make_from_store(refs, file) : make_empty(file);
 	if (wrong != NULL) {
-		if (file->fd < 0) {
-			fdrefs_discharge(refs, file->size);
-		}
-		goto err;
+		destroy_file(&file->ref);
+		return wrong;
 	}
 	refs->counts.files++;
 	*ref = &file->ref;
 	return NULL;
-err:
-	destroy_file(&file->ref);
-	return wrong;
 }
 
 const char *file_import(struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)

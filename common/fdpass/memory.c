@@ -36,7 +36,7 @@ static void destroy_memory(struct fdref *ref)
 {
 	struct memory *memory = (struct memory *)ref;
 	mapping_unref(memory->mapping);
-	fdrefs_discharge(ref->refs, memory->charged);
+	charge_unref(ref->memory);
 	if (memory->fd >= 0) {
 		close(memory->fd);
 	}
@@ -175,17 +175,18 @@ const char *memory_import(
 	if (open.access > CHANNEL_ACCESS_BOTH || size > INT64_MAX) {
 		return "OPEN of a pool with a wrong access mode or size";
 	}
-	if (!fdrefs_charge(refs, size)) {
+	struct charge *charge = charge_create(refs->budget, size);
+	if (charge == NULL) {
 		return "more memory than the session may have";
 	}
 	struct memory *memory = calloc(1, sizeof(*memory));
 	if (memory == NULL) {
-		fdrefs_discharge(refs, size);
+		charge_unref(charge);
 		return "out of memory";
 	}
 	memory->ref.interface = &imported;
 	memory->ref.refs = refs;
-	memory->charged = size;
+	memory->ref.memory = charge;
 	memory->fd = memfd_create("fdferry-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (memory->fd < 0 || ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true) ||
 		!add_seals(memory->fd, open.seals)) {
@@ -227,11 +228,8 @@ static const char *resize_replica(struct memory *memory, const struct channel_fr
 	if (size > INT64_MAX) {
 		return "MEM_RESIZE to a wrong size";
 	}
-	if (size > memory->charged) {
-		if (!fdrefs_charge(memory->ref.refs, size - memory->charged)) {
-			return "more memory than the session may have";
-		}
-		memory->charged = size;
+	if (!charge_grow(memory->ref.memory, size)) {
+		return "more memory than the session may have";
 	}
 	if (ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true)) {
 		log_errno("cannot make a pool %llu bytes long", (unsigned long long)size);

@@ -16,8 +16,7 @@ struct memory {
 	uint64_t size;           // that both sides have: of the file, at most wanted
 	uint64_t wanted;         // that the protocol says they map
 	struct mapping *mapping; // NULL while nothing can be mapped
-	uint64_t charged;
-	unsigned int users; // objects that refer to it; see memory_release
+	unsigned int users;      // objects that refer to it; see memory_release
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both

@@ -29,7 +29,7 @@ struct shared {
 	uint32_t access; // of fd
 	struct fd_identity identity;
 	struct words words;
-	uint64_t charged;
+	uint64_t charged;   // for words; for the copy itself there is ref.memory
 	unsigned int users; // fds of it whose message is on its way
 	bool unused;        // opened there: nobody here has an fd or a mapping, and that was said
 	bool resized, conflicted; // logged
@@ -62,7 +62,10 @@ static void let_go(struct shared *shared)
 		close(shared->fd);
 		shared->fd = -1;
 	}
+	charge_unref(shared->ref.memory);
+	shared->ref.memory = NULL;
 	fdrefs_discharge(shared->ref.refs, shared->charged);
+	shared->ref.refs->words_memory -= shared->charged;
 	shared->charged = 0;
 	shared->identity = (struct fd_identity){0};
 }
@@ -74,22 +77,23 @@ static void destroy_shared(struct fdref *ref)
 	free(ref);
 }
 
-/* With the words of a memory of size, charged for them and for copies of it besides. */
+/* With the words of a memory of size, charged for them. */
 static struct shared *create_shared(
-	struct fdrefs *refs, uint64_t size, uint64_t copies, bool opener, const char **wrong)
+	struct fdrefs *refs, uint64_t size, bool opener, const char **wrong)
 {
-	if (size > SIZE_MAX_SHARED || !fdrefs_charge(refs, words_cost(size) + copies * size)) {
+	if (size > SIZE_MAX_SHARED || !fdrefs_charge(refs, words_cost(size))) {
 		*wrong = too_much;
 		return NULL;
 	}
 	struct shared *shared = calloc(1, sizeof(*shared));
 	if (shared == NULL || !words_init(&shared->words, size, opener)) {
 		*wrong = "out of memory";
-		fdrefs_discharge(refs, words_cost(size) + copies * size);
+		fdrefs_discharge(refs, words_cost(size));
 		free(shared);
 		return NULL;
 	}
-	shared->charged = words_cost(size) + copies * size;
+	shared->charged = words_cost(size);
+	refs->words_memory += shared->charged;
 	shared->ref.refs = refs;
 	shared->fd = -1;
 	refs->shared++;
@@ -238,7 +242,7 @@ static const struct fdref_interface exported = {
 static struct shared *open_shared(
 	struct fdrefs *refs, int fd, uint64_t size, uint32_t seals, const char **wrong)
 {
-	struct shared *shared = create_shared(refs, size, 0, true, wrong);
+	struct shared *shared = create_shared(refs, size, true, wrong);
 	if (shared == NULL) {
 		return NULL;
 	}
@@ -349,9 +353,14 @@ static const char *import_memory(
 	if (size > INT64_MAX || (open->seals != CHANNEL_NO_SEALS && (open->seals & F_SEAL_WRITE))) {
 		return "OPEN of shared memory with a wrong size or seal";
 	}
-	struct shared *shared = create_shared(refs, size, 1, false, &wrong);
+	struct shared *shared = create_shared(refs, size, false, &wrong);
 	if (shared == NULL) {
 		return wrong;
+	}
+	shared->ref.memory = charge_create(refs->budget, size);
+	if (shared->ref.memory == NULL) {
+		destroy_shared(&shared->ref);
+		return too_much;
 	}
 	shared->ref.interface = &imported;
 	shared->access = CHANNEL_ACCESS_BOTH;
@@ -384,6 +393,7 @@ static bool is_used(const struct shared *shared)
 static void destroy_fd(struct fdref *ref)
 {
 	struct shared *shared = shared_get(ref->refs, ((struct shared_fd *)ref)->memory);
+	charge_unref(ref->memory);
 	if (shared != NULL) { // else the whole table goes
 		assert(shared->users > 0);
 		shared->users--;
@@ -491,6 +501,9 @@ static const char *import_fd(
 	handle->memory = open->memory;
 	handle->access = open->access;
 	handle->offset = offset;
+	if (shared->ref.memory != NULL) {
+		handle->ref.memory = charge_ref(shared->ref.memory);
+	}
 	shared->users++;
 	shared->unused = false;
 	refs->counts.shared++;

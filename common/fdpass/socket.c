@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/flight.h"
 #include "base/log.h"
 #include "fdpass/socket_impl.h"
 
@@ -30,6 +31,7 @@ void piece_destroy(struct piece *piece)
 {
 	if (piece != NULL) {
 		fdlist_finish(&piece->fds);
+		parcel_destroy(piece->parcel);
 		free(piece);
 	}
 }
@@ -81,6 +83,18 @@ static void free_events(struct socket *sock)
 	free_event(&sock->retry_event);
 }
 
+/* What was written stays charged until it was read. An end that came from here others may have, too. */
+static void close_fd(struct socket *sock)
+{
+	if (sock->flight != NULL) {
+		flight_close(sock->flight, !sock->ours || sock->root);
+	} else if (sock->fd >= 0) {
+		close(sock->fd);
+	}
+	sock->flight = NULL;
+	sock->fd = -1;
+}
+
 static void destroy_socket(struct fdref *ref)
 {
 	struct socket *sock = (struct socket *)ref;
@@ -88,9 +102,7 @@ static void destroy_socket(struct fdref *ref)
 	free_events(sock);
 	socket_drop_pieces(sock);
 	piece_destroy(socket_take_held(sock));
-	if (sock->fd >= 0) {
-		close(sock->fd);
-	}
+	close_fd(sock);
 	if (sock->given >= 0) {
 		close(sock->given);
 	}
@@ -109,8 +121,7 @@ static void check_over(struct socket *sock)
 	}
 	sock->over = true;
 	free_events(sock);
-	close(sock->fd);
-	sock->fd = -1;
+	close_fd(sock);
 	if (sock->ours) {
 		fdrefs_close(&sock->ref);
 	}
@@ -437,8 +448,9 @@ static struct socket *create(struct fdrefs *refs, int fd, int type)
 		event_new(base, fd, EV_READ | EV_ET | EV_PERSIST, socket_handle_hang_up, sock);
 	sock->retry_event = event_new(base, -1, 0, socket_handle_writable, sock);
 	sock->adopted = scm_adopt(fd);
+	sock->flight = flight_create(fdrefs_flights(refs), fd);
 	if (sock->read_event == NULL || sock->write_event == NULL || sock->hang_up_event == NULL ||
-		sock->retry_event == NULL || sock->adopted < 0) {
+		sock->retry_event == NULL || sock->adopted < 0 || sock->flight == NULL) {
 		destroy_socket(&sock->ref);
 		return NULL;
 	}

@@ -12,6 +12,8 @@
 #include "fdpass/fdref.h"
 
 struct event;
+struct flight;
+struct parcel;
 
 /**
  * What the three parts of a socket's fdref share, and nobody else includes: its life and its way home
@@ -24,6 +26,7 @@ struct event;
 struct piece {
 	struct wl_list link; // socket.pieces
 	struct fdlist fds;
+	struct parcel *parcel; // charged for fds; NULL: they came from the local peer
 	size_t len, sent;
 	size_t charged; // to the session
 	uint32_t cost;  // of the credit
@@ -51,6 +54,7 @@ struct socket {
 	int fd;      // our end; -1 when over
 	int given;   // of an import: the local peer's end until it is asked for
 	int adopted; // for scm_release
+	struct flight *flight; // what was written to fd; NULL when over
 	struct event *read_event, *write_event;
 	struct event *hang_up_event; // edge-triggered: the peer may leave after its last byte
 	struct event *retry_event;

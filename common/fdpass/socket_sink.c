@@ -6,15 +6,35 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/flight.h"
+
 #define CREDIT_STEP (CHANNEL_SOCKET_WINDOW / 4)
 #define GATHER_MAX  16u // plain pieces that go in one sendmsg
 // Out of what the kernel has for fds that are under way: the next try.
 #define RETRY_MS 20
 
+/* Pieces are ours to keep, but their amount is the other side's doing. */
+static const char *charge_piece(struct fdrefs *refs, size_t bytes)
+{
+	if (!fdrefs_charge(refs, bytes)) {
+		return "more memory than the session may have";
+	}
+	if (!budget_charge(refs->budget, BUDGET_FRAMES, 1)) {
+		fdrefs_discharge(refs, bytes);
+		return "more frames than the session may let wait";
+	}
+	return NULL;
+}
+
+static void discharge_piece(struct fdrefs *refs, size_t bytes)
+{
+	fdrefs_discharge(refs, bytes);
+	budget_release(refs->budget, BUDGET_FRAMES, 1);
+}
+
 static void dequeue(struct socket *sock, struct piece *piece)
 {
-	fdrefs_discharge(sock->ref.refs, piece->charged);
-	budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
+	discharge_piece(sock->ref.refs, piece->charged);
 	wl_list_remove(&piece->link);
 	piece_destroy(piece);
 }
@@ -58,7 +78,7 @@ static ssize_t send_front(struct socket *sock)
 			break;
 		}
 	}
-	return scm_send(sock->fd, iov, n, &first->fds, first->fds.count);
+	return flight_send(sock->flight, iov, n, &first->fds, first->fds.count);
 }
 
 static void take_sent(struct socket *sock, size_t sent)
@@ -68,6 +88,8 @@ static void take_sent(struct socket *sock, size_t sent)
 		size_t left = piece->len - piece->sent;
 		size_t n = sent < left ? sent : left;
 		fdlist_drop(&piece->fds, piece->fds.count);
+		flight_add(sock->flight, piece->parcel);
+		piece->parcel = NULL;
 		piece->sent += n;
 		sent -= n;
 		if (piece->sent < piece->len) {
@@ -192,13 +214,22 @@ static int take_fd(const struct fdrefs *refs, const uint32_t *ids, uint32_t i, s
 	return fdrefs_get_fd(refs, ids[i]);
 }
 
-/* Takes the fds that the frame names. NULL, or what is wrong. */
-static const char *take_fds(
-	struct socket *sock, const uint8_t *payload, uint32_t n, struct fdlist *fds)
+static bool add_to_parcel(const struct fdrefs *refs, uint32_t id, struct parcel *parcel)
+{
+	const struct fdref *ref = fdrefs_get(refs, id);
+	return parcel_add(parcel, ref != NULL ? ref->memory : NULL);
+}
+
+/* Takes the fds that the frame names, charged in parcel if they are to wait. NULL, or what is wrong. */
+static const char *take_fds(struct socket *sock, const uint8_t *payload, uint32_t n,
+	struct fdlist *fds, struct parcel *parcel)
 {
 	uint32_t ids[SCM_MAX];
 	memcpy(ids, payload, n * sizeof(uint32_t));
 	for (uint32_t i = 0; i < n; i++) {
+		if (parcel != NULL && !add_to_parcel(sock->ref.refs, ids[i], parcel)) {
+			return "more fds than the session may let wait";
+		}
 		int fd = take_fd(sock->ref.refs, ids, i, fds);
 		if (fd == -EMFILE || fd == -ENFILE) {
 			return "more fds than this side can have";
@@ -213,26 +244,34 @@ static const char *take_fds(
 	return NULL;
 }
 
-/* Pieces are ours to keep, but their amount is the other side's doing. */
 static const char *begin_piece(struct socket *sock, size_t room)
 {
 	size_t charged = sizeof(*sock->partial) + room; // a record may have no bytes
-	if (!budget_charge(sock->ref.refs->budget, BUDGET_FRAMES, 1)) {
-		return "more frames than the session may let wait";
-	}
-	if (!fdrefs_charge(sock->ref.refs, charged)) {
-		budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
-		return "more memory than the session may have";
+	const char *wrong = charge_piece(sock->ref.refs, charged);
+	if (wrong != NULL) {
+		return wrong;
 	}
 	sock->partial = piece_create("", 0, room);
 	if (sock->partial == NULL) {
-		budget_release(sock->ref.refs->budget, BUDGET_FRAMES, 1);
-		fdrefs_discharge(sock->ref.refs, charged);
+		discharge_piece(sock->ref.refs, charged);
 		return "out of memory";
 	}
 	wl_list_init(&sock->partial->link);
 	sock->partial->charged = charged;
 	return NULL;
+}
+
+static const char *take_fds_of_piece(
+	struct socket *sock, struct piece *piece, const uint8_t *ids, uint32_t n_ids)
+{
+	if (n_ids == 0) {
+		return NULL;
+	}
+	piece->parcel = parcel_create(sock->ref.refs->budget);
+	if (piece->parcel == NULL) {
+		return "out of memory";
+	}
+	return take_fds(sock, ids, n_ids, &piece->fds, piece->parcel);
 }
 
 static const char *take_piece(
@@ -248,7 +287,7 @@ static const char *take_piece(
 		wrong = "STREAM_DATA with a record that is too long";
 	}
 	if (wrong == NULL) {
-		wrong = take_fds(sock, ids, n_ids, &sock->partial->fds);
+		wrong = take_fds_of_piece(sock, sock->partial, ids, n_ids);
 	}
 	struct piece *piece = sock->partial;
 	if (wrong != NULL) {
@@ -274,7 +313,7 @@ static size_t write_through(struct socket *sock, const uint8_t *bytes, size_t le
 	struct iovec iov = {(void *)bytes, len};
 	struct fdlist none;
 	fdlist_init(&none);
-	ssize_t n = scm_send(sock->fd, &iov, 1, &none, 0);
+	ssize_t n = flight_send(sock->flight, &iov, 1, &none, 0);
 	return n > 0 ? (size_t)n : 0;
 }
 
@@ -302,7 +341,7 @@ const char *socket_handle_data(struct socket *sock, const struct channel_frame *
 	if (sock->write_over) { // STREAM_STOP is on its way; fds still go where they belong: nowhere
 		struct fdlist fds;
 		fdlist_init(&fds);
-		const char *wrong = take_fds(sock, ids, n_ids, &fds);
+		const char *wrong = take_fds(sock, ids, n_ids, &fds, NULL);
 		fdlist_finish(&fds);
 		return wrong;
 	}

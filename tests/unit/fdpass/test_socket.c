@@ -905,6 +905,147 @@ static void records_without_bytes_are_charged(void **state)
 		(n - taken) * CHANNEL_SOCKET_FRAME_COST);
 }
 
+// Opens a file of so many bytes, all of which come.
+static void open_file(struct end *end, uint32_t id, uint64_t size)
+{
+	struct channel_open_memory open = {.seals = CHANNEL_NO_SEALS, .exact = 1};
+	struct channel_mem_write write = {
+		.stride = (uint32_t)size, .row_bytes = (uint32_t)size, .rows = 1};
+	struct channel_rows rows;
+	channel_put64(open.size, size);
+	assert_null(end_frame(end, CHANNEL_OPEN, id, CHANNEL_KIND_FILE, &open, sizeof(open)));
+	assert_null(end_write(end, id, &write, &rows));
+}
+
+// A byte with n times the fd of id.
+static const char *name_fd(struct end *end, uint32_t socket, uint32_t id, uint32_t n)
+{
+	uint32_t payload[SCM_MAX + 1];
+	for (uint32_t i = 0; i < n; i++) {
+		payload[i] = id;
+	}
+	payload[n] = 0;
+	return end_frame(end, CHANNEL_STREAM_DATA, socket, n, payload, n * sizeof(uint32_t) + 1);
+}
+
+static void wait_for_used(struct crossing *crossing, enum budget_kind kind, uint64_t used)
+{
+	while (crossing->ends.host.budget.used[kind] != used) {
+		event_base_loop(crossing->ends.base, EVLOOP_ONCE);
+	}
+}
+
+static void take_message(int fd, size_t n_fds)
+{
+	uint8_t byte;
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assert_int_equal(scm_recv(fd, &byte, 1, &fds), 1);
+	assert_int_equal(fds.count, n_fds);
+	fdlist_finish(&fds);
+}
+
+// The guest's client passes n fds of a file and needs it no more.
+static void pass_file(struct crossing *crossing, size_t size, size_t n)
+{
+	int fds[SCM_MAX];
+	fds[0] = new_memfd(size);
+	assert_int_equal(fcntl(fds[0], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
+	for (size_t i = 1; i < n; i++) {
+		fds[i] = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
+	}
+	say(crossing->near, "x", fds, n);
+	run(crossing);
+	assert_string_equal(crossing->failure, "");
+}
+
+static void a_file_stays_charged_until_the_local_peer_has_it(void **state)
+{
+	struct crossing *crossing = *state;
+	const struct budget *budget = &crossing->ends.host.budget;
+	const int types[] = {SOCK_STREAM, SOCK_SEQPACKET};
+	for (size_t i = 0; i < 2; i++) {
+		cross(crossing, types[i]);
+		const uint64_t memory = budget->used[BUDGET_MEMORY];
+		const uint64_t fds = budget->used[BUDGET_FDS];
+		pass_file(crossing, 50000, 1);
+		pass_file(crossing, 300, 2);
+		assert_int_equal(budget->used[BUDGET_MEMORY], memory + 50000 + 2 * 300);
+		assert_int_equal(budget->used[BUDGET_FDS], fds + 3);
+		take_message(crossing->far, 1);
+		wait_for_used(crossing, BUDGET_MEMORY, memory + 2 * 300);
+		take_message(crossing->far, 2);
+		wait_for_used(crossing, BUDGET_MEMORY, memory);
+		assert_int_equal(budget->used[BUDGET_FDS], fds);
+		close_end(&crossing->far);
+		close_end(&crossing->near);
+		run(crossing);
+	}
+}
+
+static void it_does_so_when_the_socket_is_closed_behind_it(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	cross(crossing, SOCK_STREAM);
+	pass_file(crossing, 50000, 1);
+	close_end(&crossing->near);
+	run(crossing);
+	assert_int_equal(host->refs.streams, 0);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 50000);
+	assert_hung_up(crossing->far);
+	take_message(crossing->far, 1);
+	expect_end(crossing->far);
+	wait_for_used(crossing, BUDGET_MEMORY, 0);
+	assert_int_equal(host->budget.used[BUDGET_FDS], 0);
+}
+
+static void shared_memory_stays_charged_until_the_local_peer_has_it(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	struct channel_open_shared memory = {.seals = CHANNEL_NO_SEALS, .size = {50000}};
+	struct channel_open_shared fd = {.memory = 100, .access = CHANNEL_ACCESS_BOTH};
+	const uint32_t kind = CHANNEL_KIND_SHARED;
+	cross(crossing, SOCK_STREAM);
+	const uint64_t before = host->budget.used[BUDGET_MEMORY];
+	assert_null(end_frame(host, CHANNEL_OPEN, 100, kind, &memory, sizeof(memory)));
+	assert_null(end_frame(host, CHANNEL_OPEN, 101, kind, &fd, sizeof(fd)));
+	assert_null(name_fd(host, crossing->id, 101, 5));
+	assert_null(end_frame(host, CHANNEL_CLOSE, 101, 0, NULL, 0));
+	assert_null(end_frame(host, CHANNEL_CLOSE, 100, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, 100)); // its twin is gone
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], before + 50000);
+	take_message(crossing->far, 5);
+	wait_for_used(crossing, BUDGET_MEMORY, before);
+}
+
+static void fds_that_nobody_reads_are_limited(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	const struct channel_open_device null = {.access = CHANNEL_ACCESS_BOTH};
+	const char *wrong = NULL;
+	cross(crossing, SOCK_STREAM);
+	host->budget.limits.most[BUDGET_FDS] = 600;
+	for (uint32_t n = 0; wrong == NULL && n < 10; n++) {
+		assert_null(end_frame(
+			host, CHANNEL_OPEN, 100, CHANNEL_KIND_DEVICE, &null, sizeof(null)));
+		wrong = name_fd(host, crossing->id, 100, 100);
+		assert_null(end_frame(host, CHANNEL_CLOSE, 100, 0, NULL, 0));
+		assert_true(n < 6);
+	}
+	assert_string_equal(wrong, "more fds than the session may let wait");
+	assert_string_equal(budget_exceeded(&host->budget),
+		"over the session's budget of fds: 600 (--max-fds)");
+	for (uint32_t n = 0; n < 5; n++) {
+		take_message(crossing->far, 100);
+	}
+	open_file(host, 101, 10);
+	assert_null(name_fd(host, crossing->id, 101, SCM_MAX)); // there is room again
+	take_message(crossing->far, SCM_MAX);
+}
+
 static void frames_out_of_place_are_refused(void **state)
 {
 	struct crossing *crossing = *state;
@@ -1028,6 +1169,10 @@ int main(void)
 		TEST(a_refused_record_leaves_nothing),
 		TEST(data_beyond_its_credit_is_refused),
 		TEST(records_without_bytes_are_charged),
+		TEST(a_file_stays_charged_until_the_local_peer_has_it),
+		TEST(it_does_so_when_the_socket_is_closed_behind_it),
+		TEST(shared_memory_stays_charged_until_the_local_peer_has_it),
+		TEST(fds_that_nobody_reads_are_limited),
 		TEST(frames_out_of_place_are_refused),
 		TEST(a_second_eof_or_data_after_it_is_refused),
 		TEST(opens_that_are_wrong_are_refused),
