@@ -114,13 +114,13 @@ static void finish(struct session *session)
 	}
 }
 
-/* The words of a shared memory wait as copies: they are charged for with it. */
+/* What waits of the words of shared memories is in what is charged for these. */
 static bool charge_unsent(struct session *session)
 {
 	struct budget *budget = session->options.budget;
 	uint64_t kept = session->channel != NULL ? channel_kept(session->channel) : 0;
-	uint64_t memory = budget->used[BUDGET_MEMORY];
-	return budget_set(budget, BUDGET_UNSENT, kept > memory ? kept - memory : 0);
+	uint64_t words = session->refs.words_memory;
+	return budget_set(budget, BUDGET_UNSENT, kept > words ? kept - words : 0);
 }
 
 /* Nothing that is known of the session is needed any more, and no frame can be sent. */

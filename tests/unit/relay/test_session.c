@@ -129,10 +129,44 @@ static void a_large_memory_may_wait_for_the_other_side(void **state)
 	service_finish(&service);
 }
 
+static void open_file(struct service *service, size_t size)
+{
+	struct {
+		struct channel_header header;
+		struct channel_open_memory open;
+	} frame = {
+		.header = {.type = CHANNEL_OPEN,
+			.id = CHANNEL_ID_HOST | 1,
+			.arg = CHANNEL_KIND_FILE,
+			.length = sizeof(frame.open)},
+		.open = {.exact = 1, .size = {(uint32_t)size}},
+	};
+	assert_int_equal(send(service->channel, &frame, sizeof(frame), 0), sizeof(frame));
+}
+
+static void answers_may_not_wait_for_the_other_side_instead_of_memory(void **state)
+{
+	(void)state;
+	struct service service;
+	service_init(&service);
+	service.budget.limits.most[BUDGET_UNSENT] = MIB;
+	open_file(&service, 512 * MIB); // of which nothing comes
+	run(&service);
+	assert_true(service.budget.used[BUDGET_MEMORY] >= 512 * MIB);
+	for (int i = 0; i < 100000 && !service.ended; i++) {
+		send_ping(&service);
+		run(&service);
+	}
+	assert_string_equal(budget_exceeded(&service.budget),
+		"over the session's budget of unsent bytes: 1048576 (--max-unsent)");
+	service_finish(&service);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_large_memory_may_wait_for_the_other_side),
+		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
