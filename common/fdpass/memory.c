@@ -13,6 +13,10 @@
 #include "base/mapping.h"
 #include "fdpass/kind.h"
 
+// What MEM_COPY asks for takes of the rate: about as long as a message does.
+#define COPY_BYTES_PER_MESSAGE (64u * 1024)
+#define COPY_ROWS_PER_MESSAGE  64u
+
 static const struct fdref_interface exported;
 static const struct fdref_interface imported;
 
@@ -253,38 +257,73 @@ static bool rect_fits(const struct channel_rect *rect, uint32_t stride, uint64_t
 	return offset <= memory->size && end <= memory->size - offset;
 }
 
+/* One frame can ask for as much work as many others. */
+static const char *check_work(struct memory *memory, uint64_t bytes, uint64_t rows)
+{
+	if (bytes > memory->size) {
+		return "MEM_COPY of more than its memory";
+	}
+	uint64_t messages = bytes / COPY_BYTES_PER_MESSAGE + rows / COPY_ROWS_PER_MESSAGE;
+	return budget_messages(memory->ref.refs->budget, messages)
+		? NULL
+		: "more to copy than the session may ask for";
+}
+
+/* NULL: all of copy can be done. */
+static const char *check_rects(struct memory *memory, const struct memory *source,
+	const struct channel_mem_copy *copy, const struct channel_rect *rects)
+{
+	uint64_t bytes = 0, rows = 0;
+	for (uint32_t i = 0; i < copy->n_rects; i++) {
+		if (!rect_fits(
+			    &rects[i], copy->stride, channel_get64(copy->source_offset), source) ||
+			!rect_fits(&rects[i], copy->stride, channel_get64(copy->destination_offset),
+				memory)) {
+			return "MEM_COPY past the end of its memory";
+		}
+		bytes += (uint64_t)rects[i].width * rects[i].height; // at most memory->size each
+		rows += rects[i].height;
+		if (bytes > memory->size) {
+			break; // before the sum overflows
+		}
+	}
+	return check_work(memory, bytes, rows);
+}
+
+static void copy_rect(struct memory *memory, const struct memory *source,
+	const struct channel_mem_copy *copy, const struct channel_rect *rect)
+{
+	const uint8_t *from = source->mapping->data + channel_get64(copy->source_offset);
+	uint8_t *to = memory->mapping->data + channel_get64(copy->destination_offset);
+	for (uint32_t row = 0; row < rect->height; row++) {
+		uint64_t at = (uint64_t)(rect->y + row) * copy->stride + rect->x;
+		memmove(to + at, from + at, rect->width);
+	}
+	memory->ref.refs->counts.memory_twinned += (uint64_t)rect->width * rect->height;
+}
+
 static const char *copy_from_twin(struct memory *memory, const struct channel_frame *frame)
 {
 	struct channel_mem_copy copy;
+	struct channel_rect rects[CHANNEL_MAX_RECTS];
 	if (frame->header.length < sizeof(copy)) {
 		return "MEM_COPY that is too short";
 	}
 	memcpy(&copy, frame->payload, sizeof(copy));
-	if (copy.n_rects > CHANNEL_MAX_RECTS ||
-		frame->header.length != sizeof(copy) + copy.n_rects * sizeof(struct channel_rect)) {
+	size_t len = copy.n_rects * sizeof(rects[0]);
+	if (copy.n_rects > CHANNEL_MAX_RECTS || frame->header.length != sizeof(copy) + len) {
 		return "MEM_COPY with a wrong number of rectangles";
 	}
+	memcpy(rects, frame->payload + sizeof(copy), len);
 	const struct memory *source = memory_get(memory->ref.refs, copy.source);
 	if (source == NULL || source->ref.interface != &imported) {
 		return "MEM_COPY from an fdref that is not a pool";
 	}
-	uint64_t from = channel_get64(copy.source_offset);
-	uint64_t to = channel_get64(copy.destination_offset);
-	for (uint32_t i = 0; i < copy.n_rects; i++) {
-		struct channel_rect rect;
-		memcpy(&rect, frame->payload + sizeof(copy) + i * sizeof(rect), sizeof(rect));
-		if (!rect_fits(&rect, copy.stride, from, source) ||
-			!rect_fits(&rect, copy.stride, to, memory)) {
-			return "MEM_COPY past the end of its memory";
-		}
-		for (uint32_t row = 0; row < rect.height; row++) {
-			uint64_t at = (uint64_t)(rect.y + row) * copy.stride + rect.x;
-			memmove(memory->mapping->data + to + at, source->mapping->data + from + at,
-				rect.width);
-		}
-		memory->ref.refs->counts.memory_twinned += (uint64_t)rect.width * rect.height;
+	const char *wrong = check_rects(memory, source, &copy, rects);
+	for (uint32_t i = 0; wrong == NULL && i < copy.n_rects; i++) {
+		copy_rect(memory, source, &copy, &rects[i]);
 	}
-	return NULL;
+	return wrong;
 }
 
 static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)

@@ -674,6 +674,54 @@ static void a_wrong_number_of_rectangles_is_wrong(void **state)
 	close_all(&fixture);
 }
 
+static void more_than_a_memory_is_not_copied_at_once(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	open_pool(&fixture, new_memfd(1000), 1000);
+	struct copy_frame frame = {
+		.head = {.source = fixture.replica->ref.id, .stride = 100, .n_rects = 2},
+		.rects = {{.width = 100, .height = 9}, {.width = 100, .height = 1}},
+	};
+	assert_null(copy(&fixture, &frame)); // all of it
+	frame.rects[1] = (struct channel_rect){.width = 1, .height = 10};
+	frame.rects[2] = (struct channel_rect){.x = 1, .width = 91, .height = 1};
+	frame.head.n_rects = 3;
+	assert_string_equal(copy(&fixture, &frame), "MEM_COPY of more than its memory");
+	assert_int_equal(fixture.ends.host.refs.counts.memory_twinned, 1000);
+	close_all(&fixture);
+}
+
+// As often as so many messages may come at once.
+static void check_copies(uint32_t width, uint32_t height, size_t messages)
+{
+	struct fixture fixture;
+	const size_t size = (size_t)width * height;
+	open_pool(&fixture, new_memfd(size), size);
+	struct copy_frame frame = {
+		.head = {.source = fixture.replica->ref.id, .stride = width, .n_rects = 1},
+		.rects = {{.width = width, .height = height}},
+	};
+	struct budget *budget = &fixture.ends.host.budget;
+	budget->limits.rate = 1;
+	budget->limits.burst = 3600 + 2 * messages; // no hour will pass
+	assert_true(budget_messages(budget, 3600));
+	assert_null(copy(&fixture, &frame));
+	assert_null(copy(&fixture, &frame));
+	budget->limits.burst = messages;
+	assert_string_equal(copy(&fixture, &frame), "more to copy than the session may ask for");
+	assert_int_equal(fixture.ends.host.refs.counts.memory_twinned, 2 * size);
+	close_all(&fixture);
+}
+
+static void what_is_copied_takes_of_the_rate(void **state)
+{
+	(void)state;
+	check_copies(65536, 10, 10);
+	check_copies(1, 64 * 10, 10);
+	check_copies(8192, 64, 9);
+}
+
 /* ---- lifetimes ---- */
 
 static void the_opener_keeps_the_id_until_the_replica_is_used_no_more(void **state)
@@ -775,6 +823,8 @@ int main(void)
 		fd_count_test(a_twin_that_is_no_replica_is_wrong),
 		fd_count_test(hostile_rectangles_are_wrong),
 		fd_count_test(a_wrong_number_of_rectangles_is_wrong),
+		fd_count_test(more_than_a_memory_is_not_copied_at_once),
+		fd_count_test(what_is_copied_takes_of_the_rate),
 		fd_count_test(the_opener_keeps_the_id_until_the_replica_is_used_no_more),
 		fd_count_test(a_replica_without_users_waits_for_its_opener),
 		fd_count_test(a_pool_that_is_closed_lets_go_of_its_file),
