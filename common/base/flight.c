@@ -23,8 +23,8 @@ struct parcel {
 };
 
 struct flight {
-	struct wl_list link; // flights.list while it has parcels
-	struct flights *flights;
+	struct wl_list link;     // flights.list
+	struct flights *flights; // NULL: nobody looks by itself
 	int fd;
 	bool closing;           // fd is ours
 	uint64_t written;       // since there were parcels; as the kernel counts, or less
@@ -34,7 +34,7 @@ struct flight {
 struct flights {
 	struct budget *budget;
 	struct wl_list list; // flight.link
-	struct event *timer; // pending while there are any
+	struct event *timer; // pending while there are parcels
 };
 
 /* ---- parcels ---- */
@@ -90,8 +90,11 @@ struct flight *flight_create(struct flights *flights, int fd)
 	if (flight != NULL) {
 		flight->flights = flights;
 		flight->fd = fd;
-		wl_list_init(&flight->link);
 		wl_list_init(&flight->parcels);
+		wl_list_init(&flight->link);
+		if (flights != NULL) {
+			wl_list_insert(&flights->list, &flight->link);
+		}
 	}
 	return flight;
 }
@@ -129,8 +132,6 @@ static void drop_taken(struct flight *flight, uint64_t left)
 		}
 		parcel_destroy(parcel);
 	}
-	wl_list_remove(&flight->link);
-	wl_list_init(&flight->link);
 }
 
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
@@ -165,11 +166,10 @@ void flight_add(struct flight *flight, struct parcel *parcel)
 		return;
 	}
 	parcel->end = flight->written;
-	if (wl_list_empty(&flight->parcels) && flight->flights != NULL) {
-		wl_list_insert(&flight->flights->list, &flight->link);
+	wl_list_insert(flight->parcels.prev, &parcel->link);
+	if (flight->flights != NULL) {
 		look_later(flight->flights);
 	}
-	wl_list_insert(flight->parcels.prev, &parcel->link);
 }
 
 void flight_close(struct flight *flight, bool alone)
@@ -185,16 +185,27 @@ void flight_close(struct flight *flight, bool alone)
 
 /* ---- a session ---- */
 
-static void look(void *data)
+/* Whether there is something left to be taken. */
+static bool look(struct flights *flights)
 {
-	struct flights *flights = data;
+	bool any = false;
 	struct flight *flight, *next;
 	wl_list_for_each_safe (flight, next, &flights->list, link) {
-		drop_taken(flight, unread(flight));
-		if (flight->closing && wl_list_empty(&flight->parcels)) {
+		if (!wl_list_empty(&flight->parcels)) {
+			drop_taken(flight, unread(flight));
+		}
+		bool empty = wl_list_empty(&flight->parcels);
+		any = any || !empty;
+		if (flight->closing && empty) {
 			flight_destroy(flight);
 		}
 	}
+	return any;
+}
+
+static void reclaim(void *data)
+{
+	look(data);
 }
 
 static void handle_timer(evutil_socket_t fd, short what, void *data)
@@ -202,8 +213,7 @@ static void handle_timer(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct flights *flights = data;
-	look(flights);
-	if (!wl_list_empty(&flights->list)) {
+	if (look(flights)) {
 		look_later(flights);
 	}
 }
@@ -221,7 +231,7 @@ struct flights *flights_create(struct event_base *base, struct budget *budget)
 		free(flights);
 		return NULL;
 	}
-	budget->reclaim = look;
+	budget->reclaim = reclaim;
 	budget->reclaim_data = flights;
 	return flights;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/fdlist.h"
+#include "base/flight.h"
 #include "base/log.h"
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
@@ -492,30 +493,52 @@ static bool import_refs(struct wayland_call *call)
 	return true;
 }
 
-static bool import_fds(struct wayland_call *call, struct fdlist *fds)
+static bool import_fd(
+	struct wayland_call *call, uint32_t id, struct fdlist *fds, struct parcel *parcel)
 {
-	for (size_t i = 0; i < call->n_refs; i++) {
-		struct fdref *ref = fdrefs_get(call->wayland->options.refs, call->refs[i]);
-		if (ref == NULL || ref->interface->get_fd == NULL) {
-			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-				"an fdref that is not open for it");
-			return false;
-		}
-		int fd = ref->interface->get_fd(ref);
-		if (fd < 0 || !fdlist_push(fds, fd)) {
-			log_error("cannot make the fd of %s: %s", call->message.op->name,
-				fd < 0 ? strerror(-fd) : "out of memory");
-			wayland_fail(
-				call, WAYLAND_ERROR_IMPLEMENTATION, "its fd cannot be made here");
-			return false;
-		}
+	struct fdref *ref = fdrefs_get(call->wayland->options.refs, id);
+	if (ref == NULL || ref->interface->get_fd == NULL) {
+		wayland_fail(
+			call, WAYLAND_ERROR_IMPLEMENTATION, "an fdref that is not open for it");
+		return false;
+	}
+	if (!parcel_add(parcel, ref->memory)) {
+		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+			"more fds than the session may let wait");
+		return false;
+	}
+	int fd = ref->interface->get_fd(ref);
+	if (fd < 0 || !fdlist_push(fds, fd)) {
+		log_error("cannot make the fd of %s: %s", call->message.op->name,
+			fd < 0 ? strerror(-fd) : "out of memory");
+		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "its fd cannot be made here");
+		return false;
 	}
 	return true;
 }
 
-static bool push_local(struct wayland *wayland, const void *data, size_t len, struct fdlist *fds)
+/* What is charged for the fds while they wait for the local peer; NULL: it has failed. */
+static struct parcel *import_fds(struct wayland_call *call, struct fdlist *fds)
 {
-	if (!wire_socket_push(wayland->options.local, data, len, fds)) {
+	struct parcel *parcel = parcel_create(call->wayland->options.refs->budget);
+	if (parcel == NULL) {
+		fail(call->wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return NULL;
+	}
+	for (size_t i = 0; i < call->n_refs; i++) {
+		if (!import_fd(call, call->refs[i], fds, parcel)) {
+			parcel_destroy(parcel);
+			return NULL;
+		}
+	}
+	return parcel;
+}
+
+/* Takes parcel. */
+static bool push_local(struct wayland *wayland, const void *data, size_t len, struct fdlist *fds,
+	struct parcel *parcel)
+{
+	if (!wire_socket_push(wayland->options.local, data, len, fds, parcel)) {
 		fail(wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 		return false;
 	}
@@ -526,7 +549,8 @@ static bool flush_local(struct wayland *wayland, struct wayland_run *run)
 {
 	uint8_t *start = run->start;
 	run->start = run->end;
-	return run->end == start || push_local(wayland, start, (size_t)(run->end - start), NULL);
+	return run->end == start ||
+		push_local(wayland, start, (size_t)(run->end - start), NULL, NULL);
 }
 
 static bool forward_import(struct wayland *wayland, struct wayland_call *call,
@@ -540,11 +564,15 @@ static bool forward_import(struct wayland *wayland, struct wayland_call *call,
 	}
 	struct fdlist fds;
 	fdlist_init(&fds);
-	bool ok = flush_local(wayland, run) && import_fds(call, &fds);
+	struct parcel *parcel = flush_local(wayland, run) ? import_fds(call, &fds) : NULL;
+	bool ok = parcel != NULL;
 	if (ok && verdict == WAYLAND_FORWARD) {
-		ok = push_local(wayland, message->data, message->header.size, &fds);
+		ok = push_local(wayland, message->data, message->header.size, &fds, parcel);
 	} else if (ok && verdict == WAYLAND_REPLACE) {
-		ok = push_local(wayland, call->replacement->data, call->replacement->size, &fds);
+		const struct wl_array *data = call->replacement;
+		ok = push_local(wayland, data->data, data->size, &fds, parcel);
+	} else {
+		parcel_destroy(parcel);
 	}
 	fdlist_finish(&fds);
 	run->start = run->end = next;

@@ -6,6 +6,7 @@
 #include <wayland-util.h>
 
 #include "base/fdlist.h"
+#include "fdpass/fdref.h"
 #include "relay/session.h"
 #include "relay/wayland.h"
 #include "wire/message.h"
@@ -126,7 +127,7 @@ static void tell(struct peer *peer, uint32_t code, const char *text)
 	struct wl_array error;
 	wl_array_init(&error);
 	if (wire_encode_error(&error, 1, code, text)) {
-		wire_socket_push(self->local, error.data, error.size, NULL);
+		wire_socket_push(self->local, error.data, error.size, NULL, NULL);
 		wire_socket_flush(self->local);
 	}
 	wl_array_release(&error);
@@ -184,7 +185,8 @@ static struct peer *create(const struct peer_context *context)
 	}
 	self->peer.interface = &wayland_peer;
 	self->peer.context = *context;
-	self->local = wire_socket_create(options->base, options->local_fd, &socket_handler, self);
+	self->local = wire_socket_create(options->base, options->local_fd,
+		fdrefs_flights(context->refs), &socket_handler, self);
 	const struct wayland_options wayland = {
 		.exports = options->exports,
 		.local = self->local,

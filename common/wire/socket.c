@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/flight.h"
 #include "base/scm.h"
 
 #define READ_MAX       (64 * 1024) // per recvmsg; a message always fits beside the rest of a read
@@ -18,12 +19,15 @@
 #define FDS_MAX        28   // per sendmsg: libwayland's receivers have room for no more
 #define SLICE_MAX      4 // bytes between the parts of a set of fds that is too large to go at once
 #define FIRST_CAPACITY 16
+// Out of what the kernel has for bytes or fds that are under way: the next try.
+#define RETRY_MS 20
 
 // The oldest n_fds of output_fds go with the byte at position.
 struct fd_mark {
 	uint64_t position; // counted from the first byte ever pushed
 	size_t n_fds;
-	size_t slice; // where the next fds go if there are more than FDS_MAX
+	size_t slice;          // where the next fds go if there are more than FDS_MAX
+	struct parcel *parcel; // of the fds; may be NULL
 };
 
 // The queue is marks[first .. first + count).
@@ -49,7 +53,9 @@ struct wire_socket {
 	struct fdlist input_fds;
 	bool ended; // told already
 
+	struct flight *flight;     // of fd
 	struct event *write_event; // pending since the peer did not take everything
+	struct event *retry_event; // pending since the kernel did not
 	struct evbuffer *output;
 	uint64_t output_position; // of output's first byte
 	struct fdlist output_fds;
@@ -92,6 +98,13 @@ static void pop_mark(struct fd_marks *queue)
 	}
 }
 
+static void drop_marks(struct fd_marks *queue)
+{
+	for (; queue->count > 0; pop_mark(queue)) {
+		parcel_destroy(queue->marks[queue->first].parcel);
+	}
+}
+
 static void free_socket(struct wire_socket *sock)
 {
 	if (sock->read_event != NULL) {
@@ -100,12 +113,17 @@ static void free_socket(struct wire_socket *sock)
 	if (sock->write_event != NULL) {
 		event_free(sock->write_event);
 	}
+	if (sock->retry_event != NULL) {
+		event_free(sock->retry_event);
+	}
 	if (sock->output != NULL) {
 		evbuffer_free(sock->output);
 	}
 	fdlist_finish(&sock->input_fds);
 	fdlist_finish(&sock->output_fds);
+	drop_marks(&sock->marks);
 	free(sock->marks.marks);
+	flight_destroy(sock->flight);
 	free(sock->input);
 	close(sock->fd);
 	free(sock);
@@ -234,8 +252,9 @@ static void break_output(struct wire_socket *sock, int error)
 	sock->broken = error;
 	evbuffer_drain(sock->output, evbuffer_get_length(sock->output));
 	fdlist_drop(&sock->output_fds, sock->output_fds.count);
-	sock->marks.first = sock->marks.count = 0;
+	drop_marks(&sock->marks);
 	event_del(sock->write_event);
+	event_del(sock->retry_event);
 	if (sock->ended) {
 		event_active(sock->write_event, EV_WRITE, 0); // drained is all that can be told
 	} else {
@@ -269,6 +288,7 @@ static void drop_sent_fds(struct wire_socket *sock, size_t n_fds)
 	mark->n_fds -= n_fds;
 	mark->position += mark->slice;
 	if (mark->n_fds == 0) {
+		flight_add(sock->flight, mark->parcel);
 		pop_mark(&sock->marks);
 	}
 }
@@ -287,7 +307,7 @@ static ssize_t write_once(struct wire_socket *sock, size_t queued)
 		n_iov++;
 		run -= len;
 	}
-	ssize_t n = scm_send(sock->fd, iov, n_iov, &sock->output_fds, n_fds);
+	ssize_t n = flight_send(sock->flight, iov, n_iov, &sock->output_fds, n_fds);
 	if (n <= 0) {
 		return n == 0 ? -EAGAIN : n;
 	}
@@ -299,18 +319,33 @@ static ssize_t write_once(struct wire_socket *sock, size_t queued)
 	return n;
 }
 
+// Nothing more goes out now.
+static void write_failed(struct wire_socket *sock, int error)
+{
+	const struct timeval later = {.tv_usec = RETRY_MS * 1000};
+	switch (error) {
+	case -EAGAIN:
+		event_add(sock->write_event, NULL);
+		break;
+	case -ETOOMANYREFS:
+	case -ENOBUFS:
+	case -ENOMEM:
+		event_del(sock->write_event); // the peer has room
+		event_add(sock->retry_event, &later);
+		break;
+	default:
+		break_output(sock, error);
+	}
+}
+
 // Writes until the peer takes no more.
 static void write_all(struct wire_socket *sock)
 {
 	size_t queued;
 	while ((queued = evbuffer_get_length(sock->output)) > 0) {
 		ssize_t n = write_once(sock, queued);
-		if (n == -EAGAIN) {
-			event_add(sock->write_event, NULL);
-			return;
-		}
 		if (n < 0) {
-			break_output(sock, (int)n);
+			write_failed(sock, (int)n);
 			return;
 		}
 	}
@@ -326,7 +361,8 @@ static void handle_write(int fd, short what, void *data)
 	(void)what;
 	struct wire_socket *sock = data;
 	write_all(sock);
-	if (sock->broken != 0 && !sock->ended) {
+	if ((sock->broken != 0 && !sock->ended) ||
+		event_pending(sock->retry_event, EV_TIMEOUT, NULL)) {
 		return;
 	}
 	if (evbuffer_get_length(sock->output) == 0) {
@@ -335,8 +371,8 @@ static void handle_write(int fd, short what, void *data)
 	call(sock, sock->handler->drained);
 }
 
-struct wire_socket *wire_socket_create(
-	struct event_base *base, int fd, const struct wire_socket_handler *handler, void *data)
+struct wire_socket *wire_socket_create(struct event_base *base, int fd, struct flights *flights,
+	const struct wire_socket_handler *handler, void *data)
 {
 	struct wire_socket *sock = calloc(1, sizeof(*sock));
 	if (sock == NULL) {
@@ -354,8 +390,11 @@ struct wire_socket *wire_socket_create(
 	sock->output = evbuffer_new();
 	sock->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_read, sock);
 	sock->write_event = event_new(base, fd, EV_WRITE | EV_PERSIST, handle_write, sock);
+	sock->retry_event = evtimer_new(base, handle_write, sock);
+	sock->flight = flight_create(flights, fd);
 	if (sock->input == NULL || sock->output == NULL || sock->read_event == NULL ||
-		sock->write_event == NULL || event_add(sock->read_event, NULL) < 0) {
+		sock->write_event == NULL || sock->retry_event == NULL || sock->flight == NULL ||
+		event_add(sock->read_event, NULL) < 0) {
 		free_socket(sock);
 		errno = ENOMEM;
 		return NULL;
@@ -420,30 +459,40 @@ static size_t slice_size(size_t n_fds, size_t len)
 	return n_parts <= len ? 1 : 0;
 }
 
-static bool push_fds(struct wire_socket *sock, size_t len, struct fdlist *fds)
+// Takes parcel.
+static bool push_fds(
+	struct wire_socket *sock, size_t len, struct fdlist *fds, struct parcel *parcel)
 {
 	size_t n_fds = fds->count;
 	struct fd_mark mark = {
 		.position = sock->output_position + evbuffer_get_length(sock->output),
 		.n_fds = n_fds,
 		.slice = slice_size(n_fds, len),
+		.parcel = parcel,
 	};
-	if (mark.slice == 0) {
-		fdlist_drop(fds, n_fds);
+	if (mark.slice == 0 || !fdlist_move(&sock->output_fds, fds, n_fds) ||
+		!push_mark(&sock->marks, mark)) {
+		fdlist_drop(fds, fds->count);
+		parcel_destroy(parcel);
 		return false;
 	}
-	return fdlist_move(&sock->output_fds, fds, n_fds) && push_mark(&sock->marks, mark);
+	return true;
 }
 
-bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, struct fdlist *fds)
+bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, struct fdlist *fds,
+	struct parcel *parcel)
 {
+	bool has_fds = fds != NULL && fds->count > 0;
+	if (sock->broken != 0 || !has_fds) {
+		parcel_destroy(parcel);
+	}
 	if (sock->broken != 0) {
-		if (fds != NULL) {
+		if (has_fds) {
 			fdlist_drop(fds, fds->count);
 		}
 		return true; // the owner learns it, or has learnt it, by ended
 	}
-	if ((fds != NULL && fds->count > 0 && !push_fds(sock, len, fds)) ||
+	if ((has_fds && !push_fds(sock, len, fds, parcel)) ||
 		evbuffer_add(sock->output, bytes, len) < 0) {
 		break_output(sock, -ENOMEM);
 		return false;

@@ -9,6 +9,8 @@
 #include "base/fdlist.h"
 
 struct event_base;
+struct flights;
+struct parcel;
 struct wire_socket;
 
 /**
@@ -27,9 +29,10 @@ struct wire_socket_handler {
 	void (*drained)(void *data);
 };
 
-// Takes fd, also on failure. handler and data are borrowed.
-struct wire_socket *wire_socket_create(
-	struct event_base *base, int fd, const struct wire_socket_handler *handler, void *data);
+// Takes fd, also on failure. flights, which may be NULL, handler and data are borrowed; flights may go
+// first.
+struct wire_socket *wire_socket_create(struct event_base *base, int fd, struct flights *flights,
+	const struct wire_socket_handler *handler, void *data);
 // Closes; NULL is fine. Also from inside a handler: then it is freed when the handler returns.
 void wire_socket_destroy(struct wire_socket *sock);
 
@@ -44,9 +47,11 @@ struct fdlist *wire_socket_fds(struct wire_socket *sock);
 // what was left unconsumed.
 void wire_socket_set_reading(struct wire_socket *sock, bool reading);
 
-// Queues bytes and all of fds (which is emptied; may be NULL), which go with the first byte.
+// Queues bytes and all of fds (which is emptied; may be NULL), which go with the first byte. parcel is
+// what is charged for them until the peer has them: taken, also on failure; may be NULL.
 // False on ENOMEM: fds are closed, the socket is of no more use.
-bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, struct fdlist *fds);
+bool wire_socket_push(struct wire_socket *sock, const void *bytes, size_t len, struct fdlist *fds,
+	struct parcel *parcel);
 // Writes what the peer takes now. What is left goes out by itself. An error is told by ended.
 void wire_socket_flush(struct wire_socket *sock);
 // Nothing more will be pushed: once all is out, the peer sees the end of the stream. It may go on

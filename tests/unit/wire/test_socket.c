@@ -11,9 +11,12 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/budget.h"
+#include "base/flight.h"
 #include "base/scm.h"
 #include "tests/support/fd_count.h"
 
@@ -95,6 +98,19 @@ static const struct wire_socket_handler handler = {
 	.drained = handle_drained,
 };
 
+// In place of the C library's: fails as often as it is told, like a kernel that is out of something.
+static int failures, failure;
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	if (failures > 0) {
+		failures--;
+		errno = failure;
+		return -1;
+	}
+	return syscall(SYS_sendmsg, fd, message, flags);
+}
+
 static int setup(void **state)
 {
 	fd_count_setup(state);
@@ -106,7 +122,7 @@ static int setup(void **state)
 	}
 	f->own = fds[0];
 	f->peer = fds[1];
-	f->sock = wire_socket_create(f->base, fds[0], &handler, f);
+	f->sock = wire_socket_create(f->base, fds[0], NULL, &handler, f);
 	*state = f;
 	return f->sock != NULL ? 0 : -1;
 }
@@ -194,7 +210,7 @@ static void push(struct fixture *f, const char *bytes, size_t first, size_t n)
 	struct fdlist list;
 	fdlist_init(&list);
 	add_fds(&list, first, n);
-	assert_true(wire_socket_push(f->sock, bytes, strlen(bytes), &list));
+	assert_true(wire_socket_push(f->sock, bytes, strlen(bytes), &list, NULL));
 	assert_int_equal(list.count, 0);
 	fdlist_finish(&list);
 }
@@ -203,6 +219,88 @@ static void shrink_send_buffer(struct fixture *f)
 {
 	int size = 1; // the kernel makes it its least
 	assert_int_equal(setsockopt(f->own, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+}
+
+static void what_the_kernel_has_no_room_for_is_sent_later(void **state)
+{
+	struct fixture *f = *state;
+	const int errors[] = {ETOOMANYREFS, ENOBUFS, ENOMEM};
+	char bytes[8];
+	for (size_t i = 0; i < 3; i++) {
+		failure = errors[i];
+		failures = 3;
+		push(f, "with fds", 0, 2);
+		wire_socket_flush(f->sock);
+		assert_int_equal(failures, 2);
+		while (wire_socket_queued(f->sock) > 0) {
+			event_base_loop(f->base, EVLOOP_ONCE);
+		}
+		assert_int_equal(failures, 0);
+		struct fdlist fds;
+		fdlist_init(&fds);
+		assert_int_equal(scm_recv(f->peer, bytes, sizeof(bytes), &fds), sizeof(bytes));
+		assert_int_equal(fds.count, 2);
+		fdlist_finish(&fds);
+	}
+	assert_int_equal(f->n_drained, 3);
+	assert_int_equal(f->n_ended, 0);
+}
+
+static void one_that_is_destroyed_tries_no_more(void **state)
+{
+	struct fixture *f = *state;
+	failure = ETOOMANYREFS;
+	failures = 1;
+	push(f, "with fds", 0, 2);
+	wire_socket_flush(f->sock);
+	assert_int_equal(failures, 0);
+	wire_socket_destroy(f->sock);
+	f->sock = NULL;
+	run(f);
+	assert_int_equal(recv(f->peer, (char[1]){0}, 1, MSG_DONTWAIT), 0);
+}
+
+static void fds_are_charged_until_the_peer_has_them(void **state)
+{
+	struct fixture *f = *state;
+	struct budget budget = {.limits.most[BUDGET_FDS] = 100};
+	struct parcel *parcel = parcel_create(&budget);
+	struct fdlist list;
+	char bytes[8];
+	struct flights *flights = flights_create(f->base, &budget);
+	wire_socket_destroy(f->sock);
+	close(f->peer);
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	f->peer = pair[1];
+	f->sock = wire_socket_create(f->base, pair[0], flights, &handler, f);
+	fdlist_init(&list);
+	add_fds(&list, 0, 30); // more than go at once
+	for (size_t i = 0; i < 30; i++) {
+		assert_true(parcel_add(parcel, NULL));
+	}
+	assert_true(wire_socket_push(f->sock, "with fds", 8, &list, parcel));
+	wire_socket_flush(f->sock);
+	assert_int_equal(wire_socket_queued(f->sock), 0);
+	assert_int_equal(budget.used[BUDGET_FDS], 30);
+	assert_int_equal(scm_recv(f->peer, bytes, 4, &list), 4);
+	assert_int_equal(scm_recv(f->peer, bytes, 4, &list), 4);
+	fdlist_finish(&list);
+	while (budget.used[BUDGET_FDS] > 0) {
+		event_base_loop(f->base, EVLOOP_ONCE);
+	}
+	// what is not sent any more is given back with the socket, also after the session's rest
+	parcel = parcel_create(&budget);
+	assert_true(parcel_add(parcel, NULL));
+	add_fds(&list, 0, 1);
+	assert_true(wire_socket_push(f->sock, "with fds", 8, &list, parcel));
+	fdlist_finish(&list);
+	flights_destroy(flights);
+	wire_socket_flush(f->sock);
+	assert_int_equal(budget.used[BUDGET_FDS], 1);
+	wire_socket_destroy(f->sock);
+	f->sock = NULL;
+	assert_int_equal(budget.used[BUDGET_FDS], 0);
 }
 
 static void bytes_arrive_in_order(void **state)
@@ -399,7 +497,7 @@ static void no_room_for_fds_ends_the_connection(void **state)
 static void nothing_is_written_before_flush(void **state)
 {
 	struct fixture *f = *state;
-	assert_true(wire_socket_push(f->sock, "abcd", 4, NULL));
+	assert_true(wire_socket_push(f->sock, "abcd", 4, NULL, NULL));
 	assert_int_equal(wire_socket_queued(f->sock), 4);
 	run(f);
 	char byte;
@@ -498,7 +596,7 @@ static void fds_that_cannot_fit_their_bytes_fail(void **state)
 	struct fdlist list;
 	fdlist_init(&list);
 	add_fds(&list, 0, 57);
-	assert_false(wire_socket_push(f->sock, "ab", 2, &list));
+	assert_false(wire_socket_push(f->sock, "ab", 2, &list, NULL));
 	assert_int_equal(list.count, 0);
 	fdlist_finish(&list);
 }
@@ -522,7 +620,7 @@ static void what_the_peer_does_not_take_goes_out_later(void **state)
 			add_fds(&fds, n_fds, i % 30 + 1);
 			n_fds += i % 30 + 1;
 		}
-		assert_true(wire_socket_push(f->sock, bytes + pushed, len, &fds));
+		assert_true(wire_socket_push(f->sock, bytes + pushed, len, &fds, NULL));
 		assert_int_equal(fds.count, 0);
 		wire_socket_flush(f->sock);
 		pushed += len;
@@ -811,6 +909,9 @@ int main(void)
 {
 #define socket_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		socket_test(what_the_kernel_has_no_room_for_is_sent_later),
+		socket_test(one_that_is_destroyed_tries_no_more),
+		socket_test(fds_are_charged_until_the_peer_has_them),
 		socket_test(bytes_arrive_in_order),
 		socket_test(what_is_not_consumed_stays_and_grows),
 		socket_test(the_largest_message_fits_behind_any_rest),
