@@ -44,9 +44,10 @@ struct vmm {
 	bool stopping;
 };
 
-static void handle_record(
-	struct vmm *vmm, const struct device_record *record, size_t len, struct fdlist *fds)
+static void handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
 {
+	struct vmm *vmm = data;
+	const struct device_record *record = bytes;
 	if (len == sizeof(*record) && record->type == DEVICE_VIOLATION) {
 		struct sandbox_violation violation;
 		memcpy(&violation, record, sizeof(violation));
@@ -65,30 +66,12 @@ static void handle_record(
 	}
 }
 
-static bool read_records(struct vmm *vmm, int max)
-{
-	for (int i = 0; i < max; i++) {
-		struct device_record record;
-		struct fdlist fds;
-		fdlist_init(&fds);
-		ssize_t n = scm_recv(vmm->device_fd, &record, sizeof(record), &fds);
-		if (n > 0) {
-			handle_record(vmm, &record, (size_t)n, &fds);
-		}
-		fdlist_finish(&fds);
-		if (n <= 0) {
-			return n == -EAGAIN;
-		}
-	}
-	return true;
-}
-
 static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
 	(void)what;
 	struct vmm *vmm = data;
-	if (!read_records(vmm, RECORDS_PER_WAKE)) {
+	if (!child_read_records(vmm->device_fd, RECORDS_PER_WAKE, handle_record, vmm)) {
 		event_del(vmm->readable); // SIGCHLD follows
 	}
 }
@@ -169,7 +152,7 @@ static void handle_child(evutil_socket_t fd, short what, void *data)
 	if (vmm->pid == 0 || waitpid(vmm->pid, &status, WNOHANG) != vmm->pid) {
 		return;
 	}
-	read_records(vmm, INT32_MAX); // its last words
+	child_read_records(vmm->device_fd, UINT32_MAX, handle_record, vmm); // its last words
 	if (WIFSIGNALED(status) && !vmm->stopping) {
 		const char *name = sigabbrev_np(WTERMSIG(status));
 		log_error("device process %d crashed: SIG%s", (int)vmm->pid,

@@ -9,6 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fdlist.h"
+#include "base/scm.h"
+
 #define CHILD_FD 3
 
 char **child_argv(char *const argv[], const char *option)
@@ -77,4 +80,22 @@ int child_start(char *const argv[], pid_t *pid)
 		return error;
 	}
 	return pair[0];
+}
+
+bool child_read_records(int fd, unsigned int max, child_record_func handle, void *data)
+{
+	for (unsigned int i = 0; i < max; i++) {
+		_Alignas(max_align_t) unsigned char record[CHILD_RECORD_MAX];
+		struct fdlist fds;
+		fdlist_init(&fds);
+		ssize_t n = scm_recv(fd, record, sizeof(record), &fds);
+		if (n > 0) {
+			handle(data, record, (size_t)n, &fds);
+		}
+		fdlist_finish(&fds);
+		if (n <= 0) {
+			return n == -EAGAIN;
+		}
+	}
+	return true;
 }

@@ -65,24 +65,11 @@ static size_t count(const struct workers *workers, bool busy)
 	return n;
 }
 
-// Reads at most max records; false at the end of the stream.
-static bool read_records(struct worker *worker, unsigned int max)
+static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
 {
-	for (unsigned int i = 0; i < max; i++) {
-		_Alignas(8) unsigned char record[WORKERS_RECORD_MAX];
-		struct fdlist fds;
-		fdlist_init(&fds);
-		ssize_t n = scm_recv(worker->fd, record, sizeof(record), &fds);
-		if (n > 0) {
-			worker->workers->handler->record(
-				worker->workers->data, &worker->sender, record, (size_t)n, &fds);
-		}
-		fdlist_finish(&fds);
-		if (n <= 0) {
-			return n == -EAGAIN;
-		}
-	}
-	return true;
+	const struct worker *worker = data;
+	const struct workers *workers = worker->workers;
+	workers->handler->record(workers->data, &worker->sender, record, len, fds);
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -90,7 +77,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct worker *worker = data;
-	if (!read_records(worker, RECORDS_PER_WAKE)) {
+	if (!child_read_records(worker->fd, RECORDS_PER_WAKE, handle_record, worker)) {
 		event_del(worker->readable); // SIGCHLD follows
 	}
 }
@@ -181,7 +168,7 @@ static void reap(struct worker *worker)
 		return;
 	}
 	struct workers *workers = worker->workers;
-	read_records(worker, UINT32_MAX); // its last words
+	child_read_records(worker->fd, UINT32_MAX, handle_record, worker); // its last words
 	bool busy = worker->busy;
 	const struct workers_sender sender = worker->sender;
 	if (!busy) {
@@ -322,7 +309,7 @@ static int assign(struct workers *workers, unsigned int number, const void *reco
 int workers_assign(struct workers *workers, unsigned int number, const void *record, size_t len,
 	struct fdlist *fds)
 {
-	assert(len > 0 && len <= WORKERS_RECORD_MAX && fds->count <= SCM_MAX);
+	assert(len > 0 && len <= CHILD_RECORD_MAX && fds->count <= SCM_MAX);
 	int error = assign(workers, number, record, len, fds);
 	if (error == 0) {
 		fdlist_drop(fds, fds->count); // sent

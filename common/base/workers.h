@@ -16,10 +16,8 @@ struct workers;
  * parent's arguments and "--session-fd N"), so that every session has an address-space layout of
  * its own and no fd but the ones it was sent.
  *
- * Parent and worker talk by records over a SOCK_SEQPACKET pair, each with fds beside it.
+ * Parent and worker talk by records of at most CHILD_RECORD_MAX bytes (base/child.h).
  */
-
-#define WORKERS_RECORD_MAX 1024
 
 struct workers_sender {
 	unsigned int number; // that its session was assigned with; 0 as long as it has none

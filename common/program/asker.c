@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/child.h"
 #include "base/fdlist.h"
 #include "base/log.h"
-#include "base/scm.h"
 #include "base/workers.h"
 #include "program/records.h"
 #include "relay/session.h"
@@ -59,20 +59,14 @@ static void take_answer(struct asker *asker, const struct event_note *note, int 
 	session_answer(asker->session, note, fd);
 }
 
-/* As scm_recv. */
-static ssize_t read_record(struct asker *asker)
+static void handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
 {
-	struct record_event record;
-	struct fdlist fds;
-	fdlist_init(&fds);
-	ssize_t n = scm_recv(asker->fd, &record, sizeof(record), &fds);
-	if (n == sizeof(record) && record.type == RECORD_EVENT) {
-		take_answer(asker, &record.note, fdlist_take(&fds));
-	} else if (n > 0) {
+	const struct record_event *record = bytes;
+	if (len == sizeof(*record) && record->type == RECORD_EVENT) {
+		take_answer(data, &record->note, fdlist_take(fds));
+	} else {
 		log_limited(LOG_WARN, "the parent process sent a record that makes no sense");
 	}
-	fdlist_finish(&fds);
-	return n;
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -80,16 +74,9 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct asker *asker = data;
-	for (int i = 0; i < RECORDS_PER_WAKE; i++) {
-		ssize_t n = read_record(asker);
-		if (n == -EAGAIN) {
-			return;
-		}
-		if (n <= 0) {
-			event_del(asker->readable);
-			give_up(asker, "the parent process is gone");
-			return;
-		}
+	if (!child_read_records(asker->fd, RECORDS_PER_WAKE, handle_record, asker)) {
+		event_del(asker->readable);
+		give_up(asker, "the parent process is gone");
 	}
 }
 

@@ -14,6 +14,7 @@
 #include <wayland-util.h>
 
 #include "base/acceptor.h"
+#include "base/child.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/rlimit.h"
@@ -28,9 +29,9 @@
 #define GRACE_MS 2000
 #define SIGNALS  4
 
-static_assert(sizeof(struct record_session) <= WORKERS_RECORD_MAX, "fits a record");
-static_assert(sizeof(struct record_event) <= WORKERS_RECORD_MAX, "fits a record");
-static_assert(sizeof(struct record_stats) <= WORKERS_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_session) <= CHILD_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_event) <= CHILD_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_stats) <= CHILD_RECORD_MAX, "fits a record");
 
 struct entrance {
 	struct server *server;

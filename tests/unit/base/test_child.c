@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include "base/child.h"
+#include "base/fdlist.h"
+#include "base/scm.h"
 #include "tests/support/fd_count.h"
 
 // What the child does: says on the socket which fds it has, and its last argument.
@@ -45,6 +47,58 @@ static void a_child_has_its_arguments_and_one_fd(void **state)
 	free(all);
 }
 
+struct seen {
+	size_t n, len;
+	int fd;
+};
+
+static void see(void *data, const void *record, size_t len, struct fdlist *fds)
+{
+	struct seen *seen = data;
+	assert_int_equal((uintptr_t)record % _Alignof(max_align_t), 0);
+	seen->n++;
+	seen->len += len;
+	if (seen->n == 2) {
+		seen->fd = fdlist_take(fds);
+	}
+}
+
+static void send_record(int fd, const void *bytes, size_t len, size_t n_fds)
+{
+	struct fdlist fds;
+	struct iovec iov = {(void *)bytes, len};
+	fdlist_init(&fds);
+	for (size_t i = 0; i < n_fds; i++) {
+		assert_true(fdlist_push(&fds, dup(STDIN_FILENO)));
+	}
+	assert_int_equal(scm_send(fd, &iov, 1, &fds, n_fds), len);
+	fdlist_finish(&fds);
+}
+
+static void records_come_whole_and_with_their_fds(void **state)
+{
+	(void)state;
+	static const char bytes[CHILD_RECORD_MAX + 1];
+	int pair[2];
+	struct seen seen = {.fd = -1};
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	assert_true(child_read_records(pair[0], 9, see, &seen));
+	assert_int_equal(seen.n, 0);
+	send_record(pair[1], bytes, 10, 2);
+	send_record(pair[1], bytes, 20, 2);
+	send_record(pair[1], bytes, sizeof(bytes), 0);
+	assert_true(child_read_records(pair[0], 2, see, &seen)); // and no more
+	assert_int_equal(seen.n, 2);
+	assert_int_equal(seen.len, 30);
+	assert_true(seen.fd >= 0);
+	close(pair[1]);
+	assert_false(child_read_records(pair[0], 9, see, &seen));
+	assert_int_equal(seen.n, 3);
+	assert_int_equal(seen.len, 30 + CHILD_RECORD_MAX);
+	close(seen.fd);
+	close(pair[0]);
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc == 4 && strcmp(argv[1], "--child-fd") == 0) {
@@ -52,6 +106,7 @@ int main(int argc, char *argv[])
 	}
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_child_has_its_arguments_and_one_fd),
+		fd_count_test(records_come_whole_and_with_their_fds),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "base/child.h"
 #include "base/workers.h"
 #include "tests/support/fd_count.h"
 
@@ -25,7 +26,7 @@
 
 static int worker_main(int session_fd, const char *mode)
 {
-	char record[WORKERS_RECORD_MAX];
+	char record[CHILD_RECORD_MAX];
 	struct fdlist fds;
 	if (strcmp(mode, "dies") == 0) {
 		return 1;
