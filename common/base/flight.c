@@ -26,7 +26,9 @@ struct flight {
 	struct wl_list link;     // flights.list
 	struct flights *flights; // NULL: nobody looks by itself
 	int fd;
+	struct charge *buffer;  // may be NULL
 	bool closing;           // fd is ours
+	bool alone;             // and nobody else's
 	uint64_t written;       // since there were parcels; as the kernel counts, or less
 	struct wl_list parcels; // parcel.link, the oldest first
 };
@@ -84,12 +86,13 @@ bool parcel_add(struct parcel *parcel, struct charge *memory)
 
 /* ---- a socket ---- */
 
-struct flight *flight_create(struct flights *flights, int fd)
+struct flight *flight_create(struct flights *flights, int fd, struct charge *buffer)
 {
 	struct flight *flight = calloc(1, sizeof(*flight));
 	if (flight != NULL) {
 		flight->flights = flights;
 		flight->fd = fd;
+		flight->buffer = buffer != NULL ? charge_ref(buffer) : NULL;
 		wl_list_init(&flight->parcels);
 		wl_list_init(&flight->link);
 		if (flights != NULL) {
@@ -112,6 +115,7 @@ void flight_destroy(struct flight *flight)
 	if (flight->closing) {
 		close(flight->fd);
 	}
+	charge_unref(flight->buffer);
 	free(flight);
 }
 
@@ -132,6 +136,14 @@ static void drop_taken(struct flight *flight, uint64_t left)
 		}
 		parcel_destroy(parcel);
 	}
+}
+
+/* Whether nobody has to look after it any more. */
+static bool is_taken(struct flight *flight)
+{
+	uint64_t left = unread(flight);
+	drop_taken(flight, left);
+	return wl_list_empty(&flight->parcels) && !(flight->alone && left > 0);
 }
 
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
@@ -175,12 +187,15 @@ void flight_add(struct flight *flight, struct parcel *parcel)
 void flight_close(struct flight *flight, bool alone)
 {
 	flight->closing = true;
-	drop_taken(flight, unread(flight));
-	if (wl_list_empty(&flight->parcels) || flight->flights == NULL) {
+	flight->alone = alone;
+	if (flight->flights == NULL || is_taken(flight)) {
 		flight_destroy(flight);
-	} else if (alone) {
+		return;
+	}
+	if (alone) {
 		shutdown(flight->fd, SHUT_RDWR);
 	}
+	look_later(flight->flights);
 }
 
 /* ---- a session ---- */
@@ -191,12 +206,12 @@ static bool look(struct flights *flights)
 	bool any = false;
 	struct flight *flight, *next;
 	wl_list_for_each_safe (flight, next, &flights->list, link) {
-		if (!wl_list_empty(&flight->parcels)) {
-			drop_taken(flight, unread(flight));
+		if (!flight->closing && wl_list_empty(&flight->parcels)) {
+			continue;
 		}
-		bool empty = wl_list_empty(&flight->parcels);
-		any = any || !empty;
-		if (flight->closing && empty) {
+		if (!is_taken(flight)) {
+			any = true;
+		} else if (flight->closing) {
 			flight_destroy(flight);
 		}
 	}

@@ -39,12 +39,14 @@ bool parcel_add(struct parcel *parcel, struct charge *memory);
 // Gives back what was charged. NULL is fine.
 void parcel_destroy(struct parcel *parcel);
 
-// fd, a UNIX socket, is borrowed. flights may be NULL: nobody looks by itself. NULL on ENOMEM.
-struct flight *flight_create(struct flights *flights, int fd);
+// fd, a UNIX socket, is borrowed. buffer is charged for what the kernel keeps for the socket, and kept
+// charged; it may be NULL. flights may be NULL: nobody looks by itself. NULL on ENOMEM.
+struct flight *flight_create(struct flights *flights, int fd, struct charge *buffer);
 // Nothing will be known of the socket: gives back what was charged. NULL is fine.
 void flight_destroy(struct flight *flight);
 // Takes fd, too, and closes it as soon as all parcels have been taken. If nobody else has that end of
-// the socket (alone), its peer sees no difference; else it sees the end that much later.
+// the socket (alone), all that was written has to be, and the peer sees no difference; else the peer
+// sees the end that much later.
 void flight_close(struct flight *flight, bool alone);
 // As scm_send.
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,

@@ -36,6 +36,14 @@ void piece_destroy(struct piece *piece)
 	}
 }
 
+size_t socket_buffer_size(int fd)
+{
+	int size = 0;
+	socklen_t len = sizeof(size);
+	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &len);
+	return (size_t)size;
+}
+
 uint32_t socket_frame_cost(size_t len, size_t n_fds)
 {
 	return (uint32_t)(CHANNEL_SOCKET_FRAME_COST + n_fds * CHANNEL_SOCKET_FDREF_COST + len);
@@ -103,6 +111,7 @@ static void destroy_socket(struct fdref *ref)
 	socket_drop_pieces(sock);
 	piece_destroy(socket_take_held(sock));
 	close_fd(sock);
+	charge_unref(ref->memory);
 	if (sock->given >= 0) {
 		close(sock->given);
 	}
@@ -448,9 +457,11 @@ static struct socket *create(struct fdrefs *refs, int fd, int type)
 		event_new(base, fd, EV_READ | EV_ET | EV_PERSIST, socket_handle_hang_up, sock);
 	sock->retry_event = event_new(base, -1, 0, socket_handle_writable, sock);
 	sock->adopted = scm_adopt(fd);
-	sock->flight = flight_create(fdrefs_flights(refs), fd);
+	sock->ref.memory = charge_create(refs->budget, socket_buffer_size(fd));
+	sock->flight = flight_create(fdrefs_flights(refs), fd, sock->ref.memory);
 	if (sock->read_event == NULL || sock->write_event == NULL || sock->hang_up_event == NULL ||
-		sock->retry_event == NULL || sock->adopted < 0 || sock->flight == NULL) {
+		sock->retry_event == NULL || sock->adopted < 0 || sock->ref.memory == NULL ||
+		sock->flight == NULL) {
 		destroy_socket(&sock->ref);
 		return NULL;
 	}

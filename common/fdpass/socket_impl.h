@@ -90,6 +90,8 @@ struct socket {
 struct piece *piece_create(const void *bytes, size_t len, size_t room);
 void piece_destroy(struct piece *piece); // NULL is fine
 
+// How much the kernel keeps of what is written to fd.
+size_t socket_buffer_size(int fd);
 // What a frame takes of the credit.
 uint32_t socket_frame_cost(size_t len, size_t n_fds);
 // Queues a frame without payload.

@@ -123,16 +123,14 @@ static void deliver_eof(struct socket *sock)
 
 static bool widen(const struct socket *sock)
 {
-	int size;
-	socklen_t len = sizeof(size);
-	getsockopt(sock->fd, SOL_SOCKET, SO_SNDBUF, &size, &len);
 	const int wanted = 2 * CHANNEL_MAX_RECORD;
-	if (size >= wanted || setsockopt(sock->fd, SOL_SOCKET, SO_SNDBUF, &wanted, len) < 0) {
+	size_t before = socket_buffer_size(sock->fd);
+	if (before >= wanted ||
+		setsockopt(sock->fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted)) < 0) {
 		return false;
 	}
-	int before = size;
-	getsockopt(sock->fd, SOL_SOCKET, SO_SNDBUF, &size, &len);
-	return size > before;
+	size_t size = socket_buffer_size(sock->fd);
+	return size > before && charge_grow(sock->ref.memory, size);
 }
 
 static void write_failed(struct socket *sock, int error)

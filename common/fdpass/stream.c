@@ -18,6 +18,7 @@
 #include "fdpass/shared.h"
 
 #define CREDIT_STEP (CHANNEL_STREAM_WINDOW / 4)
+#define PIPE_SIZE   (64u * 1024) // that the kernel keeps for the reader
 
 // How far an end that came from the other side is on its way back.
 enum homing {
@@ -109,6 +110,7 @@ static void destroy_stream(struct fdref *ref)
 	if (stream->given >= 0) {
 		close(stream->given);
 	}
+	charge_unref(ref->memory);
 	struct fdrefs *refs = ref->refs;
 	bool last = stream->counted && --refs->streams == 0;
 	free(stream);
@@ -617,8 +619,9 @@ static struct stream *create(struct fdrefs *refs, int fd, const struct stream_ro
 	fd_identity_of(fd, &stream->ref.identity);
 	stream->cautious = (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0;
 	stream->credit = CHANNEL_STREAM_WINDOW;
+	stream->ref.memory = charge_create(refs->budget, role == &sink ? PIPE_SIZE : 0);
 	stream->pending = evbuffer_new();
-	if (stream->pending != NULL) {
+	if (stream->pending != NULL && stream->ref.memory != NULL) {
 		stream->event = event_new(refs->base, fd, role->events, handle_event, stream);
 	}
 	if (stream->event == NULL) {

@@ -391,7 +391,7 @@ struct wire_socket *wire_socket_create(struct event_base *base, int fd, struct f
 	sock->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_read, sock);
 	sock->write_event = event_new(base, fd, EV_WRITE | EV_PERSIST, handle_write, sock);
 	sock->retry_event = evtimer_new(base, handle_write, sock);
-	sock->flight = flight_create(flights, fd);
+	sock->flight = flight_create(flights, fd, NULL);
 	if (sock->input == NULL || sock->output == NULL || sock->read_event == NULL ||
 		sock->write_event == NULL || sock->retry_event == NULL || sock->flight == NULL ||
 		event_add(sock->read_event, NULL) < 0) {

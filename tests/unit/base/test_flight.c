@@ -35,7 +35,7 @@ static void begin(struct fixture *fixture, int type)
 	fixture->budget.limits.most[BUDGET_MEMORY] = 1000;
 	fixture->base = event_base_new();
 	fixture->flights = flights_create(fixture->base, &fixture->budget);
-	fixture->flight = flight_create(fixture->flights, fixture->own);
+	fixture->flight = flight_create(fixture->flights, fixture->own, NULL);
 	assert_non_null(fixture->flight);
 }
 
@@ -177,6 +177,30 @@ static void a_socket_that_is_closed_stays_until_its_fds_were_taken(void **state)
 	end(&fixture);
 }
 
+static void what_was_written_without_fds_is_charged_by_the_buffer(void **state)
+{
+	(void)state;
+	for (int alone = 0; alone < 2; alone++) {
+		struct fixture fixture;
+		struct iovec iov = {"x", 1};
+		begin(&fixture, SOCK_STREAM);
+		flight_destroy(fixture.flight);
+		struct charge *buffer = charge_create(&fixture.budget, 200);
+		fixture.flight = flight_create(fixture.flights, fixture.own, buffer);
+		charge_unref(buffer);
+		assert_int_equal(flight_send(fixture.flight, &iov, 1, NULL, 0), 1);
+		flight_close(fixture.flight, alone);
+		fixture.flight = NULL;
+		fixture.own = -1;
+		assert_int_equal(fixture.budget.used[BUDGET_MEMORY], alone ? 200 : 0);
+		take(&fixture);
+		while (fixture.budget.used[BUDGET_MEMORY] > 0) {
+			event_base_loop(fixture.base, EVLOOP_ONCE);
+		}
+		end(&fixture);
+	}
+}
+
 static void one_that_others_have_is_not_shut_down(void **state)
 {
 	(void)state;
@@ -214,6 +238,7 @@ int main(void)
 		fd_count_test(a_budget_that_is_full_has_all_looked_at),
 		fd_count_test(a_parcel_beyond_the_budget_is_as_it_was),
 		fd_count_test(a_socket_that_is_closed_stays_until_its_fds_were_taken),
+		fd_count_test(what_was_written_without_fds_is_charged_by_the_buffer),
 		fd_count_test(one_that_others_have_is_not_shut_down),
 		fd_count_test(a_reader_that_leaves_has_taken_all),
 	};

@@ -267,6 +267,7 @@ static void a_long_stream_waits_for_its_reader(void **state)
 	size_t sent = 0, got = 0;
 	uint8_t bytes[8192];
 	cross(crossing, SOCK_STREAM);
+	const uint64_t before = crossing->ends.host.budget.used[BUDGET_MEMORY];
 	while (got < LARGE) {
 		for (size_t i = 0; i < sizeof(bytes); i++) {
 			bytes[i] = pattern(sent + i);
@@ -278,15 +279,15 @@ static void a_long_stream_waits_for_its_reader(void **state)
 			continue;
 		}
 		run(crossing);
-		assert_true(
-			crossing->ends.host.budget.used[BUDGET_MEMORY] <= CHANNEL_SOCKET_WINDOW);
+		assert_true(crossing->ends.host.budget.used[BUDGET_MEMORY] <=
+			before + CHANNEL_SOCKET_WINDOW);
 		n = recv(crossing->far, bytes, sizeof(bytes), MSG_DONTWAIT);
 		for (ssize_t i = 0; i < n; i++) {
 			assert_int_equal(bytes[i], pattern(got + (size_t)i));
 		}
 		got += n > 0 ? (size_t)n : 0;
 	}
-	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], before);
 }
 
 static void one_read_of_a_stream_may_go_in_several_frames(void **state)
@@ -874,8 +875,9 @@ static void a_refused_record_leaves_nothing(void **state)
 {
 	struct crossing *crossing = *state;
 	cross(crossing, SOCK_SEQPACKET);
+	const uint64_t before = crossing->ends.host.budget.used[BUDGET_MEMORY];
 	assert_non_null(data_frame(crossing, 1, 4)); // fdref 0
-	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], before);
 	assert_null(data_frame(crossing, 0, 1000));
 	assert_int_equal(recv(crossing->far, (char[1001]){0}, 1001, MSG_DONTWAIT), 1000);
 }
@@ -945,6 +947,14 @@ static void take_message(int fd, size_t n_fds)
 	fdlist_finish(&fds);
 }
 
+static uint64_t socket_room(int fd)
+{
+	int size = 0;
+	socklen_t len = sizeof(size);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &len), 0);
+	return (uint64_t)size;
+}
+
 // The guest's client passes n fds of a file and needs it no more.
 static void pass_file(struct crossing *crossing, size_t size, size_t n)
 {
@@ -988,16 +998,57 @@ static void it_does_so_when_the_socket_is_closed_behind_it(void **state)
 	struct crossing *crossing = *state;
 	struct end *host = &crossing->ends.host;
 	cross(crossing, SOCK_STREAM);
+	const uint64_t before = host->budget.used[BUDGET_MEMORY];
 	pass_file(crossing, 50000, 1);
 	close_end(&crossing->near);
 	run(crossing);
 	assert_int_equal(host->refs.streams, 0);
-	assert_int_equal(host->budget.used[BUDGET_MEMORY], 50000);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], before + 50000);
 	assert_hung_up(crossing->far);
 	take_message(crossing->far, 1);
 	expect_end(crossing->far);
 	wait_for_used(crossing, BUDGET_MEMORY, 0);
 	assert_int_equal(host->budget.used[BUDGET_FDS], 0);
+}
+
+static void what_the_kernel_keeps_of_a_socket_is_charged_for(void **state)
+{
+	struct crossing *crossing = *state;
+	struct budget *budget = &crossing->ends.host.budget;
+	const int types[] = {SOCK_STREAM, SOCK_SEQPACKET};
+	for (size_t i = 0; i < 2; i++) {
+		cross(crossing, types[i]);
+		const uint64_t room = budget->used[BUDGET_MEMORY];
+		assert_int_equal(room, socket_room(crossing->far));
+		say(crossing->near, "last words", NULL, 0);
+		close_end(&crossing->near);
+		run(crossing);
+		assert_int_equal(crossing->ends.host.refs.streams, 0);
+		assert_int_equal(budget->used[BUDGET_MEMORY], room);
+		assert_hung_up(crossing->far);
+		char bytes[20];
+		assert_int_equal(recv(crossing->far, bytes, sizeof(bytes), MSG_DONTWAIT), 10);
+		wait_for_used(crossing, BUDGET_MEMORY, 0);
+		expect_end(crossing->far);
+		close_end(&crossing->far);
+	}
+}
+
+static void a_socket_that_is_widened_for_a_record_is_charged_for_more(void **state)
+{
+	struct crossing *crossing = *state;
+	struct budget *budget = &crossing->ends.host.budget;
+	char *large = calloc(1, CHANNEL_MAX_RECORD);
+	const int more = 4 * CHANNEL_MAX_RECORD;
+	cross(crossing, SOCK_SEQPACKET);
+	const uint64_t room = budget->used[BUDGET_MEMORY];
+	setsockopt(crossing->near, SOL_SOCKET, SO_SNDBUF, &more, sizeof(more));
+	assert_int_equal(send(crossing->near, large, CHANNEL_MAX_RECORD, 0), CHANNEL_MAX_RECORD);
+	run(crossing);
+	assert_int_equal(
+		recv(crossing->far, large, CHANNEL_MAX_RECORD, MSG_DONTWAIT), CHANNEL_MAX_RECORD);
+	assert_true(budget->used[BUDGET_MEMORY] > room);
+	free(large);
 }
 
 static void shared_memory_stays_charged_until_the_local_peer_has_it(void **state)
@@ -1171,6 +1222,8 @@ int main(void)
 		TEST(records_without_bytes_are_charged),
 		TEST(a_file_stays_charged_until_the_local_peer_has_it),
 		TEST(it_does_so_when_the_socket_is_closed_behind_it),
+		TEST(what_the_kernel_keeps_of_a_socket_is_charged_for),
+		TEST(a_socket_that_is_widened_for_a_record_is_charged_for_more),
 		TEST(shared_memory_stays_charged_until_the_local_peer_has_it),
 		TEST(fds_that_nobody_reads_are_limited),
 		TEST(frames_out_of_place_are_refused),

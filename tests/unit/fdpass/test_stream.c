@@ -635,6 +635,26 @@ static const char *open_pipe(struct end *end, uint32_t id, uint32_t access, uint
 	return end_frame(end, CHANNEL_OPEN, id, CHANNEL_KIND_PIPE, &open, sizeof(open));
 }
 
+static void what_the_kernel_keeps_of_a_sinks_pipe_is_charged_for(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init(&ends);
+	const uint64_t *used = &ends.host.budget.used[BUDGET_MEMORY];
+	struct channel_open_pipe open = {.access = CHANNEL_ACCESS_WRITE};
+	const uint32_t kind = CHANNEL_KIND_PIPE;
+	assert_null(end_frame(&ends.host, CHANNEL_OPEN, 1, kind, &open, sizeof(open)));
+	assert_int_equal(*used, 0);
+	open.access = CHANNEL_ACCESS_READ;
+	assert_null(end_frame(&ends.host, CHANNEL_OPEN, 2, kind, &open, sizeof(open)));
+	assert_int_equal(*used, 65536);
+	assert_null(end_frame(&ends.host, CHANNEL_STREAM_DATA, 2, 0, "x", 1));
+	assert_int_equal(*used, 65536);
+	assert_null(end_frame(&ends.host, CHANNEL_CLOSE, 2, 0, NULL, 0));
+	assert_int_equal(*used, 0);
+	ends_finish(&ends);
+}
+
 static void hostile_opens_are_wrong(void **state)
 {
 	(void)state;
@@ -748,6 +768,7 @@ int main(void)
 		fd_count_test(a_session_that_ends_with_data_under_way_closes_all),
 		fd_count_test(an_end_that_nobody_takes_is_closed_with_its_fdref),
 		fd_count_test(a_source_that_its_opener_closes_ends_for_its_writer),
+		fd_count_test(what_the_kernel_keeps_of_a_sinks_pipe_is_charged_for),
 		fd_count_test(hostile_opens_are_wrong),
 		fd_count_test(data_beyond_the_credit_is_wrong),
 		fd_count_test(data_after_its_end_is_wrong),
