@@ -13,7 +13,7 @@
 #include "base/mapping.h"
 #include "fdpass/kind.h"
 
-// What MEM_COPY asks for takes of the rate: about as long as a message does.
+// What MEM_COPY asks for takes of the rate: so much as one message.
 #define COPY_BYTES_PER_MESSAGE (64u * 1024)
 #define COPY_ROWS_PER_MESSAGE  64u
 
