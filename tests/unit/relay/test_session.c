@@ -42,7 +42,7 @@ static void make_pair(int pair[2])
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 }
 
-static void service_init(struct service *service)
+static void init(struct service *service, enum wire_direction exports, const char *name)
 {
 	int local[2], channel[2];
 	make_pair(local);
@@ -55,16 +55,18 @@ static void service_init(struct service *service)
 			{
 				[BUDGET_MEMORY] = 1024 * (uint64_t)MIB,
 				[BUDGET_FDS] = 100,
+				[BUDGET_OBJECTS] = 100,
+				[BUDGET_PENDING] = 100,
 				[BUDGET_STREAMS] = 100,
 				[BUDGET_UNSENT] = 96 * MIB,
 			},
 	};
 	const struct session_options options = {
 		.base = service->base,
-		.exports = WIRE_REQUEST,
+		.exports = exports,
 		.local_fd = local[1],
 		.channel_fd = channel[1],
-		.service = "test",
+		.service = name,
 		.rules.shared = FDREF_SHARED_DIFF,
 		.budget = &service->budget,
 		.ended = handle_ended,
@@ -72,6 +74,11 @@ static void service_init(struct service *service)
 	};
 	service->session = session_create(&options);
 	assert_non_null(service->session);
+}
+
+static void service_init(struct service *service)
+{
+	init(service, WIRE_REQUEST, "test");
 }
 
 static void service_finish(struct service *service)
@@ -162,10 +169,72 @@ static void answers_may_not_wait_for_the_other_side_instead_of_memory(void **sta
 	service_finish(&service);
 }
 
+/* ---- a host's session of Wayland ---- */
+
+static void send_frame(struct service *service, enum channel_type type, uint32_t id, uint32_t arg,
+	const void *payload, size_t len)
+{
+	const struct channel_header header = {
+		.type = type, .id = id, .arg = arg, .length = (uint32_t)len};
+	assert_int_equal(send(service->channel, &header, sizeof(header), 0), sizeof(header));
+	assert_int_equal(send(service->channel, payload, len, 0), len);
+	run(service);
+}
+
+static void open_pool(struct service *service, uint32_t id, uint32_t size)
+{
+	const struct channel_open_memory open = {.access = CHANNEL_ACCESS_BOTH, .size = {size}};
+	send_frame(service, CHANNEL_OPEN, id, CHANNEL_KIND_POOL, &open, sizeof(open));
+}
+
+// Up to a wl_shm that is object 3.
+static void bind_shm(struct service *service)
+{
+	static const uint32_t get_registry[] = {1, 12 << 16 | 1, 2};
+	static const uint32_t global[] = {2, 28 << 16, 1, 7, 0x735f6c77, 0x00006d68, 1};
+	static const uint32_t bind[] = {2, 32 << 16, 1, 7, 0x735f6c77, 0x00006d68, 1, 3};
+	send_frame(service, CHANNEL_MESSAGES, 0, 0, get_registry, sizeof(get_registry));
+	assert_int_equal(send(service->local, global, sizeof(global), 0), sizeof(global));
+	run(service);
+	send_frame(service, CHANNEL_MESSAGES, 0, 0, bind, sizeof(bind));
+}
+
+static void a_pool_that_its_compositor_has_not_seen_stays_charged(void **state)
+{
+	(void)state;
+	struct service service;
+	init(&service, WIRE_EVENT, NULL);
+	bind_shm(&service);
+	open_pool(&service, 7, MIB);
+	const uint32_t come_and_go[] = {7, 3, 16 << 16, 4, MIB, 4, 8 << 16 | 1}; // 7 is the fdref
+	send_frame(&service, CHANNEL_MESSAGES, 0, 1, come_and_go, sizeof(come_and_go));
+	send_frame(&service, CHANNEL_CLOSE, 7, 0, "", 0);
+	open_pool(&service, 7, 4096); // the id is free again
+	assert_false(service.ended);
+	assert_int_equal(service.budget.used[BUDGET_MEMORY], MIB + 4096);
+	assert_int_equal(service.budget.used[BUDGET_FDS], 2);
+
+	uint8_t bytes[4096];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	while (scm_recv(service.local, bytes, sizeof(bytes), &fds) > 0) {
+	}
+	assert_int_equal(fds.count, 1);
+	fdlist_finish(&fds);
+	while (service.budget.used[BUDGET_MEMORY] > 4096) {
+		event_base_loop(service.base, EVLOOP_ONCE);
+	}
+	assert_int_equal(service.budget.used[BUDGET_FDS], 1);
+	service_finish(&service);
+	assert_int_equal(service.budget.used[BUDGET_FDS], 0);
+	assert_int_equal(service.budget.used[BUDGET_MEMORY], 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_large_memory_may_wait_for_the_other_side),
+		fd_count_test(a_pool_that_its_compositor_has_not_seen_stays_charged),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
