@@ -41,6 +41,7 @@ void eventfds_init(struct eventfds *eventfds)
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 4 < EVENTFDS_MAX) {
 		eventfds->max = files.rlim_cur / 4;
 	}
+	eventfds->max_per_vm = eventfds->max / 4;
 	wl_list_init(&eventfds->list);
 }
 
@@ -116,14 +117,15 @@ static bool is_named_here(const struct eventfds *eventfds, uint64_t name)
 static bool has_room(
 	const struct eventfds *eventfds, const struct link_id *of, unsigned int session)
 {
-	size_t of_link = 0, of_session = 0;
+	size_t of_vm = 0, of_link = 0, of_session = 0;
 	const struct eventfd *eventfd;
 	wl_list_for_each (eventfd, &eventfds->list, link) {
+		of_vm += eventfd->of.cid == of->cid;
 		of_link += link_equal(&eventfd->of, of);
 		of_session += find_session(eventfd, session) != NULL;
 	}
-	bool room = eventfds->count < eventfds->max && of_link < EVENTFDS_PER_LINK &&
-		of_session < eventfds->max_per_session;
+	bool room = eventfds->count < eventfds->max && of_vm < eventfds->max_per_vm &&
+		of_link < EVENTFDS_PER_LINK && of_session < eventfds->max_per_session;
 	if (!room) {
 		log_limited(LOG_WARN, "session %u: too many eventfds: one will be known to it only",
 			session);

@@ -23,6 +23,7 @@
 struct eventfds {
 	struct wl_list list; // eventfd.link
 	size_t count, max;
+	size_t max_per_vm; // a quarter of max, so that one leaves room for the others
 	size_t max_per_session;
 	uint64_t side; // in the names that are given here: CHANNEL_EVENT_HOST or 0
 	uint64_t last; // name that was given

@@ -452,6 +452,9 @@ static void init_eventfds(struct server *server)
 {
 	eventfds_init(&server->eventfds);
 	server->eventfds.max_per_session = server->config.max_events;
+	if (!server->config.is_host) {
+		server->eventfds.max_per_vm = server->eventfds.max; // all are of one host
+	}
 	server->eventfds.side = server->config.is_host ? CHANNEL_EVENT_HOST : 0;
 	server->eventfds.tell = tell_session;
 	server->eventfds.data = server;

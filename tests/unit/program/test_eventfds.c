@@ -302,7 +302,7 @@ static void one_link_does_not_take_all(void **state)
 	struct fixture fixture;
 	init(&fixture);
 	fixture.eventfds.max_per_session = SIZE_MAX;
-	fixture.eventfds.max = SIZE_MAX;
+	fixture.eventfds.max = fixture.eventfds.max_per_vm = SIZE_MAX;
 	int fd = new_event();
 	for (uint64_t name = 1; name <= EVENTFDS_PER_LINK; name++) {
 		assert_int_equal(role_of(&fixture, &one, name, fd), CHANNEL_EVENT_OTHER);
@@ -310,6 +310,30 @@ static void one_link_does_not_take_all(void **state)
 	assert_int_equal(role_of(&fixture, &one, EVENTFDS_PER_LINK + 1, fd), CHANNEL_EVENT_MOVES);
 	fixture.record.link[0]++;
 	assert_int_equal(role_of(&fixture, &one, 1, fd), CHANNEL_EVENT_OTHER);
+	close(fd);
+	finish(&fixture);
+}
+
+// A guest can make up links, and has sessions as it likes.
+static void one_vm_leaves_room_for_others(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init(&fixture);
+	fixture.eventfds.max_per_session = SIZE_MAX;
+	const struct eventfds_asker other = {.session = 2, .cid = FIRST_GUEST + 1};
+	size_t max = fixture.eventfds.max;
+	int fd = new_event();
+	for (uint64_t name = 1; name <= max; name++) {
+		fixture.record.link[0] = (uint8_t)name;
+		role_of(&fixture, &one, name, fd);
+	}
+	assert_int_equal(fixture.eventfds.count, max / 4);
+	assert_int_equal(role_of(&fixture, &other, 1, fd), CHANNEL_EVENT_OTHER);
+	assert_int_equal(fixture.eventfds.count, max / 4 + 1);
+	// what a session gives back another one of its VM may have
+	eventfds_forget(&fixture.eventfds, 1);
+	assert_int_equal(role_of(&fixture, &three, 1, fd), CHANNEL_EVENT_OTHER);
 	close(fd);
 	finish(&fixture);
 }
@@ -355,6 +379,7 @@ int main(void)
 		fd_count_test(a_name_is_not_given_twice),
 		fd_count_test(what_is_too_many_is_known_to_one_session_only),
 		fd_count_test(one_link_does_not_take_all),
+		fd_count_test(one_vm_leaves_room_for_others),
 		fd_count_test(a_record_that_makes_no_sense_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
