@@ -343,6 +343,12 @@ static bool is_known(const struct channel_header *header)
 	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ROLE;
 }
 
+/* What is about an fdref may change what later frames about it mean. */
+static bool may_skip(const struct channel_header *header)
+{
+	return (header->flags & CHANNEL_FLAG_SKIPPABLE) != 0 && header->id == 0;
+}
+
 static const char *charge_frame(struct session *session, const struct channel_header *header)
 {
 	struct budget *budget = session->options.budget;
@@ -358,15 +364,14 @@ static const char *charge_frame(struct session *session, const struct channel_he
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct session *session = data;
-	if (!is_known(&frame->header)) {
-		return frame->header.flags & CHANNEL_FLAG_SKIPPABLE ? NULL
-								    : "a frame of an unknown type";
+	if (!is_known(&frame->header) && !may_skip(&frame->header)) {
+		return "a frame of an unknown type";
 	}
 	if (!has_shape(&frame->header)) {
 		return "a frame with a wrong length";
 	}
 	const char *wrong = charge_frame(session, &frame->header);
-	if (wrong != NULL) {
+	if (wrong != NULL || !is_known(&frame->header)) {
 		return wrong;
 	}
 	if (frame->header.id != 0) {

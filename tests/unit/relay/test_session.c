@@ -136,6 +136,59 @@ static void a_large_memory_may_wait_for_the_other_side(void **state)
 	service_finish(&service);
 }
 
+static void send_unknown(struct service *service, uint32_t id, uint16_t flags)
+{
+	const struct channel_header header = {
+		.type = CHANNEL_EVENT_ROLE + 1, .id = id, .flags = flags};
+	assert_int_equal(send(service->channel, &header, sizeof(header), 0), sizeof(header));
+}
+
+static bool survives_unknown(uint32_t id, uint16_t flags)
+{
+	struct service service;
+	service_init(&service);
+	send_unknown(&service, id, flags);
+	send_ping(&service);
+	run(&service);
+	shutdown(service.channel, SHUT_WR);
+	uint8_t answer[4096];
+	ssize_t n = recv(service.channel, answer, sizeof(answer), 0);
+	struct channel_header header;
+	bool pong = false;
+	for (size_t at = 0; n > 0 && at + sizeof(header) <= (size_t)n;
+		at += sizeof(header) + header.length) {
+		memcpy(&header, answer + at, sizeof(header));
+		pong |= header.type == CHANNEL_PONG;
+	}
+	service_finish(&service);
+	return pong;
+}
+
+static void only_what_is_of_no_fdref_is_skipped(void **state)
+{
+	(void)state;
+	assert_true(survives_unknown(0, CHANNEL_FLAG_SKIPPABLE));
+	assert_false(survives_unknown(0, 0));
+	assert_false(survives_unknown(1, CHANNEL_FLAG_SKIPPABLE)); // the root
+	assert_false(survives_unknown(2, CHANNEL_FLAG_SKIPPABLE));
+	assert_false(survives_unknown(CHANNEL_ID_HOST | 1, CHANNEL_FLAG_SKIPPABLE));
+}
+
+static void what_is_skipped_counts(void **state)
+{
+	(void)state;
+	struct service service;
+	service_init(&service);
+	service.budget.limits.rate = 1;
+	service.budget.limits.burst = 10;
+	for (int i = 0; i < 20; i++) {
+		send_unknown(&service, 0, CHANNEL_FLAG_SKIPPABLE);
+	}
+	run(&service);
+	assert_non_null(budget_exceeded(&service.budget));
+	service_finish(&service);
+}
+
 static void open_file(struct service *service, size_t size)
 {
 	struct {
@@ -233,6 +286,8 @@ static void a_pool_that_its_compositor_has_not_seen_stays_charged(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(only_what_is_of_no_fdref_is_skipped),
+		fd_count_test(what_is_skipped_counts),
 		fd_count_test(a_large_memory_may_wait_for_the_other_side),
 		fd_count_test(a_pool_that_its_compositor_has_not_seen_stays_charged),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
