@@ -221,6 +221,12 @@ void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes)
 	budget_release(refs->budget, BUDGET_MEMORY, bytes);
 }
 
+/* Pools follow from Wayland's messages, what comes after pipes is for other services. */
+static bool may_open(const struct fdrefs *refs, uint32_t kind)
+{
+	return refs->any_kind ? kind != CHANNEL_KIND_POOL : kind <= CHANNEL_KIND_PIPE;
+}
+
 static const char *handle_open(struct fdrefs *refs, const struct channel_frame *frame)
 {
 	static const struct {
@@ -246,7 +252,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		return "OPEN with an id that is in use";
 	}
 	if (kind >= sizeof(kinds) / sizeof(kinds[0]) || kinds[kind].import == NULL ||
-		(kind > CHANNEL_KIND_PIPE && !refs->any_kind)) {
+		!may_open(refs, kind)) {
 		return "OPEN of an unknown kind";
 	}
 	struct fdref *ref = NULL;

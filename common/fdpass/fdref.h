@@ -124,7 +124,7 @@ struct fdrefs {
 	struct fdref_table ours, theirs;
 	struct budget *budget;   // what the other side may make us keep; borrowed
 	size_t streams;          // that are open: data may still be under way on the other side
-	bool any_kind;           // else only those that Wayland's messages can name
+	bool any_kind;           // but pools; else only those that Wayland's messages can name
 	size_t shared;           // memories that are compared before each message
 	uint64_t words_memory;   // bytes that are charged for their words
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)

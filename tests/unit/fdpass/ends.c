@@ -125,6 +125,12 @@ void ends_init(struct ends *ends)
 	init_end(&ends->host, ends->base, sockets[1], CHANNEL_ID_HOST);
 }
 
+void ends_init_wayland(struct ends *ends)
+{
+	ends_init(ends);
+	ends->guest.refs.any_kind = ends->host.refs.any_kind = false;
+}
+
 static void finish_end(struct end *end)
 {
 	fdrefs_finish(&end->refs);

@@ -28,6 +28,8 @@ struct ends {
 };
 
 void ends_init(struct ends *ends);
+// Of a Wayland session, which has pools and else only files and pipes.
+void ends_init_wayland(struct ends *ends);
 void ends_finish(struct ends *ends);
 
 // Lets the loop run until nothing happens any more.

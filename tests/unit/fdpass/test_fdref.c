@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -35,7 +36,7 @@ static void ids_are_given_densely_and_bear_their_side(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (uint32_t i = 1; i <= 40; i++) {
 		assert_int_equal(export_pool(&ends.guest)->ref.id, i);
 		assert_int_equal(export_pool(&ends.host)->ref.id, i | CHANNEL_ID_HOST);
@@ -59,7 +60,7 @@ static void an_id_that_nobody_opened_is_nothing(void **state)
 	static const uint32_t ids[] = {0, 1, CHANNEL_MAX_ID, CHANNEL_MAX_ID + 1, 0x7fffffff,
 		CHANNEL_ID_HOST, CHANNEL_ID_HOST | 1, 0xffffffff};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
 		struct channel_mem_write write = {.stride = 1, .row_bytes = 1, .rows = 1};
 		struct channel_rows rows;
@@ -77,7 +78,7 @@ static void an_id_is_used_again_only_after_closed(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	struct memory *memory = export_pool(&ends.guest);
 	export_pool(&ends.guest);
 	ends_run(&ends);
@@ -100,7 +101,7 @@ static void closing_is_said_once(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	struct memory *memory = export_pool(&ends.guest);
 	fdrefs_close(&memory->ref);
 	fdrefs_close(&memory->ref);
@@ -117,7 +118,7 @@ static void open_with_an_id_that_is_not_the_senders_is_wrong(void **state)
 	static const uint32_t guests[] = {1, 5, CHANNEL_MAX_ID};
 	static const uint32_t wrong[] = {0, CHANNEL_MAX_ID + 1, 0x7fffffff};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (size_t i = 0; i < 3; i++) {
 		assert_null(open_pool(&ends.host, guests[i]));
 		assert_null(open_pool(&ends.guest, guests[i] | CHANNEL_ID_HOST));
@@ -134,7 +135,7 @@ static void open_with_an_id_in_use_is_wrong_until_it_is_closed(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	assert_null(open_pool(&ends.host, 7));
 	assert_string_equal(open_pool(&ends.host, 7), "OPEN with an id that is in use");
 	memory_use(memory_get(&ends.host.refs, 7));
@@ -150,12 +151,30 @@ static void open_of_an_unknown_kind_is_wrong(void **state)
 	(void)state;
 	static const uint32_t kinds[] = {0, CHANNEL_KIND_SYNC + 1, 0x7fffffff, 0xffffffff};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		assert_string_equal(
 			end_frame(&ends.host, CHANNEL_OPEN, 1, kinds[i], &pool, sizeof(pool)),
 			"OPEN of an unknown kind");
 	}
+	ends_finish(&ends);
+}
+
+static void each_service_has_its_kinds(void **state)
+{
+	(void)state;
+	static const struct channel_open_socket open = {.type = SOCK_STREAM};
+	struct ends ends;
+	ends_init(&ends);
+	assert_string_equal(open_pool(&ends.host, 1), "OPEN of an unknown kind");
+	assert_null(
+		end_frame(&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_SOCKET, &open, sizeof(open)));
+	ends_finish(&ends);
+	ends_init_wayland(&ends);
+	assert_null(open_pool(&ends.host, 1));
+	assert_string_equal(
+		end_frame(&ends.host, CHANNEL_OPEN, 2, CHANNEL_KIND_SOCKET, &open, sizeof(open)),
+		"OPEN of an unknown kind");
 	ends_finish(&ends);
 }
 
@@ -172,7 +191,7 @@ static void open_with_a_wrong_length_is_wrong(void **state)
 	};
 	static const uint8_t bytes[128];
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		for (size_t len = 0; len < sizeof(bytes); len++) {
 			if (len != kinds[i].len) {
@@ -190,7 +209,7 @@ static void close_and_closed_belong_to_one_side_each(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	struct memory *memory = export_pool(&ends.guest);
 	assert_null(open_pool(&ends.guest, CHANNEL_ID_HOST | 1));
 	memory_use(memory_get(&ends.guest.refs, CHANNEL_ID_HOST | 1));
@@ -214,7 +233,7 @@ static void the_limit_counts_both_sides(void **state)
 {
 	(void)state;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	ends.guest.budget.limits.most[BUDGET_FDS] = 4;
 	assert_non_null(export_pool(&ends.guest));
 	assert_non_null(export_pool(&ends.guest));
@@ -237,7 +256,7 @@ static void every_kind_beyond_the_limit_leaves_nothing_behind(void **state)
 	(void)state;
 	static const struct channel_open_pipe pipe_open = {.access = CHANNEL_ACCESS_WRITE};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	ends.host.budget.limits.most[BUDGET_FDS] = 0;
 	assert_non_null(open_pool(&ends.host, 1));
 	assert_non_null(
@@ -255,7 +274,7 @@ static void ids_run_out_before_they_collide(void **state)
 	struct fdref *refs = calloc(CHANNEL_MAX_ID + 1, sizeof(*refs));
 	static const struct fdref_interface interface; // never called: the table is emptied first
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	ends.guest.budget.limits.most[BUDGET_FDS] = UINT64_MAX;
 	ends.guest.budget.limits.most[BUDGET_STREAMS] = UINT64_MAX;
 	for (uint32_t i = 0; i < CHANNEL_MAX_ID; i++) {
@@ -278,7 +297,7 @@ static void streams_are_limited_among_the_fds(void **state)
 	(void)state;
 	static const struct channel_open_pipe open = {.access = CHANNEL_ACCESS_WRITE};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	struct budget *budget = &ends.host.budget;
 	budget->limits.most[BUDGET_STREAMS] = 2;
 	for (uint32_t id = 1; id <= 2; id++) {
@@ -319,7 +338,7 @@ static void mem_write_to_what_is_not_a_memory_is_wrong(void **state)
 	struct channel_mem_write write = {.stride = 1, .row_bytes = 1, .rows = 1};
 	struct channel_rows rows;
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	assert_null(end_frame(
 		&ends.host, CHANNEL_OPEN, 1, CHANNEL_KIND_PIPE, &pipe_open, sizeof(pipe_open)));
 	assert_string_equal(end_write(&ends.host, 1, &write, &rows),
@@ -333,7 +352,7 @@ static void what_is_left_in_the_table_ends_with_it(void **state)
 	(void)state;
 	static const struct channel_open_pipe pipe_open = {.access = CHANNEL_ACCESS_READ};
 	struct ends ends;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	for (int i = 0; i < 3; i++) {
 		export_pool(&ends.host);
 	}
@@ -356,6 +375,7 @@ int main(void)
 		fd_count_test(open_with_an_id_that_is_not_the_senders_is_wrong),
 		fd_count_test(open_with_an_id_in_use_is_wrong_until_it_is_closed),
 		fd_count_test(open_of_an_unknown_kind_is_wrong),
+		fd_count_test(each_service_has_its_kinds),
 		fd_count_test(open_with_a_wrong_length_is_wrong),
 		fd_count_test(close_and_closed_belong_to_one_side_each),
 		fd_count_test(the_limit_counts_both_sides),

@@ -29,7 +29,7 @@ struct fixture {
 static void open_pool(struct fixture *fixture, int fd, uint64_t size)
 {
 	const char *wrong;
-	ends_init(&fixture->ends);
+	ends_init_wayland(&fixture->ends);
 	fixture->file = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	fixture->pool = memory_export(&fixture->ends.guest.refs, fd, size, &wrong);
 	assert_non_null(fixture->pool);
@@ -144,7 +144,7 @@ static void what_is_no_memory_is_refused(void **state)
 	struct ends ends;
 	int pipe_ends[2];
 	const char *wrong;
-	ends_init(&ends);
+	ends_init_wayland(&ends);
 	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
 	assert_null(memory_export(&ends.guest.refs, pipe_ends[0], 100, &wrong));
 	assert_string_equal(wrong, "a pool's fd is not shared memory");
