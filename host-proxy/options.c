@@ -15,6 +15,9 @@
 // Limits of a VM, if not given, of those of a session.
 #define VM_FACTOR      4
 #define VM_RATE_FACTOR 2 // all use the time of one compositor
+// Connections of a VM per second, and at once in seconds of that.
+#define CONNECTION_RATE  100
+#define CONNECTION_BURST 10
 
 static const struct budget_limits default_limits = {
 	.most =
@@ -254,6 +257,22 @@ static const char *set_max_vm_sessions(void *data, const char *value)
 	return wrong;
 }
 
+// N[:BURST], both at least 1.
+static const char *set_connection_rate(void *data, const char *value)
+{
+	struct rate *rate = &((struct host_options *)data)->vms.connections;
+	char number[24];
+	size_t len = strcspn(value, ":");
+	if (len >= sizeof(number)) {
+		return "too large";
+	}
+	memcpy(number, value, len);
+	number[len] = '\0';
+	const char *wrong = set_rate(&rate->per_second, number);
+	rate->burst = CONNECTION_BURST * rate->per_second;
+	return wrong == NULL && value[len] == ':' ? set_rate(&rate->burst, value + len + 1) : wrong;
+}
+
 static const struct option_spec specs[] = {
 	{"listen", "ADDR", "unix:PATH, vsock:[CID:]PORT or vhost-user:PATH", false, set_listen},
 	{"guest-cid", "N", "vhost-user: the guest's CID (default 3)", false, set_guest_cid},
@@ -305,6 +324,8 @@ static const struct option_spec specs[] = {
 		"limits"},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
 		set_max_vm_sessions, "limits"},
+	{"connection-rate", "N[:BURST]", "connections of a VM per second (default 100:1000)", false,
+		set_connection_rate, "limits"},
 	{"max-vm-memory", "BYTES[K|M|G]", "as --max-memory, of a VM (default: 4 times that)", false,
 		set_max_vm_memory, "limits"},
 	{"max-vm-unsent", "BYTES[K|M|G]", "as --max-unsent, of a VM (default: 4 times that)", false,
@@ -421,6 +442,11 @@ static void init(struct host_options *options)
 {
 	*options = (struct host_options){
 		.limits = default_limits,
+		.vms.connections =
+			{
+				.per_second = CONNECTION_RATE,
+				.burst = CONNECTION_BURST * CONNECTION_RATE,
+			},
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);

@@ -166,6 +166,7 @@ static void handle_reload(void *data)
 {
 	struct serving *serving = data;
 	if (load_policy(serving) && hand_out(serving)) {
+		server_set_vms(serving->server, &serving->options->vms);
 		log_info("new sessions go by what %s says now", serving->options->policy_path);
 	} else {
 		log_error("new sessions go by the old policy");

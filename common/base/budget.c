@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/rate.h"
+
 #define SECOND 1000000000u // nanoseconds
 
 static const struct {
@@ -167,25 +169,11 @@ static uint64_t now(void)
 	return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
 }
 
-/*
- * The time at which all messages that have come would have come at the limit's rate: it may be ahead
- * of ours by as long as the burst takes. One number, so that several processes can share it.
- */
 static bool take_messages(
 	_Atomic uint64_t *until, const struct budget_limits *limits, uint64_t n, uint64_t time)
 {
-	if (n > limits->burst) {
-		return false; // and its product would overflow
-	}
-	uint64_t old = *until, next;
-	uint64_t latest = time + limits->burst * SECOND / limits->rate;
-	do {
-		next = (old > time ? old : time) + n * SECOND / limits->rate;
-		if (next > latest) {
-			return false;
-		}
-	} while (!atomic_compare_exchange_weak(until, &old, next));
-	return true;
+	const struct rate rate = {.per_second = limits->rate, .burst = limits->burst};
+	return rate_take(until, &rate, n, time);
 }
 
 bool budget_messages(struct budget *budget, uint64_t n)
@@ -330,6 +318,11 @@ static int create_memory(size_t size)
 	return fd;
 }
 
+void budget_page_set_limits(struct budget_page *page, const struct budget_limits *limits)
+{
+	page->limits = page->shared->limits = *limits;
+}
+
 struct budget_page *budget_page_create(const struct budget_limits *limits, size_t n_slots, int *fd)
 {
 	*fd = create_memory(page_size(n_slots));
@@ -344,7 +337,7 @@ struct budget_page *budget_page_create(const struct budget_limits *limits, size_
 		errno = saved;
 		return NULL;
 	}
-	page->limits = page->shared->limits = *limits;
+	budget_page_set_limits(page, limits);
 	return page;
 }
 

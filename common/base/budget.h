@@ -42,7 +42,7 @@ struct budget {
 	struct budget_page *page; // NULL: of no VM
 	size_t slot;
 	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
-	uint64_t messages_until; // see take_messages
+	uint64_t messages_until; // see base/rate.h
 	char exceeded[160];      // empty: nothing
 	// Gives back what is needed no more without anybody having noticed; NULL: there is nothing
 	// like that. Called before a charge fails.
@@ -79,6 +79,8 @@ struct budget_page *budget_page_create(const struct budget_limits *limits, size_
 void budget_page_destroy(struct budget_page *page); // NULL is fine
 // A slot comes into use, or its session is gone. n_used: no slot from there on is in use.
 void budget_page_clear(struct budget_page *page, size_t slot, size_t n_used);
+// Of sessions that join later.
+void budget_page_set_limits(struct budget_page *page, const struct budget_limits *limits);
 uint64_t budget_page_used(const struct budget_page *page, enum budget_kind kind);
 
 // For people: a title, then a line for each kind with what is used, the peak and the limit.

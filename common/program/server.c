@@ -20,6 +20,7 @@
 #include "base/rlimit.h"
 #include "base/sandbox.h"
 #include "base/workers.h"
+#include "channel/channel.h"
 #include "program/eventfds.h"
 #include "program/options.h"
 #include "program/records.h"
@@ -32,6 +33,7 @@
 static_assert(sizeof(struct record_session) <= CHILD_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_event) <= CHILD_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= CHILD_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_denied) <= CHILD_RECORD_MAX, "fits a record");
 
 struct entrance {
 	struct server *server;
@@ -136,7 +138,7 @@ static void seat_destroy(struct seat *seat)
 	free(seat);
 }
 
-// NULL with errno: EDQUOT if the VM has as many as it may.
+// NULL with errno, as vms_enter.
 static struct seat *seat_create(
 	struct server *server, uint32_t service, const struct worker_peer *peer)
 {
@@ -145,7 +147,7 @@ static struct seat *seat_create(
 		return NULL;
 	}
 	if (server->vms != NULL) {
-		seat->vm = vms_enter(server->vms, peer->cid, &seat->slot);
+		seat->vm = vms_enter(server->vms, peer->cid, channel_clock(), &seat->slot);
 		if (seat->vm == NULL) {
 			int saved = errno;
 			free(seat);
@@ -200,19 +202,37 @@ static void turn_away(struct server *server, uint32_t service, const char *text,
 }
 
 // Takes fd.
+static void turn_away_unseated(struct server *server, uint32_t service, int error, int fd)
+{
+	switch (error) {
+	case EAGAIN: // which the log says from time to time
+		server->config.refuse(
+			fd, service, "too many connections per second (--connection-rate)");
+		close(fd);
+		break;
+	case EDQUOT:
+		turn_away(server, service, "over the VM's budget of sessions (--max-vm-sessions)",
+			fd);
+		break;
+	default:
+		turn_away(server, service, strerror(error), fd);
+		break;
+	}
+}
+
+// Takes fd.
 static void start_session(
 	struct server *server, uint32_t service, const struct worker_peer *peer, int fd)
 {
+	struct seat *seat = seat_create(server, service, peer);
+	if (seat == NULL) {
+		turn_away_unseated(server, service, errno, fd);
+		return;
+	}
 	if (server->config.prepare != NULL) {
 		server->config.prepare(server->config.data);
 	}
-	struct seat *seat = seat_create(server, service, peer);
-	if (seat == NULL) {
-		turn_away(server, service,
-			errno == EDQUOT ? "over the VM's budget of sessions (--max-vm-sessions)"
-					: strerror(errno),
-			fd);
-	} else if (!give_process(server, seat, fd)) {
+	if (!give_process(server, seat, fd)) {
 		seat_destroy(seat);
 	}
 }
@@ -570,6 +590,11 @@ void server_attach(struct server *server, int fd)
 		close(server->attached_fd);
 	}
 	server->attached_fd = fd;
+}
+
+void server_set_vms(struct server *server, const struct vms_options *vms)
+{
+	vms_set_options(server->vms, vms);
 }
 
 void server_announce(const struct server *server)

@@ -62,6 +62,9 @@ void server_connected(struct server *server, int fd, const struct worker_peer *p
 // Gives a copy of fd to each session that begins from now on, in place of the one before. Takes fd.
 void server_attach(struct server *server, int fd);
 
+// Of sessions that begin from now on; server_config.vms was not NULL. Copied.
+void server_set_vms(struct server *server, const struct vms_options *vms);
+
 // Tells everybody who wants to know that we are listening.
 void server_announce(const struct server *server);
 // Runs the loop until SIGTERM, SIGINT or server_finish; the exit status.

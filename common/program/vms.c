@@ -7,6 +7,10 @@
 #include <unistd.h>
 #include <wayland-util.h>
 
+#include "base/log.h"
+
+#define TELL_INTERVAL (UINT64_C(10) * 1000000000) // nanoseconds
+
 // Machines without sessions are remembered for their peaks, but not for ever.
 #define IDLE_MAX 64
 
@@ -16,9 +20,14 @@ struct vm {
 	uint32_t cid; // 0: by UNIX socket
 	struct budget_page *page;
 	int page_fd;
-	bool *taken;           // by slot
+	bool *taken; // by slot
+	unsigned int n_slots;
 	unsigned int sessions; // slots that are taken
 	unsigned int peak;
+	_Atomic uint64_t connected_until; // see base/rate.h
+	unsigned int untold;  // connections that were turned away, but the log does not say
+	uint64_t tell_at;     // not earlier
+	uint64_t turned_away; // for their rate
 };
 
 struct vms {
@@ -57,6 +66,15 @@ void vms_destroy(struct vms *vms)
 	free(vms);
 }
 
+void vms_set_options(struct vms *vms, const struct vms_options *options)
+{
+	struct vm *vm;
+	vms->options = *options;
+	wl_list_for_each (vm, &vms->list, link) {
+		budget_page_set_limits(vm->page, &options->limits);
+	}
+}
+
 static struct vm *find(const struct vms *vms, uint32_t cid)
 {
 	struct vm *vm;
@@ -80,6 +98,13 @@ static void forget_idle(struct vms *vms)
 	}
 }
 
+// More than it may have, since that may change.
+static unsigned int most_slots(const struct vms *vms)
+{
+	unsigned int max = vms->options.max_sessions;
+	return max > VMS_SLOTS ? max : VMS_SLOTS;
+}
+
 static struct vm *vm_create(struct vms *vms, uint32_t cid)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -88,12 +113,12 @@ static struct vm *vm_create(struct vms *vms, uint32_t cid)
 	}
 	vm->vms = vms;
 	vm->cid = cid;
-	vm->taken = calloc(vms->options.max_sessions, sizeof(*vm->taken));
+	vm->n_slots = most_slots(vms);
+	vm->taken = calloc(vm->n_slots, sizeof(*vm->taken));
 	if (vm->taken == NULL) {
 		goto err_vm;
 	}
-	vm->page =
-		budget_page_create(&vms->options.limits, vms->options.max_sessions, &vm->page_fd);
+	vm->page = budget_page_create(&vms->options.limits, vm->n_slots, &vm->page_fd);
 	if (vm->page == NULL) {
 		goto err_taken;
 	}
@@ -111,24 +136,79 @@ err_vm:
 // The slots that are in use are below it.
 static size_t end_of_slots(const struct vm *vm)
 {
-	size_t end = vm->vms->options.max_sessions;
+	size_t end = vm->n_slots;
 	while (end > 0 && !vm->taken[end - 1]) {
 		end--;
 	}
 	return end;
 }
 
-struct vm *vms_enter(struct vms *vms, uint32_t cid, size_t *slot)
+static void print_name(const struct vm *vm, char *name, size_t len)
+{
+	if (vm->cid != 0) {
+		snprintf(name, len, "VM with CID %u", vm->cid);
+	} else {
+		snprintf(name, len, "local guests");
+	}
+}
+
+static void tell_untold(struct vm *vm, uint64_t now)
+{
+	char name[32];
+	if (vm->untold == 0 || now < vm->tell_at) {
+		return;
+	}
+	print_name(vm, name, sizeof(name));
+	log_warn("%s: %u connections were turned away: too many per second (--connection-rate)",
+		name, vm->untold);
+	vm->untold = 0;
+	vm->tell_at = now + TELL_INTERVAL;
+}
+
+static bool may_connect(struct vm *vm, uint64_t now)
+{
+	bool may = rate_take(&vm->connected_until, &vm->vms->options.connections, 1, now);
+	if (!may) {
+		vm->untold++;
+		vm->turned_away++;
+	}
+	tell_untold(vm, now);
+	return may;
+}
+
+// NULL with errno. A VM that can have too few slots now, and none is taken, is made anew.
+static struct vm *get_vm(struct vms *vms, uint32_t cid)
 {
 	struct vm *vm = find(vms, cid);
-	if (vm == NULL) {
-		vm = vm_create(vms, cid);
+	if (vm != NULL && (vm->sessions > 0 || vm->n_slots >= vms->options.max_sessions)) {
+		return vm;
 	}
+	uint64_t connected_until = 0;
+	if (vm != NULL) {
+		connected_until = vm->connected_until;
+		vm_destroy(vm);
+	}
+	vm = vm_create(vms, cid);
+	if (vm != NULL) {
+		vm->connected_until = connected_until;
+	}
+	return vm;
+}
+
+static bool is_full(const struct vm *vm)
+{
+	return vm->sessions >= vm->vms->options.max_sessions || vm->sessions == vm->n_slots;
+}
+
+struct vm *vms_enter(struct vms *vms, uint32_t cid, uint64_t now, size_t *slot)
+{
+	struct vm *vm = get_vm(vms, cid);
 	if (vm == NULL) {
 		return NULL;
 	}
-	if (vm->sessions == vms->options.max_sessions) {
-		errno = EDQUOT;
+	bool may = may_connect(vm, now);
+	if (!may || is_full(vm)) {
+		errno = may ? EDQUOT : EAGAIN;
 		return NULL;
 	}
 	*slot = 0;
@@ -159,13 +239,14 @@ void vms_print(const struct vms *vms, FILE *out, const char *program)
 {
 	struct vm *vm;
 	wl_list_for_each (vm, &vms->list, link) {
-		char title[160], name[32] = "local guests";
-		if (vm->cid != 0) {
-			snprintf(name, sizeof(name), "VM with CID %u", vm->cid);
-		}
-		snprintf(title, sizeof(title), "%s: %s\n  %-15s  %u used, %u at most, limit %u",
+		char title[240], name[32];
+		print_name(vm, name, sizeof(name));
+		snprintf(title, sizeof(title),
+			"%s: %s\n  %-15s  %u used, %u at most, limit %u\n"
+			"  %-15s  %llu turned away",
 			program, name, "sessions", vm->sessions, vm->peak,
-			vms->options.max_sessions);
+			vms->options.max_sessions, "connections",
+			(unsigned long long)vm->turned_away);
 		budget_page_print(out, title, vm->page);
 	}
 }

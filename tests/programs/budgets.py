@@ -231,3 +231,17 @@ def _(suite):
             guest.sync()
         one.check()
         other.check()
+
+
+@case("a VM that connects too often is turned away, which makes few lines")
+def _(suite):
+    with Stage(suite, host=["--connection-rate", "1:20"]) as stage:
+        turned_away = 0
+        for _ in range(200):
+            with channel.connect(stage.chan) as end:
+                end.send(channel.hello(b"teapot"))
+                turned_away += end.wait_end() == "too many connections per second (--connection-rate)"
+        check(turned_away > 0, "none is")
+        lines = [line for line in stage.host.errors().splitlines() if "(--connection-rate)" in line]
+        check(1 <= len(lines) <= max(1, turned_away // 4), f"{turned_away}: {lines}")
+        stage.check()

@@ -11,7 +11,7 @@ from channel import Interposer, hello, messages
 from harness import SLOW, Program, Skip, Stage, case_list, check, wait_until
 from peers import PRELUDE, REGISTRY, HostileGuest
 from surroundings import Channel
-from wayland import Client, message
+from wayland import Client, Ended, message
 
 CASES, case = case_list("policy")
 HOST, GUEST = "fdferry-host", "fdferry-guest"
@@ -73,6 +73,30 @@ def _(suite):
         old.sync()
         check("wl_shm" in old.globals and "wl_output" not in old.globals, old.globals)
         old.close()
+        stage.check()
+
+
+def reason_for_a_new_client(stage):
+    """Why it is turned away; None if it is not."""
+    with stage.client() as client:
+        try:
+            client.sync()
+        except Ended as ended:
+            return str(ended)
+    return None
+
+
+@case("SIGHUP: new sessions go by the new limits of their VM")
+def _(suite):
+    path = policy_file(suite, "[limits]", "max-vm-sessions = 1")
+    with Stage(suite, ["--policy", path]) as stage:  # the witness is one
+        text = reason_for_a_new_client(stage)
+        check(text and "--max-vm-sessions" in text, f"it is told {text!r}")
+        reloaded(stage, path, "[limits]", "max-vm-sessions = 5")
+        wait_until("a new client is served", lambda: reason_for_a_new_client(stage) is None)
+        reloaded(stage, path, "[limits]", "connection-rate = 1:1")
+        wait_until("a new client comes too soon",
+                   lambda: "--connection-rate" in (reason_for_a_new_client(stage) or ""))
         stage.check()
 
 
@@ -278,7 +302,9 @@ def _(suite):
     with context_compositor(suite, socket, REFUSE_CONTEXTS="1"):
         with Pair(suite, socket) as pair, Client(pair.display) as client:
             text, _ = client.wait_end()
-            check(text and "cannot make a security context" in text, f"it is told {text!r}")
+            check(text and text.endswith("cannot make a security context of the compositor"),
+                  f"it is told {text!r}")
+            wait_until("the log says where", lambda: f"compositor at {socket}: " in pair.host.errors())
 
 
 @case("where contexts are required, a compositor without them serves nobody")

@@ -150,6 +150,27 @@ static void every_limit_has_its_options(void **state)
 	}
 }
 
+static void a_vm_has_a_rate_of_connections(void **state)
+{
+	(void)state;
+	struct host_options options;
+	const struct rate *rate = &options.vms.connections;
+	assert_int_equal(parse(&options, LISTEN), OPTIONS_STATUS_RUN);
+	assert_int_equal(rate->per_second, 100);
+	assert_int_equal(rate->burst, 1000);
+	assert_int_equal(parse(&options, LISTEN, "--connection-rate", "7"), OPTIONS_STATUS_RUN);
+	assert_int_equal(rate->per_second, 7);
+	assert_int_equal(rate->burst, 70);
+	assert_int_equal(parse(&options, LISTEN, "--connection-rate", "7:9"), OPTIONS_STATUS_RUN);
+	assert_int_equal(rate->per_second, 7);
+	assert_int_equal(rate->burst, 9);
+	static const char *const wrong[] = {"", "0", "7:", "7:0", ":7", "7:8:9", "x", "-1",
+		"1000000001", "1:1000000001", "000000000000000000000000001"};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_int_equal(parse(&options, LISTEN, "--connection-rate", wrong[i]), 2);
+	}
+}
+
 static void memory_has_units(void **state)
 {
 	(void)state;
@@ -300,6 +321,7 @@ int main(void)
 		fd_count_test(a_vsock_device_needs_its_listener),
 		fd_count_test(limits_of_a_vm_follow_from_those_of_a_session),
 		fd_count_test(every_limit_has_its_options),
+		fd_count_test(a_vm_has_a_rate_of_connections),
 		fd_count_test(memory_has_units),
 		fd_count_test(a_policy_has_a_file_and_the_machine_its_name),
 		fd_count_test(requests_can_be_denied),
