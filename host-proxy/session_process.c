@@ -36,28 +36,33 @@ struct preparation {
 	struct handshake_hello hello; // the session borrows its contents
 };
 
-static void refuse(int channel_fd, uint32_t code, const char *text)
-{
-	log_limited(LOG_WARN, "refused: %s", text);
-	handshake_refuse(channel_fd, code, text);
-}
-
-static bool read_hello(struct channel_input *input, struct handshake_hello *hello)
-{
-	const char *wrong = handshake_read(input, HELLO_TIMEOUT_MS, hello);
-	if (wrong != NULL) {
-		refuse(input->fd, hello->refuse, wrong);
-	}
-	return wrong == NULL;
-}
-
-// Many processes could write many lines of it, so the parent logs it.
-static void deny(const struct preparation *preparation, int channel_fd, const char *text)
+// Many processes could write many lines of it, so the parent logs it, if there still is one.
+static void report(const struct preparation *preparation, const char *text)
 {
 	struct record_denied record = {.type = RECORD_DENIED};
 	snprintf(record.text, sizeof(record.text), "%s", text);
-	workers_report(preparation->options->program.session_fd, &record, sizeof(record), -1);
-	handshake_refuse(channel_fd, CHANNEL_REFUSE_AUTHENTICATION, text);
+	int fd = preparation->options->program.session_fd;
+	if (workers_report(fd, &record, sizeof(record), -1) < 0) {
+		log_limited(LOG_WARN, "the guest was turned away: %s", text);
+	}
+}
+
+static void refuse(
+	const struct preparation *preparation, int channel_fd, uint32_t code, const char *text)
+{
+	report(preparation, text);
+	handshake_refuse(channel_fd, code, text);
+}
+
+static bool read_hello(struct preparation *preparation)
+{
+	struct channel_input *input = preparation->input;
+	struct handshake_hello *hello = &preparation->hello;
+	const char *wrong = handshake_read(input, HELLO_TIMEOUT_MS, hello);
+	if (wrong != NULL) {
+		refuse(preparation, input->fd, hello->refuse, wrong);
+	}
+	return wrong == NULL;
 }
 
 static bool authenticate(const struct preparation *preparation, int channel_fd)
@@ -70,54 +75,62 @@ static bool authenticate(const struct preparation *preparation, int channel_fd)
 	}
 	token_wipe(&token);
 	if (wrong != NULL) {
-		deny(preparation, channel_fd, wrong);
+		refuse(preparation, channel_fd, CHANNEL_REFUSE_AUTHENTICATION, wrong);
 	}
 	return wrong == NULL;
 }
 
 // NULL: the guest has been told so.
 static const struct service *find_service(
-	int channel_fd, const struct services *services, const char *name)
+	const struct preparation *preparation, int channel_fd, const char *name)
 {
+	const struct services *services = &preparation->options->program.services;
 	const struct service *service = services_find(services, name);
 	if (service == NULL) {
 		char text[128];
 		// What is no name could forge lines of the log.
 		snprintf(text, sizeof(text), "no such service here: %s",
 			service_name_is_valid(name) ? name : "(not a name)");
-		refuse(channel_fd, CHANNEL_REFUSE_SERVICE, text);
+		refuse(preparation, channel_fd, CHANNEL_REFUSE_SERVICE, text);
 	}
 	return service;
 }
 
+// Where the service is, and why it is not reached, is for the host's log only.
+static void refuse_unreachable(const struct preparation *preparation, int channel_fd,
+	const struct service *service, const char *what, int error)
+{
+	char text[320];
+	const char *name = service_is_wayland(service) ? "the compositor" : service->name;
+	snprintf(text, sizeof(text), "%s %s at %s: %s", what, name, service->address.path,
+		strerror(-error));
+	report(preparation, text);
+	snprintf(text, sizeof(text), "%s %s", what, name);
+	handshake_refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
+}
+
 // -1: the guest has been told why.
-static int connect_service(int channel_fd, const struct service *service)
+static int connect_service(
+	const struct preparation *preparation, int channel_fd, const struct service *service)
 {
 	int fd = transport_connect(&service->address);
 	if (fd < 0) {
-		char text[384];
-		snprintf(text, sizeof(text), "cannot connect to %s at %s: %s",
-			service_is_wayland(service) ? "the compositor" : service->name,
-			service->address.path, strerror(-fd));
-		refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
+		refuse_unreachable(preparation, channel_fd, service, "cannot connect to", fd);
 		return -1;
 	}
 	return fd;
 }
 
-static void refuse_context(int channel_fd, const struct service *compositor, int error)
+static void refuse_context(const struct preparation *preparation, int channel_fd,
+	const struct service *compositor, int error)
 {
-	char text[384];
 	if (error == -EOPNOTSUPP) {
-		snprintf(text, sizeof(text),
-			"the compositor at %s has no security contexts, which the host requires",
-			compositor->address.path);
+		refuse(preparation, channel_fd, CHANNEL_REFUSE_UNREACHABLE,
+			"the compositor has no security contexts, which the host requires");
 	} else {
-		snprintf(text, sizeof(text),
-			"cannot make a security context of the compositor at %s: %s",
-			compositor->address.path, strerror(-error));
+		refuse_unreachable(preparation, channel_fd, compositor,
+			"cannot make a security context of", error);
 	}
-	refuse(channel_fd, CHANNEL_REFUSE_UNREACHABLE, text);
 }
 
 // If it is not known, it takes a connection to find out.
@@ -149,16 +162,16 @@ static int connect_compositor(
 	};
 	snprintf(instance, sizeof(instance), "%d", (int)getpid());
 	bool ask = may_have_contexts(preparation, compositor); // this one, not a later one
-	int fd = connect_service(channel_fd, compositor);
+	int fd = connect_service(preparation, channel_fd, compositor);
 	if (fd < 0 || !ask) {
 		return fd;
 	}
 	fd = security_context_connect(&context, fd, &preparation->context_fd);
 	if (fd == -EOPNOTSUPP && options->security_context == SECURITY_CONTEXT_AUTO) {
-		return connect_service(channel_fd, compositor);
+		return connect_service(preparation, channel_fd, compositor);
 	}
 	if (fd < 0) {
-		refuse_context(channel_fd, compositor, fd);
+		refuse_context(preparation, channel_fd, compositor, fd);
 	}
 	return fd;
 }
@@ -224,23 +237,22 @@ static void handle_attached(void *data, int fd)
 static int open_service(
 	struct preparation *preparation, int channel_fd, struct session_options *session)
 {
-	const struct services *services = &preparation->options->program.services;
 	if (!preparation->has_policy) {
-		refuse(channel_fd, CHANNEL_REFUSE_BUSY, "the host cannot read its policy");
+		refuse(preparation, channel_fd, CHANNEL_REFUSE_BUSY,
+			"the host cannot read its policy");
 		return -1;
 	}
-	if (!read_hello(preparation->input, &preparation->hello) ||
-		!authenticate(preparation, channel_fd)) {
+	if (!read_hello(preparation) || !authenticate(preparation, channel_fd)) {
 		return -1;
 	}
 	const struct service *service =
-		find_service(channel_fd, services, preparation->hello.service);
+		find_service(preparation, channel_fd, preparation->hello.service);
 	if (service == NULL) {
 		return -1;
 	}
 	fill_session(preparation, service, session);
 	return service_is_wayland(service) ? connect_compositor(preparation, channel_fd, service)
-					   : connect_service(channel_fd, service);
+					   : connect_service(preparation, channel_fd, service);
 }
 
 // Our own vsock device lends what it has of the guest's bytes.

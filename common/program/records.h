@@ -44,10 +44,11 @@ struct record_stored {
 	struct content_hash hash;
 };
 
-// From the worker: who connected has not proved who it is.
+// From the worker: who connected was turned away. Many processes could write many lines of it, so the
+// parent logs it.
 struct record_denied {
 	uint32_t type;
-	char text[124]; // with a NUL
+	char text[316]; // with a NUL
 };
 
 // Either way, about an eventfd that several sessions may pass. Fd: one, or none.

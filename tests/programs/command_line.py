@@ -214,7 +214,8 @@ def _(suite):
         stage.compositor.close()
         with stage.client() as client:
             text, _ = client.wait_end()
-        check(text and "cannot connect to the compositor" in text, f"it is told {text!r}")
+        check(text and text.endswith("cannot connect to the compositor"), f"it is told {text!r}")
+        check(stage.compositor.path in stage.host.errors(), "the log does not say where")
         check(stage.host.alive() and stage.guest.alive(), "a program ended")
         stage.compositor = Compositor(stage.compositor.path)  # for the end of the stage
         with stage.client() as client:

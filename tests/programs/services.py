@@ -167,7 +167,10 @@ def _(suite):
     with Pair(suite, ["--service", "one=unix:{dir}/h1"],
               ["--service", "one=unix:{dir}/g1"]) as pair:
         check_end(pair.client("g1"))
-        pair.check_told(*(2 * [f"cannot connect to one at {pair.path('h1')}: No such file"]))
+        where = pair.path("h1")
+        pair.check_told(f"was turned away: cannot connect to one at {where}: No such file",
+                        "refused by the host: cannot connect to one")
+        check(where not in pair.guest.errors(), f"the guest knows where: {pair.guest.errors()}")
         pair.check_carried(pair.client("g1"), pair.service("h1"))
 
 
