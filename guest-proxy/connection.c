@@ -12,6 +12,7 @@
 #include "relay/handshake.h"
 #include "relay/token.h"
 
+#define HELLO_TIMEOUT_MS 30000
 // The host answers as soon as it has a process for us.
 #define PROOF_TIMEOUT_MS 30000
 
@@ -50,7 +51,7 @@ static const char *prove(int channel_fd, const struct token *token,
 static const char *shake_hands(int channel_fd, struct handshake_hello *hello,
 	const struct token *token, struct handshake_text *text)
 {
-	int error = handshake_open(channel_fd, hello);
+	int error = handshake_open(channel_fd, hello, HELLO_TIMEOUT_MS);
 	// A host that has closed already has said why: that is read next.
 	if (error < 0 && error != -EPIPE && error != -ECONNRESET) {
 		return strerror(-error);

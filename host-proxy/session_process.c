@@ -21,8 +21,9 @@
 #include "relay/session.h"
 #include "relay/token.h"
 
-#define HELLO_TIMEOUT_MS 10000
-#define PROOF_TIMEOUT_MS 10000
+#define HELLO_TIMEOUT_MS   10000
+#define PROOF_TIMEOUT_MS   10000
+#define WELCOME_TIMEOUT_MS 10000
 
 struct preparation {
 	struct host_options *options;
@@ -273,7 +274,8 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 	if (local_fd < 0) {
 		return -1;
 	}
-	int error = handshake_welcome(channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN);
+	int error = handshake_welcome(
+		channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN, WELCOME_TIMEOUT_MS);
 	if (error < 0) {
 		log_error("the guest is gone: %s", strerror(-error));
 		close(local_fd);

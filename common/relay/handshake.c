@@ -45,20 +45,34 @@ void handshake_boot_id(uint8_t boot_id[16])
 	memcpy(boot_id, ours, sizeof(ours));
 }
 
-/* The other side reads at once, so a blocking write of a few hundred bytes is no risk. */
-static int send_all(int fd, const void *data, size_t len, int flags)
+static uint64_t deadline_in(int timeout_ms)
+{
+	return channel_clock() + (uint64_t)timeout_ms * 1000000;
+}
+
+/* True: it is time to try, or something else has interrupted. */
+static bool wait_for(int fd, short events, uint64_t deadline)
+{
+	struct pollfd waiting = {.fd = fd, .events = events};
+	uint64_t now = channel_clock();
+	int left = now < deadline ? (int)((deadline - now) / 1000000) + 1 : 0;
+	return poll(&waiting, 1, left) != 0;
+}
+
+/* 0, or -errno; -ETIMEDOUT if the other side does not read. Never blocks with a deadline of 0. */
+static int send_all(int fd, const void *data, size_t len, uint64_t deadline)
 {
 	const uint8_t *at = data;
 	while (len > 0) {
-		ssize_t n = send(fd, at, len, MSG_NOSIGNAL | flags);
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n < 0) {
+		ssize_t n = send(fd, at, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0) {
+			at += n;
+			len -= (size_t)n;
+		} else if (errno == EAGAIN && !wait_for(fd, POLLOUT, deadline)) {
+			return -ETIMEDOUT;
+		} else if (errno != EAGAIN && errno != EINTR) {
 			return -errno;
 		}
-		at += n;
-		len -= (size_t)n;
 	}
 	return 0;
 }
@@ -70,13 +84,13 @@ struct packet {
 };
 
 static int send_packet(
-	int fd, struct packet *packet, uint16_t type, uint32_t arg, size_t len, int flags)
+	int fd, struct packet *packet, uint16_t type, uint32_t arg, size_t len, uint64_t deadline)
 {
 	packet->header = (struct channel_header){.length = (uint32_t)len, .type = type, .arg = arg};
-	return send_all(fd, packet, sizeof(packet->header) + len, flags);
+	return send_all(fd, packet, sizeof(packet->header) + len, deadline);
 }
 
-int handshake_open(int fd, struct handshake_hello *hello)
+int handshake_open(int fd, struct handshake_hello *hello, int timeout_ms)
 {
 	struct packet packet;
 	handshake_boot_id(hello->boot_id);
@@ -100,15 +114,7 @@ int handshake_open(int fd, struct handshake_hello *hello)
 	memcpy(at + sizeof(head) + name, hello->contents, hello->n_contents * CONTENT_HASH_SIZE);
 	size_t len = sizeof(head) + name + hello->n_contents * CONTENT_HASH_SIZE;
 	token_hash(packet.payload, len, hello->hash);
-	return send_packet(fd, &packet, CHANNEL_HELLO, 0, len, 0);
-}
-
-static bool wait_readable(int fd, uint64_t deadline)
-{
-	struct pollfd readable = {.fd = fd, .events = POLLIN};
-	uint64_t now = channel_clock();
-	int left = now < deadline ? (int)((deadline - now) / 1000000) + 1 : 0;
-	return poll(&readable, 1, left) != 0; // when interrupted, too
+	return send_packet(fd, &packet, CHANNEL_HELLO, 0, len, deadline_in(timeout_ms));
 }
 
 // 0; -ECONNRESET if the connection ends before all has come, -ETIMEDOUT.
@@ -122,16 +128,11 @@ static int receive_all(struct channel_input *input, void *data, size_t len, uint
 			rest.iov_len -= (size_t)n;
 		} else if (n != -EAGAIN) {
 			return -ECONNRESET;
-		} else if (!wait_readable(input->fd, deadline)) {
+		} else if (!wait_for(input->fd, POLLIN, deadline)) {
 			return -ETIMEDOUT;
 		}
 	}
 	return 0;
-}
-
-static uint64_t deadline_in(int timeout_ms)
-{
-	return channel_clock() + (uint64_t)timeout_ms * 1000000;
 }
 
 // Receives one frame, of which no byte is known to be true yet. Its length is checked by the caller
@@ -207,7 +208,8 @@ const char *handshake_read(
 	return error != 0 ? hello_missing(error) : decode_hello(&packet, hello);
 }
 
-int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features)
+int handshake_welcome(
+	int fd, const struct handshake_hello *hello, uint32_t features, int timeout_ms)
 {
 	struct packet packet;
 	struct channel_welcome welcome = {
@@ -221,7 +223,8 @@ int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t feat
 	channel_put64(welcome.received_clock, hello->received);
 	channel_put64(welcome.sent_clock, now);
 	memcpy(packet.payload, &welcome, sizeof(welcome));
-	return send_packet(fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), 0);
+	return send_packet(
+		fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), deadline_in(timeout_ms));
 }
 
 void handshake_refuse(int fd, uint32_t code, const char *text)
@@ -229,7 +232,7 @@ void handshake_refuse(int fd, uint32_t code, const char *text)
 	struct packet packet;
 	size_t len = strnlen(text, CHANNEL_MAX_TEXT);
 	memcpy(packet.payload, text, len);
-	send_packet(fd, &packet, CHANNEL_REFUSE, code, len, MSG_DONTWAIT);
+	send_packet(fd, &packet, CHANNEL_REFUSE, code, len, 0);
 	shutdown(fd, SHUT_WR);
 }
 
@@ -249,18 +252,19 @@ static bool receive_proof(
 	return true;
 }
 
-static int send_proof(int fd, const struct channel_proof *proof)
+static int send_proof(int fd, const struct channel_proof *proof, uint64_t deadline)
 {
 	struct packet packet;
 	memcpy(packet.payload, proof, sizeof(*proof));
-	return send_packet(fd, &packet, CHANNEL_PROOF, 0, sizeof(*proof), 0);
+	return send_packet(fd, &packet, CHANNEL_PROOF, 0, sizeof(*proof), deadline);
 }
 
-static int send_challenge(int fd, const struct token_transcript *transcript)
+static int send_challenge(int fd, const struct token_transcript *transcript, uint64_t deadline)
 {
 	struct packet packet;
 	memcpy(packet.payload, transcript->host_nonce, sizeof(struct channel_challenge));
-	return send_packet(fd, &packet, CHANNEL_CHALLENGE, 0, sizeof(struct channel_challenge), 0);
+	return send_packet(
+		fd, &packet, CHANNEL_CHALLENGE, 0, sizeof(struct channel_challenge), deadline);
 }
 
 // The guest goes first: who only connects learns nothing of the token, not even a proof to try
@@ -270,7 +274,8 @@ static bool guest_proves(struct channel_input *input, const struct token *token,
 {
 	struct channel_proof proof;
 	token_nonce(transcript->host_nonce);
-	if (send_challenge(input->fd, transcript) < 0 || !receive_proof(input, &proof, deadline)) {
+	if (send_challenge(input->fd, transcript, deadline) < 0 ||
+		!receive_proof(input, &proof, deadline)) {
 		return false;
 	}
 	memcpy(transcript->guest_nonce, proof.nonce, sizeof(proof.nonce));
@@ -291,11 +296,12 @@ const char *handshake_demand_proof(struct channel_input *input, const struct tok
 		return "the host has a token, but the guest has none (--token-file)";
 	}
 	memcpy(transcript.hello, hello->hash, sizeof(transcript.hello));
-	if (!guest_proves(input, token, &transcript, deadline_in(timeout_ms))) {
+	uint64_t deadline = deadline_in(timeout_ms);
+	if (!guest_proves(input, token, &transcript, deadline)) {
 		return "the guest did not prove that it has the host's token";
 	}
 	token_prove(token, TOKEN_HOST, &transcript, answer.proof);
-	return send_proof(input->fd, &answer) < 0 ? "the guest is gone" : NULL;
+	return send_proof(input->fd, &answer, deadline) < 0 ? "the guest is gone" : NULL;
 }
 
 static const char unproven[] = "the host did not prove that it has the guest's token";
@@ -339,7 +345,7 @@ const char *handshake_prove(struct channel_input *input, const struct token *tok
 	token_nonce(transcript.guest_nonce);
 	memcpy(ours.nonce, transcript.guest_nonce, sizeof(ours.nonce));
 	token_prove(token, TOKEN_GUEST, &transcript, ours.proof);
-	if (send_proof(input->fd, &ours) < 0) {
+	if (send_proof(input->fd, &ours, deadline) < 0) {
 		return "the host is gone";
 	}
 	wrong = expect(input, CHANNEL_PROOF, sizeof(struct channel_proof), &packet, deadline, text);

@@ -37,8 +37,9 @@ struct handshake_text {
 	char text[CHANNEL_MAX_TEXT + 32];
 };
 
-// Fills in boot_id, clock and hash, and writes HELLO to the blocking socket fd. 0 or -errno.
-int handshake_open(int fd, struct handshake_hello *hello);
+// Fills in boot_id, clock and hash, and writes HELLO. 0 or -errno; -ETIMEDOUT: the other side has not
+// taken it within timeout_ms.
+int handshake_open(int fd, struct handshake_hello *hello, int timeout_ms);
 
 // Reads HELLO, waiting at most timeout_ms. NULL, or in one static phrase what is wrong: the caller
 // refuses with it.
@@ -53,8 +54,9 @@ const char *handshake_demand_proof(struct channel_input *input, const struct tok
 // is not to be trusted with a session: one phrase, which may be in text.
 const char *handshake_prove(struct channel_input *input, const struct token *token,
 	const struct handshake_hello *hello, int timeout_ms, struct handshake_text *text);
-// Writes WELCOME. 0 or -errno.
-int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features);
+// Writes WELCOME. 0 or -errno, as handshake_open.
+int handshake_welcome(
+	int fd, const struct handshake_hello *hello, uint32_t features, int timeout_ms);
 // Writes REFUSE with a code of protocol/channel.h and a text for people. Never blocks; errors are
 // of no interest: the connection is closed anyway.
 void handshake_refuse(int fd, uint32_t code, const char *text);

@@ -236,7 +236,7 @@ static void create_side(
 	side->budget.limits = limits;
 	if (which == GUEST) {
 		const struct handshake_hello hello = {.service = "wayland"};
-		fuzz_check(handshake_welcome(side->channel, &hello, 0) == 0, "WELCOME is sent");
+		fuzz_check(handshake_welcome(side->channel, &hello, 0, 0) == 0, "WELCOME is sent");
 	}
 	side->session = session_create(&options);
 	fuzz_check(side->session != NULL, "a session can be made");

@@ -24,11 +24,12 @@
  * The program itself, whose path is the first argument, with a VMM that is the test.
  */
 
-#define TRIES   500 // of 20 ms
-#define BRIDGED 1022
-#define CHANNEL 7000
-#define LISTENS 22    // port of the guest
-#define PART    60000 // bytes of a frame
+#define PATIENCE_MS 10000
+#define TRIES       500 // of 20 ms
+#define BRIDGED     1022
+#define CHANNEL     7000
+#define LISTENS     22    // port of the guest
+#define PART        60000 // bytes of a frame
 
 static char *program;
 
@@ -273,7 +274,7 @@ static void send_hello(struct stage *stage)
 	uint8_t bytes[4096];
 	int pair[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	assert_int_equal(handshake_open(pair[0], &hello), 0);
+	assert_int_equal(handshake_open(pair[0], &hello, PATIENCE_MS), 0);
 	ssize_t n = recv(pair[1], bytes, sizeof(bytes), 0);
 	send_bytes(stage, bytes, (size_t)n);
 	close(pair[0]);

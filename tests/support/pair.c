@@ -46,7 +46,7 @@ static void handle_ended(void *data, const char *reason)
 static void send_welcome(int fd, const struct handshake_hello *hello, int64_t ahead)
 {
 	if (ahead == 0) {
-		check(handshake_welcome(fd, hello, 0) == 0, "WELCOME");
+		check(handshake_welcome(fd, hello, 0, 0) == 0, "WELCOME");
 		return;
 	}
 	struct {
@@ -151,7 +151,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		for (size_t i = 0; options->contents != NULL && i < options->contents->count; i++) {
 			hello.contents[hello.n_contents++] = options->contents->entries[i].hash;
 		}
-		check(handshake_open(channel[0], &hello) == 0, "HELLO");
+		check(handshake_open(channel[0], &hello, 0) == 0, "HELLO");
 	}
 	struct handshake_hello *hello = &pair->hello;
 	if (!options->no_host) {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -101,7 +102,7 @@ static void what_is_opened_is_read(void **state)
 		uint8_t boot_id[16], byte;
 		channel_pair_create(ends);
 		uint64_t before = channel_clock();
-		assert_int_equal(handshake_open(ends[0], &hello), 0);
+		assert_int_equal(handshake_open(ends[0], &hello, PATIENCE_MS), 0);
 		assert_int_equal(write(ends[0], "x", 1), 1); // the next frame
 		struct handshake_hello read;
 		struct channel_input *input = channel_input_create(ends[1]);
@@ -263,10 +264,57 @@ static void a_connection_that_is_gone_is_an_error_for_who_opens(void **state)
 	channel_pair_create(ends);
 	close(ends[1]);
 	wait_for(ends[0], POLLRDHUP);
-	assert_int_equal(handshake_open(ends[0], &hello), -EPIPE);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0), -EPIPE);
+	assert_int_equal(handshake_open(ends[0], &hello, PATIENCE_MS), -EPIPE);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, PATIENCE_MS), -EPIPE);
 	handshake_refuse(ends[0], CHANNEL_REFUSE_BUSY, "busy");
 	close(ends[0]);
+}
+
+static void fill(int fd)
+{
+	static const uint8_t bytes[4096];
+	for (size_t len = sizeof(bytes); len > 0; len /= 2) {
+		while (send(fd, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+		}
+	}
+}
+
+static void a_peer_that_does_not_read_is_not_waited_for(void **state)
+{
+	(void)state;
+	struct handshake_hello hello = {.service = "wayland"};
+	int ends[2];
+	channel_pair_create(ends);
+	fill(ends[0]);
+	assert_int_equal(handshake_open(ends[0], &hello, 1), -ETIMEDOUT);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, 1), -ETIMEDOUT);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, 0), -ETIMEDOUT);
+	handshake_refuse(ends[0], CHANNEL_REFUSE_BUSY, "busy");
+	close(ends[0]);
+	close(ends[1]);
+}
+
+static void what_a_peer_reads_late_is_sent(void **state)
+{
+	(void)state;
+	struct handshake_hello hello = {.service = "wayland"};
+	int ends[2];
+	channel_pair_create(ends);
+	fill(ends[0]);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(ends[1]);
+		_exit(handshake_open(ends[0], &hello, PATIENCE_MS) == 0 ? 0 : 1);
+	}
+	close(ends[0]);
+	uint8_t bytes[4096];
+	while (recv(ends[1], bytes, sizeof(bytes), 0) > 0) {
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	close(ends[1]);
 }
 
 static void welcome_gives_back_what_hello_said(void **state)
@@ -280,7 +328,7 @@ static void welcome_gives_back_what_hello_said(void **state)
 	int ends[2];
 	uint8_t boot_id[16];
 	channel_pair_create(ends);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0x3c), 0);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0x3c, PATIENCE_MS), 0);
 	close(ends[0]);
 	assert_int_equal(recv(ends[1], &read, sizeof(read), 0), sizeof(read));
 	assert_int_equal(read.header.type, CHANNEL_WELCOME);
@@ -352,6 +400,8 @@ int main(void)
 		fd_count_test(too_many_contents_are_wrong),
 		fd_count_test(a_nul_in_the_name_is_wrong),
 		fd_count_test(a_connection_that_is_gone_is_an_error_for_who_opens),
+		fd_count_test(a_peer_that_does_not_read_is_not_waited_for),
+		fd_count_test(what_a_peer_reads_late_is_sent),
 		fd_count_test(welcome_gives_back_what_hello_said),
 		fd_count_test(refuse_says_why_and_ends_the_stream),
 		fd_count_test(refuse_does_not_wait_for_a_peer_that_does_not_read),

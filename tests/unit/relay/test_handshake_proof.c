@@ -81,7 +81,7 @@ static int guest_status(int fd, const struct token *token, uint32_t features)
 {
 	struct handshake_hello hello = {.service = "wayland", .features = features};
 	struct handshake_text text;
-	if (handshake_open(fd, &hello) < 0) {
+	if (handshake_open(fd, &hello, PATIENCE_MS) < 0) {
 		return 3;
 	}
 	const char *wrong = prove(fd, token, &hello, &text);
@@ -171,7 +171,7 @@ static const char *host_says(const void *data, size_t len)
 	struct handshake_text text;
 	int ends[2];
 	channel_pair_create(ends);
-	assert_int_equal(handshake_open(ends[0], &hello), 0);
+	assert_int_equal(handshake_open(ends[0], &hello, PATIENCE_MS), 0);
 	send_frame(ends[1], data, len);
 	shutdown(ends[1], SHUT_WR);
 	const char *wrong = prove(ends[0], &token, &hello, &text);
@@ -288,9 +288,30 @@ static void a_guests_own_proof_does_not_prove_a_host(void **state)
 	close(fd);
 }
 
+static void who_does_not_read_is_not_waited_for(void **state)
+{
+	(void)state;
+	static const uint8_t bytes[1024];
+	struct token token = new_token("0123456789abcdef");
+	const struct handshake_hello hello = {.features = CHANNEL_FEATURE_TOKEN};
+	int ends[2];
+	channel_pair_create(ends);
+	for (size_t len = sizeof(bytes); len > 0; len /= 2) {
+		while (send(ends[1], bytes, len, MSG_DONTWAIT) > 0) {
+		}
+	}
+	struct channel_input *input = channel_input_create(ends[1]);
+	assert_non_null(input);
+	assert_string_equal(handshake_demand_proof(input, &token, &hello, 1), unproven_guest);
+	channel_input_destroy(input);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(who_does_not_read_is_not_waited_for),
 		fd_count_test(who_has_the_same_token_is_believed),
 		fd_count_test(a_side_without_a_token_is_refused_and_two_are_not),
 		fd_count_test(a_host_that_proves_nothing_is_not_believed),
