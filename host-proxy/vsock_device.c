@@ -28,7 +28,7 @@ struct vsock_device {
 	struct virtio_vsock_config space;
 	struct vhost_user *vhost;
 	struct vsock_sender *sender;
-	struct event *more;              // what one wake-up left
+	struct event *more;              // timer: what one wake-up left
 	struct wl_list buckets[BUCKETS]; // vsock_connection.link
 	struct wl_list waiting;          // vsock_connection.waiting: for room
 	struct evbuffer *resets;         // headers, likewise
@@ -81,6 +81,14 @@ static void close_all(struct vsock_device *device)
 	evbuffer_drain(device->resets, evbuffer_get_length(device->resets));
 }
 
+// When all others have had their turn: libevent would run an event that is made active again before it
+// looks at any fd.
+static void handle_more_later(struct vsock_device *device)
+{
+	static const struct timeval now = {0};
+	event_add(device->more, &now);
+}
+
 static bool may_send_more_resets(const struct vsock_device *device)
 {
 	return evbuffer_get_length(device->resets) < RESETS_MAX * VSOCK_HEADER;
@@ -96,7 +104,7 @@ static bool send_resets(struct vsock_device *device)
 		evbuffer_drain(device->resets, room ? sizeof(header) : 0);
 	}
 	if (had_many && may_send_more_resets(device)) {
-		event_active(device->more, EV_TIMEOUT, 0);
+		handle_more_later(device);
 	}
 	return room;
 }
@@ -357,7 +365,7 @@ static void handle_packets(struct vsock_device *device)
 		n++;
 	}
 	if (n == PACKETS_PER_WAKE) {
-		event_active(device->more, EV_TIMEOUT, 0);
+		handle_more_later(device);
 	}
 }
 
@@ -466,7 +474,7 @@ static bool create_parts(struct vsock_device *device)
 	}
 	device->sender = calloc(1, sizeof(*device->sender));
 	device->resets = evbuffer_new();
-	device->more = event_new(device->config.base, -1, 0, handle_more, device);
+	device->more = evtimer_new(device->config.base, handle_more, device);
 	device->drained = evtimer_new(device->config.base, handle_drained, device);
 	if (device->sender == NULL || device->resets == NULL || device->more == NULL ||
 		device->drained == NULL) {

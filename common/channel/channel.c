@@ -34,6 +34,7 @@ struct channel {
 	void *data;
 	struct event *read_event;
 	struct event *write_event;
+	struct event *more_event; // timer: reading goes on
 
 	uint8_t *in; // the unread bytes are in[in_start .. in_end)
 	size_t in_start, in_end;
@@ -68,6 +69,9 @@ static void free_channel(struct channel *channel)
 	if (channel->write_event != NULL) {
 		event_free(channel->write_event);
 	}
+	if (channel->more_event != NULL) {
+		event_free(channel->more_event);
+	}
 	if (channel->out != NULL) {
 		evbuffer_free(channel->out);
 	}
@@ -86,6 +90,7 @@ static void finish(struct channel *channel, int error, const char *reason)
 	channel->over = true;
 	event_del(channel->read_event);
 	event_del(channel->write_event);
+	event_del(channel->more_event);
 	channel->handler->ended(channel->data, error, reason);
 }
 
@@ -343,11 +348,15 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 	return got;
 }
 
-/* What is left of a turn comes in the next one, though the socket may be silent. */
+/*
+ * What is left of a turn comes in the next one, though the socket may be silent. All others have their
+ * turn before: libevent would run an event that is made active again before it looks at any fd.
+ */
 static void read_on(struct channel *channel)
 {
+	static const struct timeval now = {0};
 	if (!channel->destroyed && !channel->over && channel_input_has_more(channel->input)) {
-		event_active(channel->read_event, EV_READ, 0);
+		event_add(channel->more_event, &now);
 	}
 }
 
@@ -431,9 +440,10 @@ struct channel *channel_create_with_input(struct event_base *base, int fd,
 	channel->out = evbuffer_new();
 	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
 	channel->write_event = event_new(base, fd, EV_WRITE | EV_PERSIST, handle_writable, channel);
+	channel->more_event = evtimer_new(base, handle_readable, channel);
 	if (input == NULL || channel->in == NULL || channel->out == NULL ||
 		channel->read_event == NULL || channel->write_event == NULL ||
-		event_add(channel->read_event, NULL) < 0) {
+		channel->more_event == NULL || event_add(channel->read_event, NULL) < 0) {
 		free_channel(channel);
 		errno = ENOMEM;
 		return NULL;
@@ -454,6 +464,7 @@ void channel_destroy(struct channel *channel)
 	channel->destroyed = true;
 	event_del(channel->read_event);
 	event_del(channel->write_event);
+	event_del(channel->more_event);
 	if (!channel->dispatching) {
 		free_channel(channel);
 	}

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -50,6 +51,7 @@ struct fixture {
 	struct received received[256];
 	struct channel_mem_write write; // the last that was placed
 	unsigned int placed, written, ended, drained, settled;
+	size_t seen_by_other; // of what was received, when another event had its turn
 	int error;
 	char reason[128];
 };
@@ -1268,11 +1270,99 @@ static void destroying_no_channel_is_fine(void **state)
 	channel_destroy(NULL);
 }
 
+// An input of which there is always more, up to a number of frames, while the socket is silent.
+struct endless {
+	struct channel_input input;
+	int event; // readable from half of the first 32 frames on
+	unsigned int read;
+};
+
+#define ENDLESS_MAX 200 // frames
+
+static ssize_t endless_read(struct channel_input *input, const struct iovec *pieces, size_t n)
+{
+	struct endless *endless = (struct endless *)input;
+	const struct channel_header header = {.type = CHANNEL_CLOSE, .id = 1};
+	char byte;
+	recv(input->fd, &byte, 1, MSG_DONTWAIT);
+	if (endless->read == ENDLESS_MAX) {
+		return -EAGAIN;
+	}
+	assert_true(pieces[n - 1].iov_len >= sizeof(header));
+	memcpy(pieces[n - 1].iov_base, &header, sizeof(header));
+	if (++endless->read == 16) {
+		eventfd_write(endless->event, 1);
+	}
+	return sizeof(header);
+}
+
+static bool endless_has_more(const struct channel_input *input)
+{
+	return ((const struct endless *)input)->read < ENDLESS_MAX;
+}
+
+static void endless_destroy(struct channel_input *input)
+{
+	close(((struct endless *)input)->event);
+	free(input);
+}
+
+static const struct channel_input_interface endless_interface = {
+	.read = endless_read,
+	.has_more = endless_has_more,
+	.destroy = endless_destroy,
+};
+
+static struct endless *new_endless(int fd)
+{
+	struct endless *endless = calloc(1, sizeof(*endless));
+	assert_non_null(endless);
+	endless->input = (struct channel_input){
+		.interface = &endless_interface, .fd = fd, .read_ahead = PAGE};
+	endless->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return endless;
+}
+
+static void note_other(evutil_socket_t fd, short what, void *data)
+{
+	struct fixture *fixture = data;
+	eventfd_t count;
+	(void)what;
+	eventfd_read(fd, &count);
+	fixture->seen_by_other = fixture->n_received;
+}
+
+static void what_has_more_leaves_other_events_their_turn(void **state)
+{
+	(void)state;
+	struct fixture fixture = {.base = event_base_new()};
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	struct endless *endless = new_endless(pair[0]);
+	fixture.channel = channel_create_with_input(
+		fixture.base, pair[0], &endless->input, &handler, &fixture);
+	assert_non_null(fixture.channel);
+	struct event *other =
+		event_new(fixture.base, endless->event, EV_READ | EV_PERSIST, note_other, &fixture);
+	event_add(other, NULL);
+	assert_int_equal(send(pair[1], "x", 1, 0), 1);
+	for (int i = 0; i < ENDLESS_MAX; i++) {
+		event_base_loop(fixture.base, EVLOOP_NONBLOCK);
+	}
+	assert_int_equal(fixture.n_received, ENDLESS_MAX);
+	assert_in_range(fixture.seen_by_other, 16, 32);
+	event_free(other);
+	channel_destroy(fixture.channel);
+	event_base_free(fixture.base);
+	close(pair[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_frame_in_pieces_of_one_byte_is_one_frame),
 		fd_count_test(glued_frames_of_odd_lengths_are_told_apart_and_aligned),
+		fd_count_test(what_has_more_leaves_other_events_their_turn),
 		fd_count_test(the_longest_frame_is_taken),
 		fd_count_test(a_frame_that_is_too_long_ends_the_channel),
 		fd_count_test(a_mem_write_with_hostile_lengths_ends_the_channel),

@@ -35,7 +35,29 @@ struct fixture {
 	int shared_fd; // what is opened instead, again and again; -1
 	unsigned int opened, closed, ended;
 	char wrong[128];
+	unsigned int refills; // packets that the guest still sends while one is handled
+	unsigned int refused;
+	int other_fd; // readable when OTHER_AT have been refused
+	unsigned int seen_by_other;
 };
+
+#define OTHER_AT 40
+
+// The guest goes on while its packets are handled.
+static void refill(struct fixture *fixture)
+{
+	struct virtio_vsock_hdr header;
+	char payload[MACHINE_RX_SIZE];
+	while (machine_receive_packet(&fixture->machine, &header, payload, sizeof(payload))) {
+	}
+	while (fixture->refills > 0 && machine_can_send(&fixture->machine)) {
+		header = machine_header(GUEST + fixture->refills--, REFUSED, OP(REQUEST));
+		assert_true(machine_send_packet(&fixture->machine, &header, NULL, 0));
+	}
+	if (fixture->refused == OTHER_AT && fixture->other_fd > 0) {
+		eventfd_write(fixture->other_fd, 1);
+	}
+}
 
 static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
 {
@@ -43,6 +65,8 @@ static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
 	int pair[2];
 	(void)guest_port;
 	if (host_port == REFUSED) {
+		fixture->refused++;
+		refill(fixture);
 		return -ECONNREFUSED;
 	}
 	fixture->opened++;
@@ -786,9 +810,42 @@ static void nothing_is_opened_after_a_stop(void **state)
 	end(&fixture);
 }
 
+static void note_other(evutil_socket_t fd, short what, void *data)
+{
+	struct fixture *fixture = data;
+	eventfd_t count;
+	(void)what;
+	eventfd_read(fd, &count);
+	fixture->seen_by_other = fixture->refused;
+}
+
+static void a_guest_that_goes_on_sending_leaves_other_events_their_turn(void **state)
+{
+	(void)state;
+	const unsigned int most = 1000;
+	struct fixture fixture;
+	begin(&fixture);
+	fixture.other_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct event *other = event_new(
+		fixture.base, fixture.other_fd, EV_READ | EV_PERSIST, note_other, &fixture);
+	event_add(other, NULL);
+	fixture.refills = most;
+	refill(&fixture);
+	for (unsigned int i = 0; i < most && fixture.refused < most; i++) {
+		turn(&fixture);
+		refill(&fixture);
+	}
+	assert_int_equal(fixture.refused, most);
+	assert_in_range(fixture.seen_by_other, OTHER_AT, 4 * OTHER_AT);
+	event_free(other);
+	close(fixture.other_fd);
+	end(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(a_guest_that_goes_on_sending_leaves_other_events_their_turn),
 		fd_count_test(bytes_go_both_ways),
 		fd_count_test(a_port_that_is_refused_is_reset),
 		fd_count_test(packets_that_belong_to_nothing_are_reset),
