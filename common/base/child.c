@@ -88,7 +88,7 @@ bool child_read_records(int fd, unsigned int max, child_record_func handle, void
 		_Alignas(max_align_t) unsigned char record[CHILD_RECORD_MAX];
 		struct fdlist fds;
 		fdlist_init(&fds);
-		ssize_t n = scm_recv(fd, record, sizeof(record), &fds);
+		ssize_t n = scm_recv_one(fd, record, sizeof(record), &fds);
 		if (n > 0) {
 			handle(data, record, (size_t)n, &fds);
 		}

@@ -77,8 +77,9 @@ static bool open_envelope(struct msghdr *msg, struct fdlist *fds, struct envelop
 	return ok;
 }
 
-static ssize_t receive(
-	int sock, void *data, size_t len, struct fdlist *fds, struct envelope *envelope)
+/* room is that for control messages, in bytes. */
+static ssize_t receive_with(int sock, void *data, size_t len, struct fdlist *fds,
+	struct envelope *envelope, size_t room)
 {
 	union control control;
 	struct iovec iov = {.iov_base = data, .iov_len = len};
@@ -86,7 +87,7 @@ static ssize_t receive(
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
 		.msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes),
+		.msg_controllen = room,
 	};
 	ssize_t n;
 	do {
@@ -102,10 +103,23 @@ static ssize_t receive(
 	return ok ? n : -ENOMEM;
 }
 
+static ssize_t receive(
+	int sock, void *data, size_t len, struct fdlist *fds, struct envelope *envelope)
+{
+	return receive_with(sock, data, len, fds, envelope, sizeof(union control));
+}
+
 ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds)
 {
 	struct envelope envelope;
 	return receive(sock, data, len, fds, &envelope);
+}
+
+/* CMSG_SPACE would have room for two. */
+ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds)
+{
+	struct envelope envelope;
+	return receive_with(sock, data, len, fds, &envelope, CMSG_LEN(sizeof(int)));
 }
 
 // What scm_adopt changes, in the order of its result's bits.

@@ -22,6 +22,10 @@ struct fdlist;
 // any byte of the read.
 ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds);
 
+// The same for who wants one fd at most: the kernel drops all others, which never have a number here, and
+// says so (-EPROTO).
+ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds);
+
 // Prepares an AF_UNIX socket that was somebody else's for the two functions below: switches off what
 // its former owner asked to have with every message, and timestamps on for records. Whoever else
 // holds that end of the socket sees the change. Returns what scm_release needs (>= 0), or -errno.

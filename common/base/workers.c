@@ -15,6 +15,7 @@
 #include <wayland-util.h>
 
 #include "base/child.h"
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/scm.h"
 
@@ -31,7 +32,9 @@ struct worker {
 	int fd;
 	struct event *readable;
 	int64_t started_ms;
-	bool busy; // has a session
+	bool busy;     // has a session
+	bool reaped;   // its pid may be another process's
+	bool rejected; // has sent what makes no sense
 	struct workers_sender sender;
 };
 
@@ -65,11 +68,58 @@ static size_t count(const struct workers *workers, bool busy)
 	return n;
 }
 
-static void handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
+// Nothing that it says is listened to any more.
+static void reject(struct worker *worker)
 {
-	const struct worker *worker = data;
+	worker->rejected = true;
+	event_del(worker->readable);
+	if (!worker->reaped) {
+		kill(worker->pid, SIGKILL);
+	}
+}
+
+// What it may have sent can have been made to let us wait.
+static void drop_fds(struct fdlist *fds)
+{
+	int fd;
+	while ((fd = fdlist_take(fds)) >= 0) {
+		closer_close(fd);
+	}
+	fdlist_finish(fds);
+}
+
+// As scm_recv_one, but that a record whose fd was lost, because we have too many, is empty.
+static ssize_t read_record(struct worker *worker)
+{
 	const struct workers *workers = worker->workers;
-	workers->handler->record(workers->data, &worker->sender, record, len, fds);
+	_Alignas(8) unsigned char record[CHILD_RECORD_MAX];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	ssize_t n = scm_recv_one(worker->fd, record, sizeof(record), &fds);
+	bool ok = n != -EPROTO || fds.count == 0;
+	if (n > 0) {
+		ok = workers->handler->record(
+			workers->data, &worker->sender, record, (size_t)n, &fds);
+	} else if (n == -EPROTO && ok) {
+		log_limited(LOG_WARN, "a session process's record is lost: too many open files");
+	}
+	drop_fds(&fds);
+	if (!ok) {
+		reject(worker);
+	}
+	return n == -EPROTO ? 1 : n;
+}
+
+// Reads at most max records; false at the end of the stream.
+static bool read_records(struct worker *worker, unsigned int max)
+{
+	for (unsigned int i = 0; i < max && !worker->rejected; i++) {
+		ssize_t n = read_record(worker);
+		if (n <= 0) {
+			return n == -EAGAIN;
+		}
+	}
+	return true;
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -168,7 +218,8 @@ static void reap(struct worker *worker)
 		return;
 	}
 	struct workers *workers = worker->workers;
-	child_read_records(worker->fd, UINT32_MAX, handle_record, worker); // its last words
+	worker->reaped = true;
+	read_records(worker, UINT32_MAX); // its last words
 	bool busy = worker->busy;
 	const struct workers_sender sender = worker->sender;
 	if (!busy) {

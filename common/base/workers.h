@@ -16,7 +16,8 @@ struct workers;
  * parent's arguments and "--session-fd N"), so that every session has an address-space layout of
  * its own and no fd but the ones it was sent.
  *
- * Parent and worker talk by records of at most CHILD_RECORD_MAX bytes (base/child.h).
+ * Parent and worker talk by records of at most CHILD_RECORD_MAX bytes (base/child.h), each with fds beside
+ * it; to the parent with one at most.
  */
 
 struct workers_sender {
@@ -25,8 +26,10 @@ struct workers_sender {
 };
 
 struct workers_handler {
-	// A worker sent a record. fds are the handler's to take; the rest is closed.
-	void (*record)(void *data, const struct workers_sender *from, const void *record,
+	// A worker sent a record. fds, at most one, are the handler's to take; what it leaves is closed
+	// without waiting. False: it makes no sense, so the worker is somebody else's by now and is
+	// killed.
+	bool (*record)(void *data, const struct workers_sender *from, const void *record,
 		size_t len, struct fdlist *fds);
 	// A worker that had been given a session is gone; status is waitpid's.
 	void (*gone)(void *data, const struct workers_sender *from, int status);

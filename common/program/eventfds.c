@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "fdpass/kind.h"
 
@@ -245,7 +246,7 @@ bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *ask
 		return true;
 	}
 	if (fd >= 0) {
-		close(fd);
+		closer_close(fd);
 	}
 	return false;
 }

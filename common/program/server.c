@@ -280,7 +280,7 @@ static void handle_connected(void *data, int fd)
 static void keep_content(
 	struct server *server, const struct record_stored *stored, struct fdlist *fds)
 {
-	if (!server->config.keeps_contents || fds->count != 1) {
+	if (fds->count != 1) {
 		return;
 	}
 	if (!content_check(&stored->hash, *fdlist_peek(fds))) {
@@ -325,14 +325,19 @@ static bool handle_event_record(struct server *server, unsigned int number,
 	return eventfds_handle(&server->eventfds, &asker, record, fdlist_take(fds));
 }
 
-static void handle_record(void *data, const struct workers_sender *from, const void *record,
-	size_t len, struct fdlist *fds)
+static bool take_record(struct server *server, const struct workers_sender *from,
+	const void *record, size_t len, struct fdlist *fds)
 {
-	struct server *server = data;
 	uint32_t type = 0;
 	memcpy(&type, record, len < sizeof(type) ? len : sizeof(type));
-	if (type == RECORD_STORED && len == sizeof(struct record_stored)) {
+	if (type == RECORD_EVENT && len == sizeof(struct record_event)) {
+		return handle_event_record(server, from->number, record, fds);
+	}
+	bool keeps = server->config.keeps_contents;
+	if (keeps && type == RECORD_STORED && len == sizeof(struct record_stored)) {
 		keep_content(server, record, fds);
+	} else if (fds->count > 0) {
+		return false;
 	} else if (type == RECORD_STATS && len == sizeof(struct record_stats)) {
 		struct record_stats part;
 		memcpy(&part, record, sizeof(part));
@@ -342,12 +347,22 @@ static void handle_record(void *data, const struct workers_sender *from, const v
 		sandbox_log_violation(from->pid, record);
 	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
 		log_denied(server, from->number, record);
-	} else if (type == RECORD_EVENT && len == sizeof(struct record_event) &&
-		handle_event_record(server, from->number, record, fds)) {
-		return;
 	} else {
-		log_limited(LOG_WARN, "a session process sent a record that makes no sense");
+		return false;
 	}
+	return true;
+}
+
+static bool handle_record(void *data, const struct workers_sender *from, const void *record,
+	size_t len, struct fdlist *fds)
+{
+	bool ok = take_record(data, from, record, len, fds);
+	if (!ok) {
+		log_limited(LOG_WARN,
+			"session %u: its process sent a record that makes no sense, and is killed",
+			from->number);
+	}
+	return ok;
 }
 
 static void log_crash(const struct server *server, pid_t pid, int signal)

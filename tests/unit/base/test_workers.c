@@ -16,8 +16,10 @@
 #include <cmocka.h>
 
 #include "base/child.h"
+#include "base/scm.h"
 #include "base/workers.h"
 #include "tests/support/fd_count.h"
+#include "tests/support/lingering.h"
 
 /*
  * This program is its own worker: with "--session-fd N" it does what the record that it is given
@@ -46,6 +48,17 @@ static int worker_main(int session_fd, const char *mode)
 		fdlist_finish(&fds);
 		n = workers_receive(session_fd, record, sizeof(record), &fds);
 		workers_report(session_fd, record, (size_t)n, fdlist_take(&fds));
+	} else if (strcmp(record, "nonsense") == 0) {
+		workers_report(session_fd, record, (size_t)n, -1);
+		pause();
+	} else if (strcmp(record, "two") == 0) {
+		struct iovec iov = {.iov_base = record, .iov_len = (size_t)n};
+		scm_send(session_fd, &iov, 1, &fds, fds.count);
+		pause();
+	} else if (strcmp(record, "leave") == 0) {
+		int fd = fdlist_take(&fds);
+		workers_report(session_fd, record, (size_t)n, fd);
+		close(fd);
 	} else if (strcmp(record, "stubborn") == 0) {
 		signal(SIGTERM, SIG_IGN);
 		workers_report(session_fd, "staying", 7, -1);
@@ -80,7 +93,7 @@ struct fixture {
 	int status;                // of that
 };
 
-static void handle_record(void *data, const struct workers_sender *from, const void *record,
+static bool handle_record(void *data, const struct workers_sender *from, const void *record,
 	size_t len, struct fdlist *fds)
 {
 	struct fixture *fixture = data;
@@ -91,6 +104,7 @@ static void handle_record(void *data, const struct workers_sender *from, const v
 	fixture->reporter = from->pid;
 	fixture->records++;
 	fixture->fds += fds->count;
+	return strcmp(fixture->text, "nonsense") != 0;
 }
 
 static void handle_gone(void *data, const struct workers_sender *from, int status)
@@ -193,6 +207,63 @@ static void a_worker_is_told_more(void **state)
 	assert_int_equal(fixture.fds, 1);
 	assert_int_equal(workers_tell(fixture.workers, 2, "more", 4, -1), -ESRCH);
 	stop(&fixture);
+}
+
+static void assert_killed(struct fixture *fixture)
+{
+	wait_for(fixture, &fixture->gone, 1);
+	assert_true(WIFSIGNALED(fixture->status));
+	assert_int_equal(WTERMSIG(fixture->status), SIGKILL);
+}
+
+static void a_worker_that_talks_nonsense_is_killed(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	start(&fixture, "works");
+	assign_nothing(&fixture, "nonsense");
+	assert_killed(&fixture);
+	assert_int_equal(fixture.records, 1);
+	stop(&fixture);
+}
+
+static void a_worker_that_sends_two_fds_is_killed(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct fdlist fds;
+	start(&fixture, "works");
+	fdlist_init(&fds);
+	for (int i = 0; i < 2; i++) {
+		assert_true(fdlist_push(&fds, eventfd(0, EFD_CLOEXEC)));
+	}
+	assign(&fixture, "two", &fds);
+	fdlist_finish(&fds);
+	assert_killed(&fixture);
+	assert_int_equal(fixture.records, 0);
+	stop(&fixture);
+}
+
+static void an_fd_whose_close_waits_does_not_stop_the_parent(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct fdlist fds;
+	int peer, fd = lingering_create(&peer);
+	if (fd < 0) {
+		skip();
+	}
+	start(&fixture, "works");
+	fdlist_init(&fds);
+	assert_true(fdlist_push(&fds, fd));
+	assign(&fixture, "leave", &fds);
+	fdlist_finish(&fds);
+	siginfo_t info; // of the worker: from there on it is our fd only
+	assert_int_equal(waitid(P_ALL, 0, &info, WEXITED | WNOWAIT), 0);
+	wait_for(&fixture, &fixture.gone, 1);
+	assert_int_equal(fixture.fds, 1);
+	stop(&fixture);
+	close(peer);
 }
 
 static void a_crash_is_told_with_its_signal(void **state)
@@ -314,6 +385,9 @@ int main(int argc, char *argv[])
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_worker_gets_its_record_and_fds_and_reports_back),
 		fd_count_test(a_worker_is_told_more),
+		fd_count_test(a_worker_that_talks_nonsense_is_killed),
+		fd_count_test(a_worker_that_sends_two_fds_is_killed),
+		fd_count_test(an_fd_whose_close_waits_does_not_stop_the_parent),
 		fd_count_test(a_crash_is_told_with_its_signal),
 		fd_count_test(many_sessions_at_once_each_have_a_worker),
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),

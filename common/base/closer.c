@@ -1,0 +1,47 @@
+#include "base/closer.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+static void *run(void *data)
+{
+	close((int)(intptr_t)data);
+	return NULL;
+}
+
+// Without signals: those are for the loop's thread.
+static int start(int fd)
+{
+	sigset_t all, before;
+	pthread_t thread;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&thread, NULL, run, (void *)(intptr_t)fd);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (error == 0) {
+		pthread_detach(thread);
+	}
+	return error;
+}
+
+void closer_close(int fd)
+{
+	int error = start(fd);
+	if (error != 0) {
+		log_limited(
+			LOG_WARN, "an fd stays open, no thread can close it: %s", strerror(error));
+		return;
+	}
+	// The kernel takes it out of the table first. Who starts a process meanwhile would have it closed
+	// there, too.
+	while (fcntl(fd, F_GETFD) >= 0) {
+		sched_yield();
+	}
+}

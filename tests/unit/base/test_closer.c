@@ -1,0 +1,51 @@
+#include "base/closer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/fd_count.h"
+#include "tests/support/lingering.h"
+
+static void an_fd_whose_close_waits_is_gone_at_once(void **state)
+{
+	(void)state;
+	int peer, fd = lingering_create(&peer);
+	if (fd < 0) {
+		skip();
+	}
+	closer_close(fd);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	assert_int_equal(errno, EBADF);
+	close(peer);
+}
+
+static void signals_are_as_before(void **state)
+{
+	(void)state;
+	sigset_t before, after;
+	int pipe_fds[2];
+	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+	sigprocmask(SIG_SETMASK, NULL, &before);
+	closer_close(pipe_fds[0]);
+	closer_close(pipe_fds[1]);
+	sigprocmask(SIG_SETMASK, NULL, &after);
+	for (int signal = 1; signal < SIGRTMAX; signal++) {
+		assert_int_equal(sigismember(&after, signal), sigismember(&before, signal));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(an_fd_whose_close_waits_is_gone_at_once),
+		fd_count_test(signals_are_as_before),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
