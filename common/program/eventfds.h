@@ -18,7 +18,7 @@
  */
 
 #define EVENTFDS_PER_LINK 1024
-#define EVENTFDS_MAX      4096 // in all; and no more than a quarter of our fds
+#define EVENTFDS_MAX      8192 // in all; and no more than a quarter of our fds
 
 struct eventfds {
 	struct wl_list list; // eventfd.link
