@@ -236,6 +236,9 @@ int device_process_run(const struct host_options *options)
 	prctl(PR_SET_NAME, "fdferry-vsock");
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
+	if (options->policy_path != NULL) {
+		signal(SIGHUP, SIG_IGN); // the parent reads it again
+	}
 	signal(SIGBUS, handle_sigbus);
 	rlimit_raise_files();
 	process.failed = true;

@@ -3,13 +3,15 @@
 import hashlib
 import hmac
 import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
 
 import channel
 from channel import Type, connect, frame, hello
-from harness import DEADLINE, Program, Skip, case_list, check, wait_until
+from harness import DEADLINE, SLOW, Program, Skip, case_list, check, wait_until
 from services import GUEST, HOST, Pair, check_end
 from surroundings import VSOCK
 
@@ -212,14 +214,19 @@ sock = socket.socket(socket.AF_UNIX)
 sock.connect(sys.argv[1])
 try: sock.sendall(bytes.fromhex(sys.argv[2]))
 except BrokenPipeError: pass
-sys.stdout.buffer.write(sock.recv(1 << 16))"""
+try: sys.stdout.buffer.write(sock.recv(1 << 16))
+except ConnectionResetError: pass"""
+
+
+def answer_to_another_user(path, said):
+    """What comes first from who listens there."""
+    return subprocess.run([sys.executable, "-c", AS_ANOTHER_USER, path, said.hex()],
+                          stdout=subprocess.PIPE, check=True).stdout
 
 
 def connect_as_another_user(path):
     """The type of the first frame that comes, and its arg."""
-    done = subprocess.run([sys.executable, "-c", AS_ANOTHER_USER, path, hello(b"one").hex()],
-                          stdout=subprocess.PIPE, check=True)
-    _, kind, _, _, arg = struct.unpack_from("<IHHII", done.stdout)
+    _, kind, _, _, arg = struct.unpack_from("<IHHII", answer_to_another_user(path, hello(b"one")))
     return kind, arg
 
 
@@ -241,6 +248,67 @@ def _(suite):
             else:
                 pair.listener.accept()[0].close()
             pair.check_carried(pair.client("display"), pair.listener)
+
+
+GET_FEATURES = struct.pack("<III", 1, 1, 0)  # a VMM's first message: request, version, size
+FEATURES_SIZE = len(GET_FEATURES) + 8
+
+
+def vmm(path):
+    """The connection of a VMM, which has been answered."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(SLOW)
+    sock.connect(path)
+    check_served(sock)
+    return sock
+
+
+def check_served(sock):
+    sock.sendall(GET_FEATURES)
+    answer = sock.recv(1 << 16)
+    check(len(answer) == FEATURES_SIZE, f"the VMM gets {answer}")
+
+
+def open_to_all(suite, path):
+    os.chmod(suite.directory, 0o755)
+    os.chmod(path, 0o777)
+
+
+@case("vhost-user: a VMM of another user is turned away, unless it is named")
+def _(suite):
+    if VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and a UNIX socket")
+    for options, served in (((), False), (("--allow-uid", "12346"), False),
+                            (("--allow-uid", "12345"), True)):
+        path = suite.path("vm")
+        host = Program(suite, HOST, ["--listen", f"vhost-user:{path}", "--service",
+                                     "one=unix:/nowhere", *options])
+        open_to_all(suite, path)
+        answer = answer_to_another_user(path, GET_FEATURES)
+        check(len(answer) == (FEATURES_SIZE if served else 0), f"{options}: {answer}")
+        told = "uid 12345 was turned away" in host.errors()
+        check(told != served, f"{options}: {host.errors()}")
+        vmm(path).close()
+        host.stop()
+        host.check_quiet()
+
+
+@case("vhost-user: SIGHUP reads the policy again, and the VM keeps its device")
+def _(suite):
+    path, policy = suite.path("vm"), suite.path("work.policy")
+    with open(policy, "w") as file:
+        file.write("[globals]\ndeny = wl_output\n")
+    host = Program(suite, HOST, ["--listen", f"vhost-user:{path}", "--service", "one=unix:/nowhere",
+                                 "--policy", policy, "--log-level", "info"])
+    with vmm(path) as sock:
+        with open(policy, "a") as file:
+            file.write("[limits]\nmax-vm-sessions = 3\n")
+        os.killpg(host.pid, signal.SIGHUP)
+        wait_until("the policy is read", lambda: "what " + policy + " says now" in host.errors())
+        check_served(sock)
+    vmm(path).close()
+    host.stop()
+    host.check_quiet()
 
 
 @case("a virtual machine that is not named is turned away")
