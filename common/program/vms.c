@@ -159,8 +159,8 @@ static void tell_untold(struct vm *vm, uint64_t now)
 		return;
 	}
 	print_name(vm, name, sizeof(name));
-	log_warn("%s: %u connections were turned away: too many per second (--connection-rate)",
-		name, vm->untold);
+	log_warn("%s: connections turned away: %u, too many per second (--connection-rate)", name,
+		vm->untold);
 	vm->untold = 0;
 	vm->tell_at = now + TELL_INTERVAL;
 }

@@ -150,7 +150,7 @@ class Fdferry(Contender):
         # All workloads together are more than a VM's desktop.
         processes.wait_ready(self.add(self.place.program("fdferry-host"), "--listen", channel,
                                       *host_options, "--max-vm-burst", "4000000000",
-                                      "--print-ready"))
+                                      "--connection-rate", "1000000", "--print-ready"))
         processes.wait_ready(self.add(self.place.program("fdferry-guest"), "--connect", channel,
                                       *guest_options, "--print-ready"))
 

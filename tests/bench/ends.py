@@ -33,7 +33,7 @@ class Ends(contextlib.ExitStack):
 
     def start_host(self, listen, *options):
         self.start("fdferry-host", "fdferry-host", "--listen", listen, "--print-ready",
-                   "--compositor", contenders.COMPOSITOR,
+                   "--connection-rate", "1000000", "--compositor", contenders.COMPOSITOR,
                    "--service", "bench=unix:" + self.place.path(contenders.SERVICE), *options)
 
     def serve_vsock(self):

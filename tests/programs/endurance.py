@@ -30,7 +30,7 @@ def small_session(client, fd):
 
 @case(f"{SUCCESSIVE} clients one after another leave no process and no fd")
 def _(suite):
-    stage = suite.stage()
+    stage = suite.stage("endurance", host=["--connection-rate", "100000"])
     before = [resident_mib(pid) for pid in parents(stage)]
     fd = memfd(4096)
     for n in range(SUCCESSIVE):
@@ -45,7 +45,7 @@ def _(suite):
 
 @case(f"{AT_ONCE} clients at a time, {ROUNDS} times, leave no process and no fd")
 def _(suite):
-    stage = suite.stage()
+    stage = suite.stage("endurance", host=["--connection-rate", "100000"])
     before = [resident_mib(pid) for pid in parents(stage)]
     fd = memfd(4096)
     for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ def _(suite):
 
 @case("clients that connect and leave without a word, 100 at a time")
 def _(suite):
-    stage = suite.stage()
+    stage = suite.stage("endurance", host=["--connection-rate", "100000"])
     clients = [stage.client() for _ in range(100)]
     for client in clients:
         client.close()

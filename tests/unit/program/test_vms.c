@@ -215,8 +215,8 @@ static void who_connects_too_often_makes_few_lines(void **state)
 	connects(vms, 5, START + 22 * SECOND); // nothing is left to be told
 	stderr_end(file, before, text, sizeof(text));
 	assert_int_equal(count_lines(text), 2);
-	assert_non_null(strstr(text, "VM with CID 5: 1 connections were turned away"));
-	assert_non_null(strstr(text, "VM with CID 5: 999 connections were turned away"));
+	assert_non_null(strstr(text, "VM with CID 5: connections turned away: 1,"));
+	assert_non_null(strstr(text, "VM with CID 5: connections turned away: 999,"));
 	vms_destroy(vms);
 }
 
