@@ -277,7 +277,7 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 	int error = handshake_welcome(
 		channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN, WELCOME_TIMEOUT_MS);
 	if (error < 0) {
-		log_error("the guest is gone: %s", strerror(-error));
+		log_info("the guest is gone: %s", strerror(-error));
 		close(local_fd);
 		return -1;
 	}
