@@ -26,7 +26,8 @@ int child_start(char *const argv[], pid_t *pid);
 // long is cut.
 typedef void (*child_record_func)(void *data, const void *record, size_t len, struct fdlist *fds);
 
-// Hands over at most max records that have come to an end of the pair. False: the other one is gone.
+// Hands over at most max records that have come to an end of the pair, each with one fd at most. False: the
+// other one is gone.
 bool child_read_records(int fd, unsigned int max, child_record_func handle, void *data);
 
 #endif

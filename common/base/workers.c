@@ -127,7 +127,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct worker *worker = data;
-	if (!child_read_records(worker->fd, RECORDS_PER_WAKE, handle_record, worker)) {
+	if (!read_records(worker, RECORDS_PER_WAKE)) {
 		event_del(worker->readable); // SIGCHLD follows
 	}
 }
