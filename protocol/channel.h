@@ -112,10 +112,14 @@ enum channel_kind {
 	CHANNEL_KIND_DEVICE = 6,
 	CHANNEL_KIND_SHARED = 7,
 	CHANNEL_KIND_SYNC = 8,
+	// Only where the service is "wayland", and both sides have CHANNEL_FEATURE_DMABUF:
+	CHANNEL_KIND_DMABUF = 9,
 };
 
 // The guest has a token: it proves so before anything else, and wants the same of the host.
 #define CHANNEL_FEATURE_TOKEN 0x00000001u
+// The guest opens dma-bufs, and the host can make some.
+#define CHANNEL_FEATURE_DMABUF 0x00000002u
 
 struct channel_hello {
 	uint32_t magic;
@@ -195,6 +199,19 @@ struct channel_open_memory {
 	uint32_t exact;     // 1: the copy has these seals and no others, and is not kept
 };
 static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");
+
+// How the bytes of a dma-buf get into its copy.
+enum channel_plane {
+	CHANNEL_PLANE_COPY = 0, // by MEM_WRITE and MEM_COPY
+};
+
+// OPEN of DMABUF.
+struct channel_open_dmabuf {
+	uint32_t size[2];
+	uint32_t access; // enum channel_access of the original: READ or BOTH
+	uint32_t plane;  // enum channel_plane
+};
+static_assert(sizeof(struct channel_open_dmabuf) == 16, "on-wire size");
 
 // OPEN of PIPE: the access of the end that the opener holds. WRITE: the receiver's side sends data.
 struct channel_open_pipe {

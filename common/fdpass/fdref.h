@@ -16,6 +16,7 @@ struct fileserver;
 struct flights;
 struct fdref;
 struct fdrefs;
+struct resolver;
 struct sync_wait;
 
 /**
@@ -133,6 +134,9 @@ struct fdrefs {
 	size_t unsettled;        // eventfds of theirs that may be others that are here already
 	size_t questions;        // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
+	bool dmabufs;                  // both sides have agreed to them (dmabuf.h)
+	// Makes dma-bufs for those of the other side; borrowed. NULL: there can be none here.
+	struct resolver *resolver;
 	struct fdref_rules rules;
 
 	struct content_store *contents; // files that we have, borrowed; may be NULL

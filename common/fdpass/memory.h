@@ -27,7 +27,7 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 const char *memory_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
-// NULL if id is not the fdref of a memory.
+// NULL if id is not the fdref of a pool.
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id);
 struct memory *memory_use(struct memory *memory);
 // Gives up one use. When the opener has none left, the memory is closed; when the importer has none
@@ -37,8 +37,14 @@ void memory_release(struct memory *memory);
 // The opener's file is now looked at as being size bytes long; the replica follows before any later
 // message. A pool only grows; a file that its owner has truncated makes a replica of that size.
 bool memory_resize(struct memory *memory, uint64_t size);
-// Looks whether the file is still as long as it was, and makes the replica follow if it is not.
+// Before bytes are read for a message: looks whether the file is still as long as it was, and makes the
+// replica follow if it is not.
 bool memory_check(struct memory *memory);
+
+// Whether devices are still writing to the memory (a dma-buf with a fence): its bytes are not to be read
+// yet. fdrefs_retry is called when to ask again. Never for long: a fence signals within finite time,
+// which its driver sees to.
+bool memory_must_wait(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
 // is left out.

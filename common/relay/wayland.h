@@ -90,7 +90,10 @@ enum wayland_verdict {
 	WAYLAND_FORWARD, // perhaps changed in place
 	WAYLAND_REPLACE, // call->replacement instead
 	WAYLAND_DROP,    // never one with fds
-	WAYLAND_FAIL,    // wayland_fail has been called
+	// On export, before anything was done for the message, which makes no objects: it stays where it is,
+	// and everything behind it, until fdrefs_retry. Then its hook is called once more.
+	WAYLAND_WAIT,
+	WAYLAND_FAIL, // wayland_fail has been called
 };
 
 typedef enum wayland_verdict (*wayland_hook_func)(struct wayland_call *call);

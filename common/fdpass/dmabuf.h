@@ -1,0 +1,30 @@
+#ifndef FDPASS_DMABUF_H
+#define FDPASS_DMABUF_H
+
+#include "fdpass/memory.h"
+
+/**
+ * Memory of devices: a client's dma-buf, and one on the other side that rows are copied into. It is a
+ * struct memory, of a size that never changes: all of memory.h does for it what it does for a pool.
+ *
+ * Devices write to it, and caches lie between them and us. So before it is read for the first time
+ * after a message, what they still write is waited for (memory_must_wait), and memory_check tells the kernel
+ * that we read. Everything else that the kernel has to be told is told where bytes are moved.
+ */
+
+// Whether dma-bufs can cross in this session: both sides have said so, and the host can make them. In
+// the guest it is known once the host has answered, which is before its first message.
+bool dmabuf_possible(const struct fdrefs *refs);
+
+// Opens an fdref for fd, a dma-buf, which is taken also on failure. All fds of one dma-buf are one
+// memory, and one fdref: several planes, or several buffers, may lie in it. Each call gives the caller
+// one use. NULL with *wrong set on failure: it is no dma-buf, or cannot be mapped, or there are too many.
+struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong);
+// For fdrefs_frame: OPEN of a dma-buf. Needs fdrefs.resolver.
+const char *dmabuf_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
+
+// NULL if id is not the fdref of a dma-buf.
+struct memory *dmabuf_get(const struct fdrefs *refs, uint32_t id);
+
+#endif
