@@ -7,9 +7,10 @@
  * Memory of devices: a client's dma-buf, and one on the other side that rows are copied into. It is a
  * struct memory, of a size that never changes: all of memory.h does for it what it does for a pool.
  *
- * Devices write to it, and caches lie between them and us. So before it is read for the first time
- * after a message, what they still write is waited for (memory_must_wait), and memory_check tells the kernel
- * that we read. Everything else that the kernel has to be told is told where bytes are moved.
+ * Devices write to it, and caches lie between them and us. So before it is read for a message, what they
+ * still write is waited for (memory_must_wait), and memory_check tells the kernel that it is read; that
+ * rows come is told when they do. The next messages that come are the end of either (fdrefs_settle).
+ * Rows that come for a buffer which the local peer's GPU still reads wait for that in the kernel.
  */
 
 // Whether dma-bufs can cross in this session: both sides have said so, and the host can make them. In
@@ -20,11 +21,12 @@ bool dmabuf_possible(const struct fdrefs *refs);
 // memory, and one fdref: several planes, or several buffers, may lie in it. Each call gives the caller
 // one use. NULL with *wrong set on failure: it is no dma-buf, or cannot be mapped, or there are too many.
 struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong);
-// For fdrefs_frame: OPEN of a dma-buf. Needs fdrefs.resolver.
+// For fdrefs_frame: OPEN of a dma-buf, which fdrefs.resolver makes. What it cannot make is a memory all
+// the same, with fd -1: rows for it are forgotten, and it is up to who names it what is told to whom.
 const char *dmabuf_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
-// NULL if id is not the fdref of a dma-buf.
+// NULL if id is not the fdref of a dma-buf, or of one that has been closed.
 struct memory *dmabuf_get(const struct fdrefs *refs, uint32_t id);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "base/flight.h"
 #include "fdpass/device.h"
+#include "fdpass/dmabuf.h"
 #include "fdpass/event.h"
 #include "fdpass/file.h"
 #include "fdpass/fileserver.h"
@@ -221,9 +222,12 @@ void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes)
 	budget_release(refs->budget, BUDGET_MEMORY, bytes);
 }
 
-/* Pools follow from Wayland's messages, what comes after pipes is for other services. */
+/* Pools and dma-bufs follow from Wayland's messages, what comes after pipes is for other services. */
 static bool may_open(const struct fdrefs *refs, uint32_t kind)
 {
+	if (kind == CHANNEL_KIND_DMABUF) {
+		return refs->dmabufs;
+	}
 	return refs->any_kind ? kind != CHANNEL_KIND_POOL : kind <= CHANNEL_KIND_PIPE;
 }
 
@@ -241,6 +245,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_SYNC] = {sync_import},
 		[CHANNEL_KIND_SOCKET] = {socket_import},
 		[CHANNEL_KIND_SHARED] = {shared_import},
+		[CHANNEL_KIND_DMABUF] = {dmabuf_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;
@@ -354,6 +359,26 @@ void fdrefs_retry(struct fdrefs *refs)
 {
 	table_retry(&refs->ours);
 	table_retry(&refs->theirs);
+	if (refs->retried != NULL) {
+		refs->retried(refs->data);
+	}
+}
+
+static void table_settle(struct fdref_table *table)
+{
+	for (size_t i = 0; i < table->size; i++) {
+		if (table->refs[i] != NULL && table->refs[i]->interface->settle != NULL) {
+			table->refs[i]->interface->settle(table->refs[i]);
+		}
+	}
+}
+
+void fdrefs_settle(struct fdrefs *refs)
+{
+	if (refs->accessed > 0) {
+		table_settle(&refs->ours);
+		table_settle(&refs->theirs);
+	}
 }
 
 static void table_drained(struct fdref_table *table)

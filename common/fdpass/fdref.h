@@ -50,6 +50,9 @@ struct fdref_interface {
 	void (*drained)(struct fdref *ref);
 	// What ref waited for (any_must_wait) may have come. NULL: of no interest.
 	void (*retry)(struct fdref *ref);
+	// The bytes that came are there, and those that the other side has had are read. NULL: of no
+	// interest.
+	void (*settle)(struct fdref *ref);
 	// The local peer sends an fd with ref's identity: can ref be named for it? fd is borrowed. NULL:
 	// no, never.
 	enum fdref_again (*again)(struct fdref *ref, int fd);
@@ -99,11 +102,12 @@ struct fdref_rules {
 
 struct fdref_counts {
 	uint64_t pools, files, pipes, files_cached;
-	uint64_t sockets, events, devices, shared, syncs;
-	uint64_t files_on_demand;                              // of files
-	uint64_t homecomings;                                  // that were the other side's own
-	uint64_t unsupported;                                  // dropped or replaced
-	uint64_t shared_conflicts;                             // words that both sides had changed
+	uint64_t sockets, events, devices, shared, syncs, dmabufs;
+	uint64_t dmabufs_held;     // that the local peer had not let go in time
+	uint64_t files_on_demand;  // of files
+	uint64_t homecomings;      // that were the other side's own
+	uint64_t unsupported;      // dropped or replaced
+	uint64_t shared_conflicts; // words that both sides had changed
 	uint64_t memory_sent, memory_received, memory_twinned; // bytes
 	uint64_t stream_sent, stream_received;
 };
@@ -134,6 +138,7 @@ struct fdrefs {
 	size_t unsettled;        // eventfds of theirs that may be others that are here already
 	size_t questions;        // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
+	size_t accessed;               // dma-bufs whose bytes are being read or written
 	bool dmabufs;                  // both sides have agreed to them (dmabuf.h)
 	// Makes dma-bufs for those of the other side; borrowed. NULL: there can be none here.
 	struct resolver *resolver;
@@ -147,6 +152,8 @@ struct fdrefs {
 	// The session cannot go on; may be NULL. Then nothing is read from local peers any more.
 	void (*failed)(void *failed_data, const char *text);
 	void *failed_data;
+	// What an export waited for may have come, beside fdrefs; may be NULL.
+	void (*retried)(void *data);
 	// A socket carries len bytes and the fds of ids, which are not aligned; may be NULL.
 	void (*trace)(void *failed_data, uint32_t socket, bool sent, size_t len, const void *ids,
 		uint32_t n_ids);
@@ -205,5 +212,7 @@ int fdrefs_get_fd(const struct fdrefs *refs, uint32_t id);
 void fdrefs_fail(struct fdrefs *refs, const char *text);
 // What an export waited for may have come.
 void fdrefs_retry(struct fdrefs *refs);
+// Messages have come: what was sent before them is there, and what the peers had to read has been read.
+void fdrefs_settle(struct fdrefs *refs);
 
 #endif

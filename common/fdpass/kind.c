@@ -65,23 +65,35 @@ int fd_info_open(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-bool fd_info_number(int info, const char *name, int base, uint64_t *number)
+#define INFO_MAX 1024
+
+/* What follows "name:" up to the end of text; NULL: there is no such line. */
+static const char *find_info(int info, const char *name, char text[INFO_MAX])
 {
-	char text[1024];
-	ssize_t n = pread(info, text, sizeof(text) - 1, 0);
+	ssize_t n = pread(info, text, INFO_MAX - 1, 0);
 	text[n > 0 ? n : 0] = '\0';
 	size_t len = strlen(name);
 	const char *line = text;
 	while (strncmp(line, name, len) != 0 || line[len] != ':') {
 		line = strchr(line, '\n');
 		if (line == NULL) {
-			return false;
+			return NULL;
 		}
 		line++;
 	}
+	return line + len + 1;
+}
+
+bool fd_info_number(int info, const char *name, int base, uint64_t *number)
+{
+	char text[INFO_MAX];
+	const char *value = find_info(info, name, text);
+	if (value == NULL) {
+		return false;
+	}
 	char *end;
-	*number = strtoull(line + len + 1, &end, base);
-	return end != line + len + 1;
+	*number = strtoull(value, &end, base);
+	return end != value;
 }
 
 static enum fd_kind socket_kind(int fd)
@@ -183,6 +195,32 @@ enum fd_kind fd_kind_of(int fd)
 		return FD_KIND_UNKNOWN;
 	}
 	return kind_of_mode(fd, st.st_mode, &name);
+}
+
+/* Who has made a dma-buf: a driver's name. */
+static void describe_dmabuf(int fd, char description[FD_DESCRIPTION_MAX])
+{
+	char text[INFO_MAX];
+	int info = fd_info_open(fd);
+	const char *exporter = info >= 0 ? find_info(info, "exp_name", text) : NULL;
+	if (exporter != NULL) {
+		exporter += strspn(exporter, " \t");
+		snprintf(description, FD_DESCRIPTION_MAX, "dma-buf of %.*s",
+			(int)strcspn(exporter, "\n"), exporter);
+	}
+	if (info >= 0) {
+		close(info);
+	}
+}
+
+const char *fd_describe(int fd, char text[FD_DESCRIPTION_MAX])
+{
+	enum fd_kind kind = fd_kind_of(fd);
+	snprintf(text, FD_DESCRIPTION_MAX, "%s", fd_kind_name(kind));
+	if (kind == FD_KIND_DMABUF) {
+		describe_dmabuf(fd, text);
+	}
+	return text;
 }
 
 bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b)

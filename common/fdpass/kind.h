@@ -38,6 +38,9 @@ bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b)
 
 enum fd_kind fd_kind_of(int fd);
 const char *fd_kind_name(enum fd_kind kind);
+// The same for people, with what else is known: "dma-buf of udmabuf".
+#define FD_DESCRIPTION_MAX 64
+const char *fd_describe(int fd, char text[FD_DESCRIPTION_MAX]);
 
 // The seals of a memfd, CHANNEL_NO_SEALS where there can be none.
 uint32_t fd_seals(int fd);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mapping.h"
 #include "fdpass/kind.h"
+#include "fdpass/memory_impl.h"
 
 // What MEM_COPY asks for takes of the rate: so much as one message.
 #define COPY_BYTES_PER_MESSAGE (64u * 1024)
@@ -21,7 +22,7 @@ static const struct fdref_interface exported;
 static const struct fdref_interface imported;
 
 /* Maps what is there of the file now; rows that wait to be sent keep the old mapping. */
-static bool map(struct memory *memory, uint64_t size, bool writable)
+bool memory_map(struct memory *memory, uint64_t size, bool writable)
 {
 	mapping_unref(memory->mapping);
 	memory->mapping = NULL;
@@ -36,14 +37,19 @@ static bool map(struct memory *memory, uint64_t size, bool writable)
 	return memory->mapping != NULL;
 }
 
-static void destroy_memory(struct fdref *ref)
+void memory_finish(struct memory *memory)
 {
-	struct memory *memory = (struct memory *)ref;
 	mapping_unref(memory->mapping);
-	charge_unref(ref->memory);
+	charge_unref(memory->ref.memory);
 	if (memory->fd >= 0) {
 		close(memory->fd);
 	}
+}
+
+static void destroy_memory(struct fdref *ref)
+{
+	struct memory *memory = (struct memory *)ref;
+	memory_finish(memory);
 	free(memory);
 }
 
@@ -62,6 +68,10 @@ static void place_at(
 	if (memory->mapping != NULL && memory->mapping->writable) {
 		rows->base = memory->mapping->data + channel_get64(write->offset);
 		rows->mapping = memory->mapping;
+		rows->lasting = memory->is_dmabuf; // which nobody can truncate
+		if (memory->is_dmabuf) {
+			dmabuf_begin_writing(memory);
+		}
 	}
 	memory->ref.refs->counts.memory_received += (uint64_t)write->row_bytes * write->rows;
 }
@@ -94,7 +104,7 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	uint64_t there = file_size(fd);
 	uint64_t shared = there < size ? there : size;
 	int access = fcntl(fd, F_GETFL) & O_ACCMODE;
-	if (!map(memory, shared, access == O_RDWR)) {
+	if (!memory_map(memory, shared, access == O_RDWR)) {
 		*wrong = "a pool's fd cannot be mapped";
 		close(fd);
 		free(memory);
@@ -117,7 +127,7 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 }
 
 /* Rows that come back for a file which is closed or truncated by now are forgotten. */
-static const char *place_in_original(
+const char *memory_place_in_original(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
@@ -145,13 +155,17 @@ bool memory_resize(struct memory *memory, uint64_t size)
 	bool writable = memory->mapping == NULL || memory->mapping->writable;
 	struct channel_mem_resize resize;
 	channel_put64(resize.size, shared);
-	return map(memory, shared, writable) &&
+	return memory_map(memory, shared, writable) &&
 		channel_push(memory->ref.refs->channel, CHANNEL_MEM_RESIZE, memory->ref.id, 0,
 			&resize, sizeof(resize), NULL, 0);
 }
 
 bool memory_check(struct memory *memory)
 {
+	if (memory->is_dmabuf) {
+		dmabuf_begin_reading(memory);
+		return true;
+	}
 	return memory_resize(memory, memory->wanted);
 }
 
@@ -192,8 +206,8 @@ const char *memory_import(
 	memory->ref.refs = refs;
 	memory->ref.memory = charge;
 	memory->fd = memfd_create("fdferry-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (memory->fd < 0 || ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true) ||
-		!add_seals(memory->fd, open.seals)) {
+	if (memory->fd < 0 || ftruncate(memory->fd, (off_t)size) < 0 ||
+		!memory_map(memory, size, true) || !add_seals(memory->fd, open.seals)) {
 		log_errno("cannot make a pool of %llu bytes", (unsigned long long)size);
 		destroy_memory(&memory->ref);
 		return "out of memory for a pool";
@@ -203,7 +217,7 @@ const char *memory_import(
 	return NULL;
 }
 
-static const char *place_in_replica(
+const char *memory_place_in_replica(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
@@ -215,7 +229,7 @@ static const char *place_in_replica(
 	return NULL;
 }
 
-static int get_fd(struct fdref *ref)
+int memory_get_fd(struct fdref *ref)
 {
 	int fd = fcntl(((struct memory *)ref)->fd, F_DUPFD_CLOEXEC, 0);
 	return fd < 0 ? -errno : fd;
@@ -235,7 +249,7 @@ static const char *resize_replica(struct memory *memory, const struct channel_fr
 	if (!charge_grow(memory->ref.memory, size)) {
 		return "more memory than the session may have";
 	}
-	if (ftruncate(memory->fd, (off_t)size) < 0 || !map(memory, size, true)) {
+	if (ftruncate(memory->fd, (off_t)size) < 0 || !memory_map(memory, size, true)) {
 		log_errno("cannot make a pool %llu bytes long", (unsigned long long)size);
 		return "MEM_RESIZE that cannot be followed";
 	}
@@ -290,19 +304,41 @@ static const char *check_rects(struct memory *memory, const struct memory *sourc
 	return check_work(memory, bytes, rows);
 }
 
-static void copy_rect(struct memory *memory, const struct memory *source,
-	const struct channel_mem_copy *copy, const struct channel_rect *rect)
+static void copy_rect(struct memory *memory, uint64_t to, const struct memory *source,
+	uint64_t from, uint32_t stride, const struct channel_rect *rect)
 {
-	const uint8_t *from = source->mapping->data + channel_get64(copy->source_offset);
-	uint8_t *to = memory->mapping->data + channel_get64(copy->destination_offset);
 	for (uint32_t row = 0; row < rect->height; row++) {
-		uint64_t at = (uint64_t)(rect->y + row) * copy->stride + rect->x;
-		memmove(to + at, from + at, rect->width);
+		uint64_t at = (uint64_t)(rect->y + row) * stride + rect->x;
+		memmove(memory->mapping->data + to + at, source->mapping->data + from + at,
+			rect->width);
 	}
 	memory->ref.refs->counts.memory_twinned += (uint64_t)rect->width * rect->height;
 }
 
-static const char *copy_from_twin(struct memory *memory, const struct channel_frame *frame)
+/* False: there is nothing to copy, as a dma-buf could not be made. */
+static bool begin_copy(struct memory *memory, struct memory *source)
+{
+	if (memory->mapping == NULL || source->mapping == NULL) {
+		return false;
+	}
+	if (source->is_dmabuf) {
+		dmabuf_begin_reading(source);
+	}
+	if (memory->is_dmabuf) {
+		dmabuf_begin_writing(memory);
+	}
+	return true;
+}
+
+/* NULL: no memory, or one of ours. */
+static struct memory *get_replica(const struct fdrefs *refs, uint32_t id)
+{
+	struct fdref *ref = fdrefs_get(refs, id);
+	bool is_replica = ref != NULL && ref->interface->place == memory_place_in_replica;
+	return is_replica ? (struct memory *)ref : NULL;
+}
+
+const char *memory_copy_from_twin(struct memory *memory, const struct channel_frame *frame)
 {
 	struct channel_mem_copy copy;
 	struct channel_rect rects[CHANNEL_MAX_RECTS];
@@ -315,15 +351,20 @@ static const char *copy_from_twin(struct memory *memory, const struct channel_fr
 		return "MEM_COPY with a wrong number of rectangles";
 	}
 	memcpy(rects, frame->payload + sizeof(copy), len);
-	const struct memory *source = memory_get(memory->ref.refs, copy.source);
-	if (source == NULL || source->ref.interface != &imported) {
+	struct memory *source = get_replica(memory->ref.refs, copy.source);
+	if (source == NULL) {
 		return "MEM_COPY from an fdref that is not a pool";
 	}
 	const char *wrong = check_rects(memory, source, &copy, rects);
-	for (uint32_t i = 0; wrong == NULL && i < copy.n_rects; i++) {
-		copy_rect(memory, source, &copy, &rects[i]);
+	if (wrong != NULL || !begin_copy(memory, source)) {
+		return wrong;
 	}
-	return wrong;
+	uint64_t from = channel_get64(copy.source_offset);
+	uint64_t to = channel_get64(copy.destination_offset);
+	for (uint32_t i = 0; i < copy.n_rects; i++) {
+		copy_rect(memory, to, source, from, copy.stride, &rects[i]);
+	}
+	return NULL;
 }
 
 static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
@@ -338,7 +379,7 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 	case CHANNEL_MEM_RESIZE:
 		return resize_replica(memory, frame);
 	case CHANNEL_MEM_COPY:
-		return copy_from_twin(memory, frame);
+		return memory_copy_from_twin(memory, frame);
 	default:
 		return "frame of the wrong type for a pool";
 	}
@@ -349,15 +390,15 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 static const struct fdref_interface exported = {
 	.name = "pool",
 	.frame = handle_exported,
-	.place = place_in_original,
+	.place = memory_place_in_original,
 	.destroy = destroy_memory,
 };
 
 static const struct fdref_interface imported = {
 	.name = "pool",
 	.frame = handle_imported,
-	.place = place_in_replica,
-	.get_fd = get_fd,
+	.place = memory_place_in_replica,
+	.get_fd = memory_get_fd,
 	.destroy = destroy_memory,
 };
 
@@ -375,23 +416,39 @@ struct memory *memory_use(struct memory *memory)
 	return memory;
 }
 
+/* The file is not looked at any more; the id waits for CLOSED. */
+static void close_original(struct memory *memory)
+{
+	if (memory->is_dmabuf) {
+		dmabuf_settle(&memory->ref);
+	}
+	mapping_unref(memory->mapping);
+	memory->mapping = NULL;
+	memory->size = 0;
+	memory->ref.identity = (struct fd_identity){0};
+	close(memory->fd);
+	memory->fd = -1;
+	fdrefs_close(&memory->ref);
+}
+
 void memory_release(struct memory *memory)
 {
 	assert(memory->users > 0);
 	if (--memory->users > 0) {
 		return;
 	}
-	if (memory->ref.interface == &exported) {
-		// The file is not looked at any more; the id waits for CLOSED.
-		mapping_unref(memory->mapping);
-		memory->mapping = NULL;
-		memory->size = 0;
-		close(memory->fd);
-		memory->fd = -1;
-		fdrefs_close(&memory->ref);
+	if (memory->ref.interface->place == memory_place_in_original) {
+		close_original(memory);
+	} else if (memory->ref.closing && memory->is_dmabuf) {
+		dmabuf_let_go(memory);
 	} else if (memory->ref.closing) {
 		fdrefs_confirm_closed(&memory->ref);
 	}
+}
+
+bool memory_must_wait(struct memory *memory)
+{
+	return memory->is_dmabuf && memory->fd >= 0 && dmabuf_must_wait(memory);
 }
 
 bool memory_push(

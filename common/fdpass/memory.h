@@ -17,6 +17,7 @@ struct memory {
 	uint64_t wanted;         // that the protocol says they map
 	struct mapping *mapping; // NULL while nothing can be mapped
 	unsigned int users;      // objects that refer to it; see memory_release
+	bool is_dmabuf;          // dmabuf.h
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both

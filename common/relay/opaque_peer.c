@@ -74,6 +74,12 @@ static void streams_over(struct peer *peer)
 	}
 }
 
+/* Its messages are kept by its sockets, which are fdrefs. */
+static void retried(struct peer *peer)
+{
+	(void)peer;
+}
+
 /* There is no way to tell a client anything in a language that it knows. */
 static void tell(struct peer *peer, uint32_t code, const char *text)
 {
@@ -136,6 +142,7 @@ const struct peer_interface opaque_peer = {
 	.settled = nothing,
 	.drained = nothing,
 	.streams_over = streams_over,
+	.retried = retried,
 	.tell = tell,
 	.end = nothing,
 	.close = nothing,

@@ -49,6 +49,8 @@ struct peer_interface {
 	void (*drained)(struct peer *peer);
 	// No fdref is carrying data any more.
 	void (*streams_over)(struct peer *peer);
+	// What a message of the peer has waited for may have come.
+	void (*retried)(struct peer *peer);
 
 	// The session ends, and this is why: to be told to a client.
 	void (*tell)(struct peer *peer, uint32_t code, const char *text);

@@ -281,6 +281,8 @@ static const char *handle_welcome(struct session *session, const struct channel_
 		return "WELCOME of another version";
 	}
 	handshake_boot_id(boot_id);
+	session->refs.dmabufs =
+		session->options.dmabufs && (welcome.features & CHANNEL_FEATURE_DMABUF) != 0;
 	session->clock.same = memcmp(boot_id, none, sizeof(none)) != 0 &&
 		memcmp(boot_id, welcome.boot_id, sizeof(boot_id)) == 0;
 	relay_clock_sample(&session->clock, channel_get64(welcome.hello_clock),
@@ -485,6 +487,12 @@ static void handle_streams_over(void *data)
 	}
 }
 
+static void handle_retried(void *data)
+{
+	struct session *session = data;
+	session->peer->interface->retried(session->peer);
+}
+
 /* ---- time ---- */
 
 static void ping(struct session *session)
@@ -564,6 +572,9 @@ static void init_refs(struct session *session)
 		.stored = handle_stored,
 		.ask = options->ask != NULL ? handle_ask : NULL,
 		.streams_over = handle_streams_over,
+		.retried = handle_retried,
+		.dmabufs = options->dmabufs && !peer_is_client(session),
+		.resolver = options->resolver,
 		.data = session,
 	};
 	fd_identity_of(options->channel_fd, &session->refs.channel_identity);
@@ -685,10 +696,12 @@ const struct stats *session_stats(const struct session *session)
 	stats->fds[STATS_FD_DEVICE] = counts->devices;
 	stats->fds[STATS_FD_SHARED] = counts->shared;
 	stats->fds[STATS_FD_SYNC] = counts->syncs;
+	stats->fds[STATS_FD_DMABUF] = counts->dmabufs;
 	stats->fds_cached = counts->files_cached;
 	stats->fds_on_demand = counts->files_on_demand;
 	stats->fds_home = counts->homecomings;
 	stats->fds_unsupported = counts->unsupported;
+	stats->dmabufs_held = counts->dmabufs_held;
 	stats->memory_bytes_sent = counts->memory_sent;
 	stats->memory_bytes_received = counts->memory_received;
 	stats->memory_bytes_twinned = counts->memory_twinned;

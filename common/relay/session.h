@@ -16,6 +16,7 @@ struct denied_request;
 struct event_base;
 struct event_note;
 struct record;
+struct resolver;
 struct session;
 
 /**
@@ -39,6 +40,10 @@ struct session_options {
 	// sandbox.
 	bool serves_files;
 	uint8_t link[16]; // of HELLO; zeros: it shares nothing with other sessions
+	// dma-bufs may cross, of Wayland's sessions. In the guest: HELLO has offered it, and WELCOME decides.
+	// On the host: HELLO has, WELCOME does, and resolver, which is borrowed, makes them.
+	bool dmabufs;
+	struct resolver *resolver;
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;

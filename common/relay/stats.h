@@ -16,6 +16,7 @@ enum stats_fd {
 	STATS_FD_DEVICE,
 	STATS_FD_SHARED,
 	STATS_FD_SYNC,
+	STATS_FD_DMABUF,
 	STATS_FD_COUNT,
 };
 
@@ -29,7 +30,8 @@ struct stats {
 	uint64_t fds_on_demand;     // files of which only what is read crosses
 	uint64_t fds_home;          // that went back to where they had come from
 	uint64_t fds_unsupported;   // left out or replaced
-	uint64_t memory_bytes_sent; // pool contents and files
+	uint64_t dmabufs_held;      // that the local peer still had in use long after their end
+	uint64_t memory_bytes_sent; // contents of pools, dma-bufs and files
 	uint64_t memory_bytes_received;
 	uint64_t memory_bytes_twinned; // copied on the far side instead of sent
 	uint64_t memory_conflicts;     // words of shared memory that both sides had changed

@@ -213,11 +213,12 @@ static bool register_objects(struct wayland_call *call)
 	return wrong == NULL;
 }
 
-/* What is dropped is not counted. */
+/* What is dropped is not counted, nor what has to wait. */
 static enum wayland_verdict run_hook(struct wayland_call *call, wayland_hook_func hook)
 {
 	enum wayland_verdict verdict = hook != NULL ? hook(call) : WAYLAND_FORWARD;
-	call->wayland->messages[call->direction] += verdict != WAYLAND_DROP;
+	call->wayland->messages[call->direction] +=
+		verdict != WAYLAND_DROP && verdict != WAYLAND_WAIT;
 	return verdict;
 }
 
@@ -242,9 +243,10 @@ static void end_object(struct wayland_call *call)
 static void trace_export(struct wayland_call *call)
 {
 	const char *names[WIRE_MAX_ARGS];
+	char texts[WIRE_MAX_ARGS][FD_DESCRIPTION_MAX];
 	const struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
 	for (size_t i = 0; i < call->message.op->n_fds; i++) {
-		names[i] = i < fds->count ? fd_kind_name(fd_kind_of(fdlist_peek(fds)[i]))
+		names[i] = i < fds->count ? fd_describe(fdlist_peek(fds)[i], texts[i])
 					  : "that did not come";
 	}
 	trace(call, names);
@@ -349,6 +351,15 @@ static bool add_refs(
 	return true;
 }
 
+/* What was said of it already is not said again. */
+static void trace_first(struct wayland_call *call)
+{
+	if (call->wayland->options.trace != NULL && !call->wayland->retried) {
+		trace_export(call);
+	}
+	call->wayland->retried = false;
+}
+
 /* A message that is more than plain. data[0 .. header->size) lies at the end of the run. */
 static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	const struct wire_header *header, uint8_t *data, struct wayland_run *run)
@@ -356,9 +367,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	if (!decode(call, header, data)) {
 		return false;
 	}
-	if (wayland->options.trace != NULL) {
-		trace_export(call);
-	}
+	trace_first(call);
 	if (!register_objects(call)) {
 		return false;
 	}
@@ -366,6 +375,11 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	wl_array_init(&replacement);
 	call->replacement = &replacement;
 	enum wayland_verdict verdict = run_hook(call, hook_of(call->message.op, true));
+	if (verdict == WAYLAND_WAIT) {
+		wayland->waiting = true;
+		wl_array_release(&replacement);
+		return true;
+	}
 	bool ok = verdict != WAYLAND_FAIL && (verdict == WAYLAND_DROP || export_fds(call));
 	if (ok && verdict == WAYLAND_FORWARD) {
 		ok = add_refs(wayland, run, call);
@@ -408,7 +422,7 @@ static bool export_one(struct wayland *wayland, uint8_t *data, const struct wire
 
 static bool can_export(const struct wayland *wayland)
 {
-	return wayland->export_credit >= CREDIT_MIN &&
+	return !wayland->waiting && wayland->export_credit >= CREDIT_MIN &&
 		channel_queued(wayland->options.channel) < CHANNEL_FULL;
 }
 
@@ -434,6 +448,9 @@ void wayland_export(struct wayland *wayland)
 			break;
 		}
 		ok = export_one(wayland, data + done, &header, &run);
+		if (wayland->waiting) {
+			break;
+		}
 		done += header.size;
 		room = can_export(wayland) &&
 			wayland->export_credit - (uint32_t)(run.end - run.start) >= CREDIT_MIN;
@@ -447,6 +464,13 @@ void wayland_export(struct wayland *wayland)
 	channel_flush(wayland->options.channel);
 	// If all went out at once, nothing else will tell that there is room again.
 	wire_socket_set_reading(wayland->options.local, can_export(wayland));
+}
+
+void wayland_retry(struct wayland *wayland)
+{
+	wayland->retried = wayland->retried || wayland->waiting;
+	wayland->waiting = false;
+	wayland_export(wayland);
 }
 
 const char *wayland_credit(struct wayland *wayland, uint32_t bytes)
@@ -647,6 +671,7 @@ const char *wayland_import(struct wayland *wayland, const struct channel_frame *
 	if (wrong != NULL || wayland->failed) {
 		return wrong;
 	}
+	fdrefs_settle(wayland->options.refs);
 	size_t head = frame->header.arg * sizeof(uint32_t);
 	uint8_t *data = frame->payload + head;
 	size_t len = frame->header.length - head;

@@ -71,6 +71,8 @@ struct wayland {
 	int host_clock;         // clockid_t of presentation times as the compositor gives them
 	bool error_seen;        // the compositor has sent wl_display.error
 	bool failed;
+	bool waiting; // the first message that was not exported has to (WAYLAND_WAIT)
+	bool retried; // it had to
 	uint64_t messages[2], message_bytes[2]; // by enum wire_direction
 };
 
@@ -111,6 +113,8 @@ void wayland_finish(struct wayland *wayland);
 
 // Exports what is whole of the local socket's bytes, as far as the channel takes it.
 void wayland_export(struct wayland *wayland);
+// The same when what a message has waited for may have come.
+void wayland_retry(struct wayland *wayland);
 // Imports a MESSAGES frame; the local socket is to be flushed then. NULL, or what is wrong with the
 // frame itself.
 const char *wayland_import(struct wayland *wayland, const struct channel_frame *frame);

@@ -117,6 +117,14 @@ static void streams_over(struct peer *peer)
 	(void)peer;
 }
 
+static void retried(struct peer *peer)
+{
+	struct wayland_peer *self = (struct wayland_peer *)peer;
+	if (!self->ending) {
+		wayland_retry(&self->wayland);
+	}
+}
+
 /* A client is told as by its compositor. */
 static void tell(struct peer *peer, uint32_t code, const char *text)
 {
@@ -219,6 +227,7 @@ const struct peer_interface wayland_peer = {
 	.settled = settled,
 	.drained = drained,
 	.streams_over = streams_over,
+	.retried = retried,
 	.tell = tell,
 	.end = end,
 	.close = close_local,

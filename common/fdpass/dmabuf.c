@@ -1,0 +1,378 @@
+#include "fdpass/dmabuf.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/dma-buf.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mapping.h"
+#include "fdpass/kind.h"
+#include "fdpass/memory_impl.h"
+#include "fdpass/resolver.h"
+#include "fdpass/sync.h"
+
+/*
+ * The local peer of an importer says that it needs a dma-buf no more, and lets go of it when it has read
+ * that, and when its GPU is done. Nobody tells of the latter but the kernel's count of references, which
+ * is looked at again and again: soon at first, then less often.
+ */
+#define FIRST_LOOK_MS 1
+#define LAST_LOOK_MS  256
+#define LOOKS_MS      10000 // in all; then the local peer is said to hold it
+
+struct dmabuf {
+	struct memory memory;
+	bool reading, writing; // between the beginning and the end of DMA_BUF_IOCTL_SYNC
+	bool leaving;          // nobody here uses it: it waits for the local peer to let it go
+	int info;              // where its count of references is read; -1: none
+	struct event *look;
+	unsigned int next_ms, waited_ms;
+};
+
+static const struct fdref_interface exported;
+static const struct fdref_interface imported;
+
+static void destroy_dmabuf(struct fdref *ref)
+{
+	struct dmabuf *dmabuf = (struct dmabuf *)ref;
+	dmabuf_settle(ref);
+	if (dmabuf->look != NULL) {
+		event_free(dmabuf->look);
+	}
+	if (dmabuf->info >= 0) {
+		close(dmabuf->info);
+	}
+	memory_finish(&dmabuf->memory);
+	free(dmabuf);
+}
+
+static struct dmabuf *create_dmabuf(struct fdrefs *refs, int fd)
+{
+	struct dmabuf *dmabuf = calloc(1, sizeof(*dmabuf));
+	if (dmabuf == NULL) {
+		return NULL;
+	}
+	dmabuf->memory.ref.refs = refs;
+	dmabuf->memory.fd = fd;
+	dmabuf->memory.is_dmabuf = true;
+	dmabuf->info = -1;
+	return dmabuf;
+}
+
+/* ---- access ---- */
+
+static void sync_access(const struct memory *memory, uint64_t flags)
+{
+	const struct dma_buf_sync sync = {.flags = flags};
+	int error;
+	do {
+		error = ioctl(memory->fd, DMA_BUF_IOCTL_SYNC, &sync);
+	} while (error < 0 && (errno == EINTR || errno == EAGAIN));
+	if (error < 0) {
+		log_limited(LOG_WARN, "a dma-buf may show old bytes: DMA_BUF_IOCTL_SYNC: %m");
+	}
+}
+
+static void begin(struct dmabuf *dmabuf, bool *doing, uint64_t direction)
+{
+	if (dmabuf->memory.fd < 0 || *doing) {
+		return;
+	}
+	dmabuf->memory.ref.refs->accessed += !dmabuf->reading && !dmabuf->writing;
+	*doing = true;
+	sync_access(&dmabuf->memory, DMA_BUF_SYNC_START | direction);
+}
+
+static void end(struct dmabuf *dmabuf, bool *doing, uint64_t direction)
+{
+	if (!*doing) {
+		return;
+	}
+	*doing = false;
+	dmabuf->memory.ref.refs->accessed -= !dmabuf->reading && !dmabuf->writing;
+	sync_access(&dmabuf->memory, DMA_BUF_SYNC_END | direction);
+}
+
+void dmabuf_begin_reading(struct memory *memory)
+{
+	struct dmabuf *dmabuf = (struct dmabuf *)memory;
+	end(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ); // what was read before may be old
+	begin(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ);
+}
+
+void dmabuf_begin_writing(struct memory *memory)
+{
+	struct dmabuf *dmabuf = (struct dmabuf *)memory;
+	begin(dmabuf, &dmabuf->writing, DMA_BUF_SYNC_WRITE);
+}
+
+void dmabuf_settle(struct fdref *ref)
+{
+	struct dmabuf *dmabuf = (struct dmabuf *)ref;
+	end(dmabuf, &dmabuf->writing, DMA_BUF_SYNC_WRITE);
+	end(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ);
+}
+
+bool dmabuf_must_wait(struct memory *memory)
+{
+	struct pollfd written = {.fd = memory->fd, .events = POLLIN};
+	// Where there is no memory or no fd for that, the kernel waits, when reading begins.
+	return poll(&written, 1, 0) == 0 && sync_wait_for(memory->ref.refs, memory->fd);
+}
+
+bool dmabuf_possible(const struct fdrefs *refs)
+{
+	return refs->dmabufs;
+}
+
+/* ---- the opener ---- */
+
+static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
+{
+	(void)ref;
+	(void)frame;
+	return "frame of the wrong type for a dma-buf";
+}
+
+/* A dma-buf is the only file whose offset can be moved without the sender's seeing it: it has none. */
+static uint64_t size_of(int fd)
+{
+	off_t size = lseek(fd, 0, SEEK_END);
+	return size < 0 ? 0 : (uint64_t)size;
+}
+
+static const char *open_dmabuf(struct fdrefs *refs, struct dmabuf *dmabuf)
+{
+	struct memory *memory = &dmabuf->memory;
+	int access = fcntl(memory->fd, F_GETFL) & O_ACCMODE;
+	uint64_t size = size_of(memory->fd);
+	if (size == 0 || access == O_WRONLY || access == O_ACCMODE ||
+		!memory_map(memory, size, access == O_RDWR)) {
+		return "a dma-buf that cannot be mapped";
+	}
+	memory->wanted = size;
+	memory->users = 1;
+	struct channel_open_dmabuf open = {
+		.access = (uint32_t)access,
+		.plane = CHANNEL_PLANE_COPY,
+	};
+	channel_put64(open.size, size);
+	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_DMABUF, &open, sizeof(open))) {
+		return "too many fds are open in this session";
+	}
+	fd_identity_of(memory->fd, &memory->ref.identity);
+	refs->counts.dmabufs++;
+	return NULL;
+}
+
+/* One that is open already; NULL: there is none. */
+static struct memory *find_exported(const struct fdrefs *refs, int fd)
+{
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	struct fdref *ref = identity.number != 0 ? fdrefs_find(refs, &identity) : NULL;
+	return ref != NULL && ref->interface == &exported ? (struct memory *)ref : NULL;
+}
+
+struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong)
+{
+	*wrong = NULL;
+	if (fd_kind_of(fd) != FD_KIND_DMABUF) {
+		*wrong = "an fd that should be a dma-buf is not one";
+		close(fd);
+		return NULL;
+	}
+	struct memory *open = find_exported(refs, fd);
+	if (open != NULL) {
+		close(fd);
+		return memory_use(open);
+	}
+	struct dmabuf *dmabuf = create_dmabuf(refs, fd);
+	if (dmabuf == NULL) {
+		*wrong = "out of memory";
+		close(fd);
+		return NULL;
+	}
+	*wrong = open_dmabuf(refs, dmabuf);
+	if (*wrong != NULL) {
+		destroy_dmabuf(&dmabuf->memory.ref);
+		return NULL;
+	}
+	return &dmabuf->memory;
+}
+
+/* ---- the importer ---- */
+
+/* Without a buffer the memory is there all the same: who names it is told so by get_fd. */
+static void make_buffer(struct fdrefs *refs, struct memory *memory)
+{
+	struct resolver_buffer buffer;
+	struct resolver *resolver = refs->resolver;
+	if (resolver != NULL && resolver->interface->make(resolver, memory->size, &buffer) == 0) {
+		memory->fd = buffer.fd;
+		memory->mapping = buffer.mapping;
+	}
+}
+
+/* -EBADF also if it could not be made. */
+static int get_fd(struct fdref *ref)
+{
+	return ((struct dmabuf *)ref)->leaving ? -EBADF : memory_get_fd(ref);
+}
+
+static const char *check_open(
+	const struct channel_frame *frame, struct channel_open_dmabuf *open, uint64_t *size)
+{
+	if (frame->header.length != sizeof(*open)) {
+		return "OPEN of a dma-buf with a wrong length";
+	}
+	memcpy(open, frame->payload, sizeof(*open));
+	*size = channel_get64(open->size);
+	if (open->access != CHANNEL_ACCESS_READ && open->access != CHANNEL_ACCESS_BOTH) {
+		return "OPEN of a dma-buf with a wrong access mode";
+	}
+	if (*size == 0 || *size > INT64_MAX) {
+		return "OPEN of a dma-buf with a wrong size";
+	}
+	return open->plane == CHANNEL_PLANE_COPY ? NULL : "OPEN of a dma-buf by an unknown plane";
+}
+
+const char *dmabuf_import(
+	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
+{
+	struct channel_open_dmabuf open;
+	uint64_t size;
+	const char *wrong = check_open(frame, &open, &size);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct charge *charge = charge_create(refs->budget, (size + page - 1) / page * page);
+	if (charge == NULL) {
+		return "more memory than the session may have";
+	}
+	struct dmabuf *dmabuf = create_dmabuf(refs, -1);
+	if (dmabuf == NULL) {
+		charge_unref(charge);
+		return "out of memory";
+	}
+	dmabuf->memory.ref.interface = &imported;
+	dmabuf->memory.ref.memory = charge;
+	dmabuf->memory.size = dmabuf->memory.wanted = size;
+	make_buffer(refs, &dmabuf->memory);
+	refs->counts.dmabufs++;
+	*ref = &dmabuf->memory.ref;
+	return NULL;
+}
+
+/* ---- its end ---- */
+
+/* Of our fd, and of whoever was given one. */
+static bool is_held(const struct dmabuf *dmabuf)
+{
+	uint64_t count;
+	return dmabuf->info >= 0 && fd_info_number(dmabuf->info, "count", 10, &count) && count > 1;
+}
+
+static void look_later(struct dmabuf *dmabuf)
+{
+	const struct timeval after = {.tv_usec = dmabuf->next_ms * 1000};
+	if (dmabuf->look == NULL || event_add(dmabuf->look, &after) < 0) {
+		fdrefs_confirm_closed(&dmabuf->memory.ref);
+	}
+}
+
+static void look(struct dmabuf *dmabuf)
+{
+	struct fdrefs *refs = dmabuf->memory.ref.refs;
+	bool held = is_held(dmabuf);
+	if (held && dmabuf->waited_ms < LOOKS_MS) {
+		look_later(dmabuf);
+		return;
+	}
+	if (held) {
+		refs->counts.dmabufs_held++;
+		log_limited(LOG_WARN,
+			"a dma-buf of %" PRIu64 " bytes is still in use after its end",
+			dmabuf->memory.size);
+	}
+	fdrefs_confirm_closed(&dmabuf->memory.ref);
+	channel_flush(refs->channel);
+}
+
+static void handle_look(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct dmabuf *dmabuf = data;
+	dmabuf->waited_ms += dmabuf->next_ms;
+	if (dmabuf->next_ms < LAST_LOOK_MS) {
+		dmabuf->next_ms *= 2;
+	}
+	look(dmabuf);
+}
+
+void dmabuf_let_go(struct memory *memory)
+{
+	struct dmabuf *dmabuf = (struct dmabuf *)memory;
+	dmabuf->leaving = true;
+	dmabuf_settle(&memory->ref);
+	mapping_unref(memory->mapping); // which may be a reference, too
+	memory->mapping = NULL;
+	if (memory->fd >= 0) {
+		dmabuf->info = fd_info_open(memory->fd);
+		dmabuf->look = evtimer_new(memory->ref.refs->base, handle_look, dmabuf);
+	}
+	dmabuf->next_ms = FIRST_LOOK_MS;
+	look(dmabuf);
+}
+
+static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
+{
+	struct memory *memory = (struct memory *)ref;
+	switch (frame->header.type) {
+	case CHANNEL_CLOSE:
+		if (memory->users == 0) {
+			dmabuf_let_go(memory);
+		}
+		return NULL;
+	case CHANNEL_MEM_COPY:
+		return memory_copy_from_twin(memory, frame);
+	default:
+		return "frame of the wrong type for a dma-buf";
+	}
+}
+
+/* ---- both ---- */
+
+static const struct fdref_interface exported = {
+	.name = "dma-buf",
+	.frame = handle_exported,
+	.place = memory_place_in_original,
+	.settle = dmabuf_settle,
+	.destroy = destroy_dmabuf,
+};
+
+static const struct fdref_interface imported = {
+	.name = "dma-buf",
+	.frame = handle_imported,
+	.place = memory_place_in_replica,
+	.get_fd = get_fd,
+	.settle = dmabuf_settle,
+	.destroy = destroy_dmabuf,
+};
+
+struct memory *dmabuf_get(const struct fdrefs *refs, uint32_t id)
+{
+	struct fdref *ref = fdrefs_get(refs, id);
+	bool is_dmabuf =
+		ref != NULL && (ref->interface == &exported || ref->interface == &imported);
+	return is_dmabuf && !((struct dmabuf *)ref)->leaving ? (struct memory *)ref : NULL;
+}
