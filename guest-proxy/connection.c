@@ -18,11 +18,19 @@
 
 static_assert(CONTENT_STORE_MAX <= CHANNEL_MAX_CONTENTS, "HELLO names every file that we have");
 
+static uint32_t features_of(
+	const struct guest_options *options, const char *service, const struct token *token)
+{
+	bool dmabufs = strcmp(service, SERVICE_WAYLAND) == 0 && !options->program.no_dmabuf;
+	return (token->length > 0 ? CHANNEL_FEATURE_TOKEN : 0) |
+		(dmabufs ? CHANNEL_FEATURE_DMABUF : 0);
+}
+
 static struct handshake_hello new_hello(const char *service, const struct content_store *contents,
-	const uint8_t link[16], const struct token *token)
+	const uint8_t link[16], uint32_t features)
 {
 	struct handshake_hello hello = {
-		.features = token->length > 0 ? CHANNEL_FEATURE_TOKEN : 0,
+		.features = features,
 		.n_contents = contents != NULL ? contents->count : 0,
 	};
 	snprintf(hello.service, sizeof(hello.service), "%s", service);
@@ -67,7 +75,8 @@ int connection_open(const struct guest_options *options, const char *service,
 		snprintf(text->text, sizeof(text->text), "the token cannot be read");
 		return -1;
 	}
-	struct handshake_hello hello = new_hello(service, contents, link, &token);
+	struct handshake_hello hello =
+		new_hello(service, contents, link, features_of(options, service, &token));
 	int fd = transport_connect(&options->connect);
 	const char *wrong = fd < 0 ? strerror(-fd) : shake_hands(fd, &hello, &token, text);
 	token_wipe(&token);

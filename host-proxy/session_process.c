@@ -10,6 +10,7 @@
 #include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
+#include "fdpass/resolver.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
@@ -33,6 +34,7 @@ struct preparation {
 	bool has_policy;
 	struct denied_request denied[POLICY_MAX_REQUESTS];
 	struct channel_input *input;
+	struct resolver *resolver; // NULL: no dma-bufs
 	int context_fd; // is open as long as the compositor is to know the context; or -1
 	struct handshake_hello hello; // the session borrows its contents
 };
@@ -267,6 +269,20 @@ static struct channel_input *create_input(int channel_fd, const struct worker_pe
 	return input;
 }
 
+// What makes dma-bufs, if the guest knows what they are: it is opened now, as nothing is in the sandbox.
+static void open_resolver(struct preparation *preparation, struct session_options *session)
+{
+	bool offered = (preparation->hello.features & CHANNEL_FEATURE_DMABUF) != 0;
+	if (session->dmabufs && session->service == NULL && offered) {
+		preparation->resolver = resolver_create_copy();
+		if (preparation->resolver == NULL) {
+			log_info("no dma-bufs: cannot open /dev/udmabuf or a dma-heap: %m");
+		}
+	}
+	session->dmabufs = preparation->resolver != NULL;
+	session->resolver = preparation->resolver;
+}
+
 // The service's end, for which the guest has been welcomed; -1.
 static int welcome(struct preparation *preparation, int channel_fd, struct session_options *session)
 {
@@ -274,8 +290,10 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 	if (local_fd < 0) {
 		return -1;
 	}
-	int error = handshake_welcome(
-		channel_fd, &preparation->hello, CHANNEL_FEATURE_TOKEN, WELCOME_TIMEOUT_MS);
+	open_resolver(preparation, session);
+	uint32_t features = CHANNEL_FEATURE_TOKEN | (session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0);
+	int error =
+		handshake_welcome(channel_fd, &preparation->hello, features, WELCOME_TIMEOUT_MS);
 	if (error < 0) {
 		log_info("the guest is gone: %s", strerror(-error));
 		close(local_fd);
@@ -328,6 +346,7 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 	if (preparation.context_fd >= 0) {
 		close(preparation.context_fd);
 	}
+	resolver_destroy(preparation.resolver);
 	free(preparation.handout.policy);
 	return status;
 }

@@ -1,8 +1,11 @@
 #include "program/confine.h"
 
 #include <fcntl.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-heap.h>
 #include <linux/sockios.h>
 #include <linux/sync_file.h>
+#include <linux/udmabuf.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <xf86drm.h>
@@ -46,6 +49,19 @@ static const struct sandbox_rule session_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_ADD_SEALS)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, FIONREAD)), // and SIOCINQ
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
+	{0},
+};
+
+static const struct sandbox_rule wayland_rules[] = {
+	// dma-bufs
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DMA_BUF_IOCTL_SYNC)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DMA_HEAP_IOCTL_ALLOC)),
+	{0},
+};
+
+static const struct sandbox_path wayland_paths[] = {
+	{"/proc/self/fdinfo", false}, // dma-bufs: who has made one, whether it is still used
 	{0},
 };
 
@@ -103,8 +119,8 @@ static void set_limits(struct sandbox_profile *profile, const struct confine_opt
 static struct sandbox_profile profile_of(bool any_kind, bool strict)
 {
 	return (struct sandbox_profile){
-		.rules = {sandbox_basics, session_rules, any_kind ? service_rules : NULL},
-		.paths = any_kind ? service_paths : NULL,
+		.rules = {sandbox_basics, session_rules, any_kind ? service_rules : wayland_rules},
+		.paths = any_kind ? service_paths : wayland_paths,
 		.opens = true,
 		.strict = strict,
 		.report_type = RECORD_VIOLATION,

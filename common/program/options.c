@@ -135,6 +135,14 @@ const char *program_set_print_ready(void *options, const char *value)
 	return NULL;
 }
 
+const char *program_set_no_dmabuf(void *options, const char *value)
+{
+	(void)value;
+	struct program_options *program = options;
+	program->no_dmabuf = true;
+	return NULL;
+}
+
 const char *program_set_no_sandbox(void *options, const char *value)
 {
 	(void)value;

@@ -48,6 +48,7 @@ struct program_options {
 	bool oneshot;
 	bool print_ready;
 	bool no_sandbox;
+	bool no_dmabuf;
 	unsigned int max_sessions;
 	int session_fd;             // -1 in the parent
 	unsigned int ping_interval; // seconds
@@ -78,6 +79,7 @@ const char *program_set_token_file(void *options, const char *value);
 const char *program_set_ping_interval(void *options, const char *value);
 const char *program_set_ping_timeout(void *options, const char *value);
 const char *program_set_no_sandbox(void *options, const char *value);
+const char *program_set_no_dmabuf(void *options, const char *value);
 const char *program_set_record(void *options, const char *value);
 const char *program_set_session_fd(void *options, const char *value);
 
@@ -94,6 +96,8 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_on_unsupported}, \
 	{"max-file-copy", "BYTES[K|M|G]", "a larger file is read on demand (default 64M)", false, \
 		program_set_max_file_copy}, \
+	{"no-dmabuf", NULL, "hide GPU buffers (zwp_linux_dmabuf_v1) from clients", false, \
+		program_set_no_dmabuf}, \
 	{"token-file", "FILE", "a secret that the other side has to have, too (mode 0600)", false, \
 		program_set_token_file}, \
 	{"ping-interval", "SECONDS", "how often to ask for a sign of life (default 20)", false, \

@@ -303,6 +303,7 @@ static bool create_session(struct worker *worker, int fd)
 		.channel_fd = -1,
 		.service = worker->service > 0 ? services->list[worker->service - 1].name : NULL,
 		.rules = config->options->rules,
+		.dmabufs = worker->service == 0 && !config->options->no_dmabuf,
 		.budget = &worker->budget,
 		.ping_interval = config->options->ping_interval,
 		.ping_timeout = config->options->ping_timeout,
