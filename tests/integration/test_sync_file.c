@@ -18,6 +18,7 @@
 #include "base/fdlist.h"
 #include "base/scm.h"
 #include "tests/support/carried.h"
+#include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
 
 /*
@@ -27,26 +28,6 @@
 
 #define SKIPPED 77 // for Meson
 #define NODES   64 // of each kind, at most
-
-/* The primary node of a driver; -1: there is none. */
-static int open_card(const char *driver)
-{
-	for (int i = 0; i < NODES; i++) {
-		char path[32];
-		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
-		int fd = open(path, O_RDWR | O_CLOEXEC);
-		drmVersion *version = fd < 0 ? NULL : drmGetVersion(fd);
-		bool found = version != NULL && strcmp(version->name, driver) == 0;
-		drmFreeVersion(version);
-		if (found) {
-			return fd;
-		}
-		if (fd >= 0) {
-			close(fd);
-		}
-	}
-	return -1;
-}
 
 static bool can_make_fences(void)
 {
@@ -64,52 +45,20 @@ static bool can_make_fences(void)
 	return can;
 }
 
-// vgem's own ioctls, whose header distributions leave out.
-struct vgem_fence_attach {
-	uint32_t handle;
-	uint32_t flags;
-	uint32_t out_fence;
-	uint32_t pad;
-};
-
-struct vgem_fence_signal {
-	uint32_t fence;
-	uint32_t flags;
-};
-
-#define VGEM_FENCE_WRITE  1
-#define VGEM_FENCE_ATTACH DRM_IOWR(DRM_COMMAND_BASE + 1, struct vgem_fence_attach)
-#define VGEM_FENCE_SIGNAL DRM_IOW(DRM_COMMAND_BASE + 2, struct vgem_fence_signal)
-
 /* A fence of vgem's: it signals when it is told to, or after ten seconds. */
 struct fence {
-	int card;
-	uint32_t id;
+	struct vgem_buffer buffer;
 	int sync_file;
 };
 
 static void make_fence(struct fence *fence)
 {
-	struct drm_mode_create_dumb dumb = {.width = 16, .height = 16, .bpp = 32};
-	fence->card = open_card("vgem");
-	assert_true(fence->card >= 0);
-	assert_int_equal(drmIoctl(fence->card, DRM_IOCTL_MODE_CREATE_DUMB, &dumb), 0);
-	struct vgem_fence_attach attach = {.handle = dumb.handle, .flags = VGEM_FENCE_WRITE};
-	assert_int_equal(drmIoctl(fence->card, VGEM_FENCE_ATTACH, &attach), 0);
-	fence->id = attach.out_fence;
-	int buffer;
-	assert_int_equal(drmPrimeHandleToFD(fence->card, dumb.handle, DRM_CLOEXEC, &buffer), 0);
+	assert_true(vgem_buffer_init(&fence->buffer));
+	vgem_buffer_attach(&fence->buffer);
 	struct dma_buf_export_sync_file export = {.flags = DMA_BUF_SYNC_READ, .fd = -1};
-	assert_int_equal(drmIoctl(buffer, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &export), 0);
-	close(buffer);
+	assert_int_equal(drmIoctl(fence->buffer.fd, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &export), 0);
 	assert_int_equal(fcntl(export.fd, F_SETFD, FD_CLOEXEC), 0);
 	fence->sync_file = export.fd;
-}
-
-static void signal_fence(const struct fence *fence)
-{
-	struct vgem_fence_signal signal = {.fence = fence->id};
-	assert_int_equal(drmIoctl(fence->card, VGEM_FENCE_SIGNAL, &signal), 0);
 }
 
 static bool is_readable(void *data)
@@ -169,7 +118,7 @@ static void a_message_waits_for_its_fence_and_nothing_else_does(void **state)
 	assert_int_equal(recv(other[1], bytes, sizeof(bytes), 0), strlen("meanwhile"));
 	assert_false(is_readable(&carried.service));
 
-	signal_fence(&fence);
+	vgem_buffer_signal(&fence.buffer);
 	carried_wait(&carried, is_readable, &carried.service);
 	struct fdlist fds;
 	fdlist_init(&fds);
@@ -180,7 +129,7 @@ static void a_message_waits_for_its_fence_and_nothing_else_does(void **state)
 	fdlist_finish(&fds);
 	expect_signalled(fd);
 	close(fd);
-	close(fence.card);
+	vgem_buffer_finish(&fence.buffer);
 	close(other[0]);
 	close(other[1]);
 	carried_leave(&carried);
@@ -189,7 +138,7 @@ static void a_message_waits_for_its_fence_and_nothing_else_does(void **state)
 
 int main(void)
 {
-	int card = open_card("vgem");
+	int card = dmabufs_open_card("vgem");
 	if (card < 0 || !can_make_fences()) {
 		fprintf(stderr, "no vgem, or no DRM device with sync objects\n");
 		return SKIPPED;

@@ -6,7 +6,6 @@
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
 #include <linux/perf_event.h>
-#include <linux/udmabuf.h>
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
@@ -34,6 +33,7 @@
 #include <cmocka.h>
 
 #include "protocol/channel.h"
+#include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
 
 // Takes fd.
@@ -101,20 +101,18 @@ static void an_eventfd_is_told_from_other_anonymous_inodes(void **state)
 
 static void a_dma_buf_is_one(void **state)
 {
+	char text[FD_DESCRIPTION_MAX];
+	int memory;
 	(void)state;
-	int device = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
-	if (device < 0) {
+	if (!dmabufs_have_udmabuf()) {
+		print_message("no /dev/udmabuf\n");
 		skip();
 	}
-	int memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	assert_true(memfd >= 0);
-	assert_int_equal(ftruncate(memfd, 4096), 0);
-	assert_int_equal(fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
-	struct udmabuf_create create = {
-		.memfd = (uint32_t)memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .size = 4096};
-	expect_kind(ioctl(device, UDMABUF_CREATE, &create), FD_KIND_DMABUF);
-	close(memfd);
-	close(device);
+	int fd = dmabufs_new(4096, &memory);
+	assert_string_equal(fd_describe(fd, text), "dma-buf of udmabuf");
+	assert_string_equal(fd_describe(memory, text), "file");
+	close(memory);
+	expect_kind(fd, FD_KIND_DMABUF);
 }
 
 static void what_gives_no_access_is_unknown(void **state)

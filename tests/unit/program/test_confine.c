@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-heap.h>
+#include <linux/udmabuf.h>
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -215,17 +218,25 @@ static void what_a_services_session_does_not_need_ends_it(void **state)
 	}
 }
 
-// What a session of a service may do, and one of Wayland may not.
+// What a session of a service may do, and one of Wayland may not, and the other way round.
 static void each_kind_of_session_has_only_what_it_needs(void **state)
 {
-	static const struct call calls[] = {
+	static const struct call services[] = {
 		{"fcntl", {0, F_SETLEASE}},
 		{"fcntl", {0, F_SETSIG}},
 		{"setsockopt", {0, SOL_SOCKET, SO_PASSCRED}},
 	};
+	static const struct call waylands[] = {
+		{"ioctl", {0, DMA_BUF_IOCTL_SYNC}},
+		{"ioctl", {0, UDMABUF_CREATE}},
+		{"ioctl", {0, DMA_HEAP_IOCTL_ALLOC}},
+	};
 	(void)state;
-	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-		expect_death(false, &calls[i]);
+	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
+		expect_death(false, &services[i]);
+	}
+	for (size_t i = 0; i < sizeof(waylands) / sizeof(waylands[0]); i++) {
+		expect_death(true, &waylands[i]);
 	}
 }
 
@@ -409,6 +420,21 @@ static bool know_eventfds(const void *data)
 		fd_info_number(info, "eventfd-count", 16, &count) && count == 7;
 }
 
+static bool tells_of_dmabufs(int fd)
+{
+	const struct dma_buf_sync sync = {.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ};
+	int info = fd_info_open(fd);
+	return info >= 0 && ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync) < 0 && errno == ENOTTY &&
+		ioctl(fd, UDMABUF_CREATE, NULL) < 0 && errno == ENOTTY &&
+		ioctl(fd, DMA_HEAP_IOCTL_ALLOC, NULL) < 0 && errno == ENOTTY;
+}
+
+static bool use_dmabufs(const void *data)
+{
+	(void)data;
+	return tells_of_dmabufs(memfd_create("test", MFD_CLOEXEC));
+}
+
 static bool use_devices(const void *data)
 {
 	(void)data;
@@ -430,6 +456,7 @@ static void what_a_session_needs_works(void **state)
 	}
 	expect_passed(false, use_replicas, NULL);
 	expect_passed(true, use_replicas, NULL);
+	expect_passed(false, use_dmabufs, NULL);
 	expect_passed(true, know_eventfds, NULL);
 	expect_passed(true, use_devices, NULL);
 }

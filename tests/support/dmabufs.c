@@ -1,0 +1,117 @@
+#include "tests/support/dmabufs.h"
+
+#include <fcntl.h>
+#include <linux/udmabuf.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xf86drm.h>
+#include <cmocka.h>
+
+#define NODES 64 // of each kind, at most
+
+static int open_udmabuf(void)
+{
+	return open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+}
+
+bool dmabufs_have_udmabuf(void)
+{
+	int device = open_udmabuf();
+	if (device >= 0) {
+		close(device);
+	}
+	return device >= 0;
+}
+
+int dmabufs_new(size_t size, int *memory)
+{
+	*memory = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_true(*memory >= 0);
+	assert_int_equal(ftruncate(*memory, (off_t)size), 0);
+	assert_int_equal(fcntl(*memory, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	const struct udmabuf_create create = {
+		.memfd = (uint32_t)*memory,
+		.flags = UDMABUF_FLAGS_CLOEXEC,
+		.size = size,
+	};
+	int device = open_udmabuf();
+	int fd = ioctl(device, UDMABUF_CREATE, &create);
+	assert_true(fd >= 0);
+	close(device);
+	return fd;
+}
+
+int dmabufs_open_card(const char *driver)
+{
+	for (int i = 0; i < NODES; i++) {
+		char path[32];
+		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
+		int fd = open(path, O_RDWR | O_CLOEXEC);
+		drmVersion *version = fd < 0 ? NULL : drmGetVersion(fd);
+		bool found = version != NULL && strcmp(version->name, driver) == 0;
+		drmFreeVersion(version);
+		if (found) {
+			return fd;
+		}
+		if (fd >= 0) {
+			close(fd);
+		}
+	}
+	return -1;
+}
+
+// vgem's own ioctls, whose header distributions leave out.
+struct vgem_fence_attach {
+	uint32_t handle;
+	uint32_t flags;
+	uint32_t out_fence;
+	uint32_t pad;
+};
+
+struct vgem_fence_signal {
+	uint32_t fence;
+	uint32_t flags;
+};
+
+#define VGEM_FENCE_WRITE  1
+#define VGEM_FENCE_ATTACH DRM_IOWR(DRM_COMMAND_BASE + 1, struct vgem_fence_attach)
+#define VGEM_FENCE_SIGNAL DRM_IOW(DRM_COMMAND_BASE + 2, struct vgem_fence_signal)
+
+bool vgem_buffer_init(struct vgem_buffer *buffer)
+{
+	struct drm_mode_create_dumb dumb = {.width = 64, .height = 64, .bpp = 32};
+	*buffer = (struct vgem_buffer){.card = dmabufs_open_card("vgem"), .fd = -1};
+	if (buffer->card < 0) {
+		return false;
+	}
+	assert_int_equal(drmIoctl(buffer->card, DRM_IOCTL_MODE_CREATE_DUMB, &dumb), 0);
+	buffer->handle = dumb.handle;
+	buffer->size = dumb.size;
+	assert_int_equal(
+		drmPrimeHandleToFD(buffer->card, dumb.handle, DRM_CLOEXEC, &buffer->fd), 0);
+	return true;
+}
+
+void vgem_buffer_finish(struct vgem_buffer *buffer)
+{
+	close(buffer->fd);
+	close(buffer->card);
+}
+
+void vgem_buffer_attach(struct vgem_buffer *buffer)
+{
+	struct vgem_fence_attach attach = {.handle = buffer->handle, .flags = VGEM_FENCE_WRITE};
+	assert_int_equal(drmIoctl(buffer->card, VGEM_FENCE_ATTACH, &attach), 0);
+	buffer->fence = attach.out_fence;
+}
+
+void vgem_buffer_signal(struct vgem_buffer *buffer)
+{
+	struct vgem_fence_signal signal = {.fence = buffer->fence};
+	assert_int_equal(drmIoctl(buffer->card, VGEM_FENCE_SIGNAL, &signal), 0);
+}

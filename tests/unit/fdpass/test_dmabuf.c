@@ -1,0 +1,526 @@
+#include "fdpass/dmabuf.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <linux/dma-buf.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/mapping.h"
+#include "ends.h"
+#include "fdpass/any.h"
+#include "fdpass/resolver.h"
+#include "tests/support/dmabufs.h"
+#include "tests/support/fd_count.h"
+
+#define PAGE 4096u
+
+/* ---- buffers where a machine has none: memory that says so, and is told nothing by ioctl(2) ---- */
+
+struct memory_resolver {
+	struct resolver base;
+	unsigned int made;
+	int error;
+};
+
+static int make_memory(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer)
+{
+	struct memory_resolver *memories = (struct memory_resolver *)resolver;
+	if (memories->error != 0) {
+		return memories->error;
+	}
+	memories->made++;
+	buffer->size = (size + PAGE - 1) / PAGE * PAGE;
+	buffer->fd = memfd_create("test", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(buffer->fd, (off_t)buffer->size), 0);
+	buffer->mapping = mapping_create(buffer->fd, buffer->size, true);
+	assert_non_null(buffer->mapping);
+	return 0;
+}
+
+static const struct resolver_interface memory_interface = {.name = "test", .make = make_memory};
+
+struct fixture {
+	struct ends ends;
+	struct memory_resolver memories;
+};
+
+static void fixture_init(struct fixture *fixture)
+{
+	ends_init(&fixture->ends);
+	fixture->memories = (struct memory_resolver){.base.interface = &memory_interface};
+	for (int i = 0; i < 2; i++) {
+		struct end *end = i == 0 ? &fixture->ends.guest : &fixture->ends.host;
+		end->refs.any_kind = false;
+		end->refs.dmabufs = true;
+	}
+	fixture->ends.host.refs.resolver = &fixture->memories.base;
+}
+
+static void fixture_finish(struct fixture *fixture)
+{
+	assert_null(fixture->ends.guest.wrong);
+	assert_null(fixture->ends.host.wrong);
+	ends_finish(&fixture->ends);
+}
+
+/* ---- what a guest may say ---- */
+
+#define ID 7u
+
+static struct channel_open_dmabuf open_of(uint64_t size)
+{
+	struct channel_open_dmabuf open = {
+		.access = CHANNEL_ACCESS_BOTH,
+		.plane = CHANNEL_PLANE_COPY,
+	};
+	channel_put64(open.size, size);
+	return open;
+}
+
+static const char *open_copy(struct fixture *fixture, uint32_t id, uint64_t size)
+{
+	struct channel_open_dmabuf open = open_of(size);
+	return end_frame(
+		&fixture->ends.host, CHANNEL_OPEN, id, CHANNEL_KIND_DMABUF, &open, sizeof(open));
+}
+
+static void expect_refused(const struct channel_open_dmabuf *open, size_t len)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	fixture_init(&fixture);
+	assert_non_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, open, len));
+	assert_int_equal(fixture.memories.made, 0);
+	assert_null(fdrefs_get(&host->refs, ID));
+	assert_int_equal(host->budget.used[BUDGET_FDS], 0);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	fixture_finish(&fixture);
+}
+
+static void an_open_that_makes_no_sense_is_refused(void **state)
+{
+	static const uint64_t sizes[] = {
+		0, (uint64_t)INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX, (1u << 30) + 1u};
+	struct channel_open_dmabuf open = open_of(PAGE);
+	(void)state;
+	expect_refused(&open, 0);
+	expect_refused(&open, sizeof(open) - 1);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		open = open_of(sizes[i]);
+		expect_refused(&open, sizeof(open));
+	}
+	open = open_of(PAGE);
+	open.access = CHANNEL_ACCESS_WRITE;
+	expect_refused(&open, sizeof(open));
+	open.access = UINT32_MAX;
+	expect_refused(&open, sizeof(open));
+	open = open_of(PAGE);
+	open.plane = 1;
+	expect_refused(&open, sizeof(open));
+}
+
+static void one_that_was_not_agreed_to_is_refused(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	fixture_init(&fixture);
+	fixture.ends.host.refs.dmabufs = false;
+	assert_false(dmabuf_possible(&fixture.ends.host.refs));
+	assert_string_equal(open_copy(&fixture, ID, PAGE), "OPEN of an unknown kind");
+	fixture.ends.host.refs.any_kind = true;
+	assert_string_equal(open_copy(&fixture, ID, PAGE), "OPEN of an unknown kind");
+	fixture_finish(&fixture);
+}
+
+static void a_copy_costs_whole_pages_and_gives_them_back(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	(void)state;
+	fixture_init(&fixture);
+	assert_true(dmabuf_possible(&host->refs));
+	assert_null(open_copy(&fixture, ID, PAGE + 1));
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 2 * PAGE);
+	assert_int_equal(host->budget.used[BUDGET_FDS], 1);
+	assert_int_equal(dmabuf_get(&host->refs, ID)->size, PAGE + 1);
+	assert_null(memory_get(&host->refs, ID)); // no pool
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, ID));
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(host->budget.used[BUDGET_FDS], 0);
+	fixture_finish(&fixture);
+}
+
+static void rows_have_their_place_in_the_copy(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	struct channel_rows rows;
+	struct channel_mem_write write = {
+		.offset = {PAGE - 8}, .stride = 4, .row_bytes = 4, .rows = 2};
+	(void)state;
+	fixture_init(&fixture);
+	assert_null(open_copy(&fixture, ID, PAGE));
+	struct memory *copy = dmabuf_get(&host->refs, ID);
+	assert_null(end_write(host, ID, &write, &rows));
+	assert_ptr_equal(rows.base, copy->mapping->data + PAGE - 8);
+	assert_true(rows.lasting);
+	assert_int_equal(host->refs.accessed, 1);
+	fdrefs_settle(&host->refs);
+	assert_int_equal(host->refs.accessed, 0);
+	write.rows = 3; // in its last page, but not in what the guest has
+	assert_non_null(end_write(host, ID, &write, &rows));
+	fixture_finish(&fixture);
+}
+
+static void what_cannot_be_made_is_there_without_an_fd(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	struct channel_rows rows;
+	const struct channel_mem_write write = {.stride = 4, .row_bytes = 4, .rows = 1};
+	struct {
+		struct channel_mem_copy copy;
+		struct channel_rect rect;
+	} twin = {.copy = {.source = ID, .stride = 4, .n_rects = 1}, .rect = {0, 0, 4, 1}};
+	(void)state;
+	fixture_init(&fixture);
+	fixture.memories.error = -ENOMEM;
+	assert_null(open_copy(&fixture, ID, PAGE));
+	fixture.memories.error = 0;
+	assert_null(open_copy(&fixture, ID + 1, PAGE));
+	assert_int_equal(dmabuf_get(&host->refs, ID)->fd, -1);
+	assert_int_equal(fdrefs_get_fd(&host->refs, ID), -EBADF);
+	assert_null(end_write(host, ID, &write, &rows));
+	assert_null(rows.base);
+	assert_null(end_frame(host, CHANNEL_MEM_COPY, ID + 1, 0, &twin, sizeof(twin)));
+	twin.copy.source = ID + 1;
+	assert_null(end_frame(host, CHANNEL_MEM_COPY, ID, 0, &twin, sizeof(twin)));
+	assert_false(memory_must_wait(dmabuf_get(&host->refs, ID)));
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, ID));
+	fixture_finish(&fixture);
+}
+
+static void it_never_changes_its_size(void **state)
+{
+	struct fixture fixture;
+	const struct channel_mem_resize resize = {.size = {2 * PAGE}};
+	(void)state;
+	fixture_init(&fixture);
+	assert_null(open_copy(&fixture, ID, PAGE));
+	assert_non_null(
+		end_frame(&fixture.ends.host, CHANNEL_MEM_RESIZE, ID, 0, &resize, sizeof(resize)));
+	fixture_finish(&fixture);
+}
+
+static void a_twin_is_copied(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	struct {
+		struct channel_mem_copy copy;
+		struct channel_rect rect;
+	} twin = {.copy = {.source = ID, .stride = 64, .n_rects = 1}, .rect = {8, 1, 16, 2}};
+	(void)state;
+	fixture_init(&fixture);
+	assert_null(open_copy(&fixture, ID, PAGE));
+	assert_null(open_copy(&fixture, ID + 1, PAGE));
+	memset(dmabuf_get(&host->refs, ID)->mapping->data, 'a', PAGE);
+	assert_null(end_frame(host, CHANNEL_MEM_COPY, ID + 1, 0, &twin, sizeof(twin)));
+	const uint8_t *copy = dmabuf_get(&host->refs, ID + 1)->mapping->data;
+	for (size_t i = 0; i < PAGE; i++) {
+		bool inside = (i / 64 == 1 || i / 64 == 2) && i % 64 >= 8 && i % 64 < 24;
+		assert_int_equal(copy[i], inside ? 'a' : 0);
+	}
+	assert_int_equal(host->refs.accessed, 2);
+	fixture_finish(&fixture);
+}
+
+static void what_is_no_dmabuf_is_refused(void **state)
+{
+	struct fixture fixture;
+	const char *wrong;
+	(void)state;
+	fixture_init(&fixture);
+	int fd = new_memfd(PAGE);
+	assert_null(dmabuf_export(&fixture.ends.guest.refs, fd, &wrong));
+	assert_non_null(wrong);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	assert_int_equal(fixture.ends.guest.refs.ours.used, 0);
+	fixture_finish(&fixture);
+}
+
+/* ---- real ones ---- */
+
+static void a_service_cannot_pass_one(void **state)
+{
+	struct ends ends;
+	char wrong[ANY_WRONG_MAX];
+	uint32_t id;
+	int memory;
+	(void)state;
+	if (!dmabufs_have_udmabuf()) {
+		print_message("no /dev/udmabuf\n");
+		skip();
+	}
+	ends_init(&ends);
+	int fd = dmabufs_new(PAGE, &memory);
+	assert_int_equal(any_export(&ends.guest.refs, fd, &id, wrong), ANY_REFUSED);
+	assert_string_equal(wrong, "a dma-buf cannot cross");
+	close(memory);
+	ends_finish(&ends);
+}
+
+static struct resolver *real_resolver(struct fixture *fixture)
+{
+	struct resolver *resolver = resolver_create_copy();
+	if (resolver == NULL || !dmabufs_have_udmabuf()) {
+		resolver_destroy(resolver);
+		print_message("no /dev/udmabuf\n");
+		skip();
+	}
+	fixture_init(fixture);
+	fixture->ends.host.refs.resolver = resolver;
+	return resolver;
+}
+
+static struct memory *export(struct fixture *fixture, int fd)
+{
+	const char *wrong;
+	struct memory *memory = dmabuf_export(&fixture->ends.guest.refs, fd, &wrong);
+	assert_null(wrong);
+	assert_non_null(memory);
+	return memory;
+}
+
+static int copy_of(struct fixture *fixture, const struct memory *memory)
+{
+	ends_run(&fixture->ends);
+	int fd = fdrefs_get_fd(&fixture->ends.host.refs, memory->ref.id);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_kind_of(fd), FD_KIND_DMABUF);
+	return fd;
+}
+
+static void fill(int memory, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		uint8_t byte = pattern(i);
+		assert_int_equal(pwrite(memory, &byte, 1, (off_t)i), 1);
+	}
+}
+
+static void expect_pattern(int dmabuf, size_t from, size_t to, size_t size)
+{
+	struct mapping *mapping = mapping_create(dmabuf, size, false);
+	assert_non_null(mapping);
+	for (size_t i = 0; i < size; i++) {
+		assert_int_equal(mapping->data[i], i >= from && i < to ? pattern(i) : 0);
+	}
+	mapping_unref(mapping);
+}
+
+static void rows_of_a_real_one_are_in_a_real_one(void **state)
+{
+	struct fixture fixture;
+	int memory;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	int fd = dmabufs_new(4 * PAGE, &memory);
+	fill(memory, 4 * PAGE);
+	struct memory *original = export(&fixture, fd);
+	assert_false(memory_must_wait(original));
+	assert_true(memory_check(original));
+	assert_int_equal(fixture.ends.guest.refs.accessed, 1);
+	assert_true(memory_push(original, 100, PAGE, PAGE, 2));
+	int copy = copy_of(&fixture, original);
+	fdrefs_settle(&fixture.ends.guest.refs);
+	fdrefs_settle(&fixture.ends.host.refs);
+	expect_pattern(copy, 100, 100 + 2 * PAGE, 4 * PAGE);
+	assert_int_equal(lseek(copy, 0, SEEK_END), 4 * PAGE);
+	close(copy);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+static void two_fds_of_one_buffer_are_one_memory(void **state)
+{
+	struct fixture fixture;
+	struct end *guest = &fixture.ends.guest;
+	int memory;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	int fd = dmabufs_new(PAGE, &memory);
+	int again = fcntl(fd, F_DUPFD_CLOEXEC, 0), later = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	struct memory *original = export(&fixture, fd);
+	assert_ptr_equal(export(&fixture, again), original);
+	assert_int_equal(guest->refs.ours.used, 1);
+	memory_release(original);
+	ends_run(&fixture.ends);
+	assert_int_equal(fixture.ends.host.frames[CHANNEL_CLOSE], 0);
+	uint32_t id = original->ref.id;
+	memory_release(original);
+	assert_ptr_not_equal(export(&fixture, later), fdrefs_get(&guest->refs, id));
+	ends_run(&fixture.ends);
+	assert_null(fdrefs_get(&guest->refs, id));
+	assert_int_equal(guest->refs.ours.used, 1);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+static void run_until_closed(struct fixture *fixture)
+{
+	while (fixture->ends.guest.frames[CHANNEL_CLOSED] == 0) {
+		channel_flush(fixture->ends.guest.channel);
+		channel_flush(fixture->ends.host.channel);
+		event_base_loop(fixture->ends.base, EVLOOP_ONCE);
+	}
+}
+
+static void a_copy_stays_until_it_is_let_go(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	int memory;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	struct memory *original = export(&fixture, dmabufs_new(PAGE, &memory));
+	int copy = copy_of(&fixture, original);
+	uint32_t id = original->ref.id;
+	memory_release(original);
+	for (int i = 0; i < 3; i++) {
+		ends_run(&fixture.ends);
+	}
+	assert_int_equal(host->frames[CHANNEL_CLOSE], 1);
+	assert_int_equal(fixture.ends.guest.frames[CHANNEL_CLOSED], 0);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], PAGE);
+	assert_null(dmabuf_get(&host->refs, id)); // nobody can begin to use it again
+	assert_int_equal(fdrefs_get_fd(&host->refs, id), -EBADF);
+	close(copy);
+	run_until_closed(&fixture);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(host->refs.counts.dmabufs_held, 0);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+static void one_that_is_never_let_go_is_given_up_and_counted(void **state)
+{
+	struct fixture fixture;
+	int memory;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	struct memory *original = export(&fixture, dmabufs_new(PAGE, &memory));
+	int copy = copy_of(&fixture, original);
+	memory_release(original);
+	run_until_closed(&fixture);
+	assert_int_equal(fixture.ends.host.refs.counts.dmabufs_held, 1);
+	close(copy);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+static unsigned int retries;
+
+static void count_retry(void *data)
+{
+	(void)data;
+	retries++;
+}
+
+static void what_is_written_to_is_read_when_its_fence_has_signalled(void **state)
+{
+	struct fixture fixture;
+	struct vgem_buffer buffer;
+	(void)state;
+	if (!vgem_buffer_init(&buffer)) {
+		print_message("no vgem\n");
+		skip();
+	}
+	fixture_init(&fixture);
+	retries = 0;
+	fixture.ends.guest.refs.retried = count_retry;
+	struct memory *original = export(&fixture, fcntl(buffer.fd, F_DUPFD_CLOEXEC, 0));
+	assert_int_equal(original->size, buffer.size);
+	assert_false(original->mapping->writable);
+	assert_false(memory_must_wait(original));
+	vgem_buffer_attach(&buffer);
+	assert_true(memory_must_wait(original));
+	assert_true(memory_must_wait(original));
+	ends_run(&fixture.ends);
+	assert_int_equal(retries, 0);
+	vgem_buffer_signal(&buffer);
+	while (retries == 0) {
+		event_base_loop(fixture.ends.base, EVLOOP_ONCE);
+	}
+	assert_int_equal(retries, 1);
+	assert_false(memory_must_wait(original));
+	assert_true(memory_check(original));
+	assert_true(memory_push(original, 0, 256, 256, 64));
+	ends_run(&fixture.ends);
+	assert_int_equal(fixture.ends.host.refs.counts.memory_received, 256 * 64);
+	fixture_finish(&fixture);
+	vgem_buffer_finish(&buffer);
+}
+
+// A capture: what the host's side has painted comes back.
+static void rows_come_back_to_one_that_can_be_written_to(void **state)
+{
+	struct fixture fixture;
+	int memory;
+	uint8_t byte;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	struct memory *original = export(&fixture, dmabufs_new(PAGE, &memory));
+	assert_true(original->mapping->writable);
+	ends_run(&fixture.ends);
+	struct memory *copy = dmabuf_get(&fixture.ends.host.refs, original->ref.id);
+	memset(copy->mapping->data, 'x', PAGE);
+	assert_true(memory_check(copy));
+	assert_true(memory_push(copy, PAGE / 2, PAGE / 2, PAGE / 2, 1));
+	ends_run(&fixture.ends);
+	assert_int_equal(pread(memory, &byte, 1, PAGE / 2 - 1), 1);
+	assert_int_equal(byte, 0);
+	assert_int_equal(pread(memory, &byte, 1, PAGE - 1), 1);
+	assert_int_equal(byte, 'x');
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(an_open_that_makes_no_sense_is_refused),
+		fd_count_test(one_that_was_not_agreed_to_is_refused),
+		fd_count_test(a_copy_costs_whole_pages_and_gives_them_back),
+		fd_count_test(rows_have_their_place_in_the_copy),
+		fd_count_test(what_cannot_be_made_is_there_without_an_fd),
+		fd_count_test(it_never_changes_its_size),
+		fd_count_test(a_twin_is_copied),
+		fd_count_test(what_is_no_dmabuf_is_refused),
+		fd_count_test(a_service_cannot_pass_one),
+		fd_count_test(rows_of_a_real_one_are_in_a_real_one),
+		fd_count_test(two_fds_of_one_buffer_are_one_memory),
+		fd_count_test(a_copy_stays_until_it_is_let_go),
+		fd_count_test(one_that_is_never_let_go_is_given_up_and_counted),
+		fd_count_test(what_is_written_to_is_read_when_its_fence_has_signalled),
+		fd_count_test(rows_come_back_to_one_that_can_be_written_to),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
