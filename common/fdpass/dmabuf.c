@@ -100,10 +100,12 @@ static void end(struct dmabuf *dmabuf, bool *doing, uint64_t direction)
 	sync_access(&dmabuf->memory, DMA_BUF_SYNC_END | direction);
 }
 
-void dmabuf_begin_reading(struct memory *memory)
+void dmabuf_begin_reading(struct memory *memory, bool anew)
 {
 	struct dmabuf *dmabuf = (struct dmabuf *)memory;
-	end(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ); // what was read before may be old
+	if (anew) {
+		end(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ);
+	}
 	begin(dmabuf, &dmabuf->reading, DMA_BUF_SYNC_READ);
 }
 

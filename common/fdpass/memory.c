@@ -163,7 +163,7 @@ bool memory_resize(struct memory *memory, uint64_t size)
 bool memory_check(struct memory *memory)
 {
 	if (memory->is_dmabuf) {
-		dmabuf_begin_reading(memory);
+		dmabuf_begin_reading(memory, true);
 		return true;
 	}
 	return memory_resize(memory, memory->wanted);
@@ -322,7 +322,7 @@ static bool begin_copy(struct memory *memory, struct memory *source)
 		return false;
 	}
 	if (source->is_dmabuf) {
-		dmabuf_begin_reading(source);
+		dmabuf_begin_reading(source, false);
 	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_writing(memory);
@@ -471,6 +471,9 @@ bool memory_push(
 		.row_bytes = row_bytes,
 		.rows = rows,
 	};
+	if (memory->is_dmabuf) {
+		dmabuf_begin_reading(memory, false);
+	}
 	memory->ref.refs->counts.memory_sent += row_bytes * rows;
 	return channel_push_rows(
 		memory->ref.refs->channel, memory->ref.id, offset, memory->mapping, &layout);

@@ -26,7 +26,8 @@ int memory_get_fd(struct fdref *ref);
 
 // Its bytes are about to be read or written here, until dmabuf_settle. What devices are still doing with
 // it is waited for: at an opener, memory_must_wait has seen to that.
-void dmabuf_begin_reading(struct memory *memory);
+// anew: what was read before may be old.
+void dmabuf_begin_reading(struct memory *memory, bool anew);
 void dmabuf_begin_writing(struct memory *memory);
 void dmabuf_settle(struct fdref *ref);
 bool dmabuf_must_wait(struct memory *memory);
