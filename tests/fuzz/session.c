@@ -17,7 +17,9 @@
 
 #include "base/budget.h"
 #include "base/fdlist.h"
+#include "base/mapping.h"
 #include "base/scm.h"
+#include "fdpass/resolver.h"
 #include "protocol/channel.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
@@ -208,6 +210,28 @@ static void take_fds(struct fixture *fixture, struct fuzz_input *input, struct f
 	}
 }
 
+// ---- dma-bufs ----
+
+// Memory stands for them: what is done with the bytes is the same, what is told by ioctl(2) fails.
+static int make_buffer(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer)
+{
+	(void)resolver;
+	*buffer = (struct resolver_buffer){.size = (size + PAGE - 1) / PAGE * PAGE};
+	buffer->fd = memfd_create("buffer", MFD_CLOEXEC);
+	fuzz_check(buffer->fd >= 0 && ftruncate(buffer->fd, (off_t)buffer->size) == 0,
+		"a buffer can be made");
+	buffer->mapping = mapping_create(buffer->fd, buffer->size, true);
+	fuzz_check(buffer->mapping != NULL, "a buffer can be mapped");
+	return 0;
+}
+
+static struct resolver *get_resolver(void)
+{
+	static const struct resolver_interface interface = {.name = "fuzz", .make = make_buffer};
+	static struct resolver resolver = {&interface};
+	return &resolver;
+}
+
 // ---- the sessions ----
 
 static void handle_ended(void *data, const char *reason)
@@ -235,8 +259,12 @@ static void create_side(
 	options.budget = &side->budget;
 	side->budget.limits = limits;
 	if (which == GUEST) {
-		const struct handshake_hello hello = {.service = "wayland"};
-		fuzz_check(handshake_welcome(side->channel, &hello, 0, 0) == 0, "WELCOME is sent");
+		const struct handshake_hello hello = {
+			.service = "wayland",
+			.features = common->dmabufs ? CHANNEL_FEATURE_DMABUF : 0,
+		};
+		fuzz_check(handshake_welcome(side->channel, &hello, hello.features, 0) == 0,
+			"WELCOME is sent");
 	}
 	side->session = session_create(&options);
 	fuzz_check(side->session != NULL, "a session can be made");
@@ -250,6 +278,8 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 	const struct session_options options = {
 		.service = (mode & 1) != 0 ? "service" : NULL,
 		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
+		.dmabufs = (mode & 5) == 4,
+		.resolver = get_resolver(),
 		.ended = handle_ended,
 	};
 	int type = (mode & 3) == 3 ? SOCK_SEQPACKET : SOCK_STREAM;
