@@ -27,8 +27,10 @@
 
 #include <cmocka.h>
 
+#include "base/mapping.h"
 #include "fdpass/device.h"
 #include "fdpass/kind.h"
+#include "fdpass/resolver.h"
 #include "program/records.h"
 #include "tests/support/fd_count.h"
 
@@ -435,6 +437,36 @@ static bool use_dmabufs(const void *data)
 	return tells_of_dmabufs(memfd_create("test", MFD_CLOEXEC));
 }
 
+// By devices that were open before; data is their resolver.
+static bool make_dmabuf(const void *data)
+{
+	struct resolver *resolver = (struct resolver *)data;
+	struct resolver_buffer buffer;
+	const struct dma_buf_sync sync = {.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE};
+	uint64_t count = 0;
+	if (resolver->interface->make(resolver, 4096, &buffer) < 0) {
+		return false;
+	}
+	buffer.mapping->data[0] = 1;
+	int info = fd_info_open(buffer.fd);
+	return ioctl(buffer.fd, DMA_BUF_IOCTL_SYNC, &sync) == 0 &&
+		fd_info_number(info, "count", 10, &count) && count == 1 &&
+		lseek(buffer.fd, 0, SEEK_END) == 4096;
+}
+
+static void a_session_makes_dmabufs_by_what_it_has_open(void **state)
+{
+	(void)state;
+	struct resolver *resolver = resolver_create_copy();
+	if (!have_landlock() || resolver == NULL) {
+		resolver_destroy(resolver);
+		print_message("no Landlock, or neither /dev/udmabuf nor a dma-heap\n");
+		skip();
+	}
+	expect_passed(false, make_dmabuf, resolver);
+	resolver_destroy(resolver);
+}
+
 static bool use_devices(const void *data)
 {
 	(void)data;
@@ -474,6 +506,7 @@ int main(void)
 		fd_count_test(no_file_can_be_opened),
 		fd_count_test(capabilities_privileges_and_limits_are_gone),
 		fd_count_test(what_a_session_needs_works),
+		fd_count_test(a_session_makes_dmabufs_by_what_it_has_open),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
