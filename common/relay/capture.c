@@ -1,7 +1,7 @@
 #include <stdlib.h>
 
+#include "relay/buffer.h"
 #include "relay/hooks.h"
-#include "relay/shm.h"
 
 /*
  * Buffers that the compositor writes: zwlr_screencopy_v1, ext_image_copy_capture_v1 and the like.

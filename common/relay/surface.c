@@ -1,10 +1,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fdpass/memory.h"
+#include "relay/buffer.h"
 #include "relay/damage.h"
 #include "relay/hooks.h"
-#include "relay/shm.h"
 
 /*
  * What a commit means for the copies of the buffers on the other side:
@@ -297,10 +296,10 @@ static bool send_buffer(struct wayland *wayland, struct surface *surface, struct
 	bool ok = true;
 	if (all || some) {
 		wayland_flush_exports(wayland);
-		ok = buffer_check_pool(buffer);
+		ok = buffer_check_pools(buffer);
 		all = all || buffer->stale_all;
 	}
-	if (ok && (all || (some && buffer->bytes_per_pixel == 0))) {
+	if (ok && (all || (some && !buffer_has_rows(buffer)))) {
 		ok = buffer_push_all(buffer);
 	} else if (ok && some) {
 		ok = send_parts(surface, buffer, &fresh);

@@ -8,7 +8,7 @@
 #include "base/guard.h"
 #include "base/mapping.h"
 #include "fdpass/memory.h"
-#include "relay/shm.h"
+#include "relay/buffer.h"
 
 #define PIECE         4096u        // bytes of a row that share a hash
 #define WORTH_HASHING (64u * 1024) // bytes; less is sent as it is
@@ -40,6 +40,12 @@ void unchanged_forget(struct unchanged *unchanged)
 	unchanged->known = false;
 }
 
+/* Only buffers of one plane are hashed, in which a sample is a pixel. */
+static uint32_t bytes_per_pixel(const struct buffer *buffer)
+{
+	return buffer->planes[0].sample.bytes;
+}
+
 /* The pieces that a box touches. */
 struct pieces {
 	uint32_t first, end; // columns
@@ -49,8 +55,8 @@ struct pieces {
 static struct pieces pieces_of(const struct buffer *buffer, const pixman_box32_t *box)
 {
 	return (struct pieces){
-		.first = (uint32_t)box->x1 * buffer->bytes_per_pixel / PIECE,
-		.end = ((uint32_t)box->x2 * buffer->bytes_per_pixel + PIECE - 1) / PIECE,
+		.first = (uint32_t)box->x1 * bytes_per_pixel(buffer) / PIECE,
+		.end = ((uint32_t)box->x2 * bytes_per_pixel(buffer) + PIECE - 1) / PIECE,
 		.y1 = (uint32_t)box->y1,
 		.y2 = (uint32_t)box->y2,
 	};
@@ -85,7 +91,7 @@ struct search {
 
 static uint32_t row_bytes(const struct buffer *buffer)
 {
-	return (uint32_t)buffer->width * buffer->bytes_per_pixel;
+	return (uint32_t)buffer->width * bytes_per_pixel(buffer);
 }
 
 /* Hashes the pieces of the box, and notes in which columns of each row they differ. */
@@ -94,12 +100,13 @@ static void search_box(void *data)
 	struct search *search = data;
 	const struct buffer *buffer = search->buffer;
 	const struct unchanged *unchanged = &buffer->unchanged;
-	const uint8_t *start = buffer->pool->memory->mapping->data + buffer->offset;
+	const struct buffer_plane *plane = &buffer->planes[0];
+	const uint8_t *start = plane->pool->memory->mapping->data + plane->offset;
 	uint32_t len = row_bytes(buffer);
 	for (uint32_t y = search->pieces.y1; y < search->pieces.y2; y++) {
 		uint32_t *span = search->changed[y - search->pieces.y1];
 		span[0] = span[1] = 0;
-		const uint8_t *row = start + (size_t)y * (size_t)buffer->stride;
+		const uint8_t *row = start + (size_t)y * plane->stride;
 		for (uint32_t column = search->pieces.first; column < search->pieces.end;
 			column++) {
 			uint32_t at = column * PIECE;
@@ -125,6 +132,7 @@ static void search_box(void *data)
 static bool push_spans(const struct search *search)
 {
 	const struct buffer *buffer = search->buffer;
+	const struct buffer_plane *plane = &buffer->planes[0];
 	uint32_t len = row_bytes(buffer);
 	uint32_t n_rows = search->pieces.y2 - search->pieces.y1;
 	bool ok = true;
@@ -141,9 +149,8 @@ static bool push_spans(const struct search *search)
 		uint64_t from = (uint64_t)span[0] * PIECE;
 		uint64_t to = (uint64_t)span[1] * PIECE < len ? (uint64_t)span[1] * PIECE : len;
 		uint64_t y = search->pieces.y1 + row;
-		ok = memory_push(buffer->pool->memory,
-			buffer->offset + y * (uint64_t)buffer->stride + from,
-			(size_t)buffer->stride, to - from, next - row);
+		ok = memory_push(plane->pool->memory, plane->offset + y * plane->stride + from,
+			plane->stride, to - from, next - row);
 	}
 	return ok;
 }
@@ -154,9 +161,17 @@ static bool push_box(struct search *search, const pixman_box32_t *box)
 	if (!guard_run(search_box, search)) {
 		// Truncated by its owner: all that can be had of it is sent, and the search is over.
 		unchanged_forget(&search->buffer->unchanged);
-		return buffer_check_pool(search->buffer) && buffer_push_all(search->buffer);
+		return buffer_check_pools(search->buffer) && buffer_push_all(search->buffer);
 	}
 	return push_spans(search);
+}
+
+/* The memory of a device may be slow to read. */
+static bool can_be_hashed(const struct buffer *buffer)
+{
+	const struct format_plane *sample = &buffer->planes[0].sample;
+	return buffer->n_planes == 1 && sample->width == 1 && sample->height == 1 &&
+		!buffer_is_dmabuf(buffer) && buffer_is_whole(buffer);
 }
 
 static bool make_ready(struct buffer *buffer)
@@ -182,7 +197,7 @@ static uint64_t region_bytes(const struct buffer *buffer, pixman_region32_t *reg
 		pixels += (uint64_t)(boxes[i].x2 - boxes[i].x1) *
 			(uint64_t)(boxes[i].y2 - boxes[i].y1);
 	}
-	return pixels * buffer->bytes_per_pixel;
+	return pixels * bytes_per_pixel(buffer);
 }
 
 /* After a search in which nothing could be found, as all was unknown, comes one that tells. */
@@ -205,7 +220,7 @@ bool unchanged_push(struct buffer *buffer, pixman_region32_t *region)
 {
 	struct unchanged *unchanged = &buffer->unchanged;
 	uint64_t bytes = region_bytes(buffer, region);
-	if (bytes < WORTH_HASHING || unchanged->pause > 0 || !buffer_is_whole(buffer) ||
+	if (bytes < WORTH_HASHING || unchanged->pause > 0 || !can_be_hashed(buffer) ||
 		secret() == NULL || !make_ready(buffer)) {
 		unchanged->pause -= unchanged->pause > 0 && bytes >= WORTH_HASHING;
 		unchanged_forget_region(buffer, region);

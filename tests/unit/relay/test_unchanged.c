@@ -16,7 +16,7 @@
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
-#include "relay/shm.h"
+#include "relay/buffer.h"
 #include "tests/support/channel_pair.h"
 #include "tests/support/fd_count.h"
 
@@ -65,14 +65,15 @@ static void begin(struct stage *stage)
 	stage->pool.memory = memory_export(
 		&stage->refs, fcntl(stage->fd, F_DUPFD_CLOEXEC, 0), STRIDE * HEIGHT, &wrong);
 	assert_non_null(stage->pool.memory);
-	wl_list_init(&stage->pool.buffers);
+	wl_list_init(&stage->pool.planes);
 	stage->buffer = (struct buffer){
-		.pool = &stage->pool,
 		.width = WIDTH,
 		.height = HEIGHT,
-		.stride = STRIDE,
-		.bytes_per_pixel = 4,
-		.length = STRIDE * HEIGHT,
+		.n_planes = 1,
+		.planes[0] = {.pool = &stage->pool,
+			.length = STRIDE * HEIGHT,
+			.stride = STRIDE,
+			.sample = {4, 1, 1}},
 	};
 }
 

@@ -1,0 +1,303 @@
+#include "relay/buffer.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "channel/channel.h"
+#include "fdpass/fdref.h"
+#include "fdpass/memory.h"
+
+/* ---- pools ---- */
+
+struct pool *pool_create(struct memory *memory)
+{
+	struct pool *pool = calloc(1, sizeof(*pool));
+	if (pool == NULL) {
+		memory_release(memory);
+		return NULL;
+	}
+	pool->refs = 1;
+	pool->memory = memory;
+	wl_list_init(&pool->planes);
+	wl_list_init(&pool->link);
+	return pool;
+}
+
+struct pool *pool_ref(struct pool *pool)
+{
+	pool->refs++;
+	return pool;
+}
+
+void pool_unref(struct pool *pool)
+{
+	if (pool == NULL) {
+		return;
+	}
+	assert(pool->refs > 0);
+	if (--pool->refs == 0) {
+		wl_list_remove(&pool->link);
+		memory_release(pool->memory);
+		free(pool);
+	}
+}
+
+/* ---- buffers ---- */
+
+static void destroy_buffer_object(struct object_state *state)
+{
+	struct buffer *buffer = (struct buffer *)state;
+	buffer->alive = false;
+	buffer_unref(buffer);
+}
+
+struct buffer *buffer_create(int32_t width, int32_t height, uint32_t format)
+{
+	struct buffer *buffer = calloc(1, sizeof(*buffer));
+	if (buffer == NULL) {
+		return NULL;
+	}
+	buffer->state.destroy = destroy_buffer_object;
+	buffer->refs = 1;
+	buffer->alive = true;
+	buffer->width = width;
+	buffer->height = height;
+	buffer->format = format;
+	buffer->stale_all = true;
+	wl_list_init(&buffer->surface_link);
+	pixman_region32_init(&buffer->stale);
+	return buffer;
+}
+
+void buffer_add_plane(struct buffer *buffer, struct pool *pool, const struct format_plane *sample,
+	uint64_t offset, uint32_t stride, uint64_t length)
+{
+	assert(buffer->n_planes < FORMAT_MAX_PLANES);
+	struct buffer_plane *plane = &buffer->planes[buffer->n_planes++];
+	*plane = (struct buffer_plane){
+		.buffer = buffer,
+		.pool = pool_ref(pool),
+		.sample = *sample,
+		.offset = offset,
+		.length = length,
+		.stride = stride,
+	};
+	wl_list_insert(&pool->planes, &plane->pool_link);
+}
+
+struct buffer *buffer_ref(struct buffer *buffer)
+{
+	if (buffer != NULL) {
+		buffer->refs++;
+	}
+	return buffer;
+}
+
+void buffer_unref(struct buffer *buffer)
+{
+	if (buffer == NULL) {
+		return;
+	}
+	assert(buffer->refs > 0);
+	if (--buffer->refs > 0) {
+		return;
+	}
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		wl_list_remove(&buffer->planes[i].pool_link);
+		pool_unref(buffer->planes[i].pool);
+	}
+	wl_list_remove(&buffer->surface_link);
+	pixman_region32_fini(&buffer->stale);
+	unchanged_finish(&buffer->unchanged);
+	free(buffer);
+}
+
+void buffer_forget(struct buffer *buffer)
+{
+	buffer->surface = NULL;
+	wl_list_remove(&buffer->surface_link);
+	wl_list_init(&buffer->surface_link);
+	buffer->stale_all = true;
+	pixman_region32_clear(&buffer->stale);
+}
+
+bool buffer_has_rows(const struct buffer *buffer)
+{
+	return buffer->planes[0].sample.bytes > 0; // all planes alike
+}
+
+bool buffer_is_dmabuf(const struct buffer *buffer)
+{
+	return buffer->planes[0].pool->is_dmabuf;
+}
+
+bool buffer_is_whole(const struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		const struct buffer_plane *plane = &buffer->planes[i];
+		uint64_t size = plane->pool->memory->size;
+		if (plane->offset > size || plane->length > size - plane->offset) {
+			return false;
+		}
+	}
+	return true;
+}
+
+bool buffer_same_layout(const struct buffer *a, const struct buffer *b)
+{
+	bool same = a->width == b->width && a->height == b->height && a->format == b->format &&
+		a->n_planes == b->n_planes && buffer_has_rows(a) && buffer_has_rows(b) &&
+		buffer_is_dmabuf(a) == buffer_is_dmabuf(b);
+	for (size_t i = 0; same && i < a->n_planes; i++) {
+		same = a->planes[i].stride == b->planes[i].stride;
+	}
+	return same;
+}
+
+static bool planes_overlap(const struct buffer_plane *a, const struct buffer_plane *b)
+{
+	return a->pool == b->pool && a->offset < b->offset + b->length &&
+		b->offset < a->offset + a->length;
+}
+
+bool buffer_overlaps(const struct buffer *a, const struct buffer *b)
+{
+	for (size_t i = 0; i < a->n_planes; i++) {
+		for (size_t j = 0; j < b->n_planes; j++) {
+			if (planes_overlap(&a->planes[i], &b->planes[j])) {
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+static void spoil(struct buffer *buffer)
+{
+	buffer->stale_all = true;
+	unchanged_forget(&buffer->unchanged);
+}
+
+static bool check_pool(struct pool *pool)
+{
+	uint64_t size = pool->memory->size;
+	bool ok = memory_check(pool->memory);
+	if (pool->memory->size == size) {
+		return ok;
+	}
+	struct buffer_plane *plane;
+	wl_list_for_each (plane, &pool->planes, pool_link) {
+		spoil(plane->buffer);
+	}
+	return ok;
+}
+
+bool buffer_check_pools(struct buffer *buffer)
+{
+	bool ok = true;
+	for (size_t i = 0; ok && i < buffer->n_planes; i++) {
+		ok = check_pool(buffer->planes[i].pool);
+	}
+	return ok;
+}
+
+void buffer_spoil_overlapping(struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		struct buffer_plane *plane = &buffer->planes[i], *other;
+		wl_list_for_each (other, &plane->pool->planes, pool_link) {
+			if (other->buffer != buffer && planes_overlap(plane, other)) {
+				spoil(other->buffer);
+			}
+		}
+	}
+}
+
+/* ---- sending ---- */
+
+static bool push_plane(const struct buffer *buffer, const struct buffer_plane *plane)
+{
+	if (plane->sample.bytes == 0) {
+		return memory_push(
+			plane->pool->memory, plane->offset, plane->length, plane->length, 1);
+	}
+	return memory_push(plane->pool->memory, plane->offset, plane->stride,
+		format_row_bytes(&plane->sample, buffer->width),
+		format_rows(&plane->sample, buffer->height));
+}
+
+bool buffer_push_all(struct buffer *buffer)
+{
+	bool ok = true;
+	unchanged_forget(&buffer->unchanged);
+	for (size_t i = 0; ok && i < buffer->n_planes; i++) {
+		ok = push_plane(buffer, &buffer->planes[i]);
+	}
+	return ok;
+}
+
+static bool push_box(const struct buffer_plane *plane, const pixman_box32_t *box)
+{
+	struct format_span span = format_span(&plane->sample, box);
+	return memory_push(plane->pool->memory,
+		plane->offset + (uint64_t)span.y * plane->stride + span.x, plane->stride,
+		span.width, span.height);
+}
+
+bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region)
+{
+	int n;
+	const pixman_box32_t *boxes = pixman_region32_rectangles(region, &n);
+	bool ok = true;
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		for (int box = 0; ok && box < n; box++) {
+			ok = push_box(&buffer->planes[i], &boxes[box]);
+		}
+	}
+	return ok;
+}
+
+static bool push_plane_twin(const struct buffer_plane *plane, const struct buffer_plane *twin,
+	const pixman_box32_t *boxes, int n)
+{
+	struct channel_rect rects[CHANNEL_MAX_RECTS];
+	for (int i = 0; i < n; i++) {
+		struct format_span span = format_span(&plane->sample, &boxes[i]);
+		rects[i] = (struct channel_rect){
+			.x = (uint32_t)span.x, // no further than the stride
+			.y = span.y,
+			.width = (uint32_t)span.width,
+			.height = span.height,
+		};
+	}
+	struct channel_mem_copy copy = {
+		.source = twin->pool->memory->ref.id,
+		.stride = plane->stride,
+		.n_rects = (uint32_t)n,
+	};
+	channel_put64(copy.source_offset, twin->offset);
+	channel_put64(copy.destination_offset, plane->offset);
+	const struct fdref *ref = &plane->pool->memory->ref;
+	return channel_push(ref->refs->channel, CHANNEL_MEM_COPY, ref->id, 0, &copy, sizeof(copy),
+		rects, (size_t)n * sizeof(rects[0]));
+}
+
+bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region32_t *region)
+{
+	unchanged_forget_region(buffer, region);
+	if (!buffer_is_whole(buffer) || !buffer_is_whole(twin)) {
+		return buffer_push_region(buffer, region); // truncated by its owner
+	}
+	int n;
+	const pixman_box32_t *boxes = pixman_region32_rectangles(region, &n);
+	if (n > (int)CHANNEL_MAX_RECTS) {
+		boxes = pixman_region32_extents(region);
+		n = 1;
+		unchanged_forget(&buffer->unchanged);
+	}
+	bool ok = true;
+	for (size_t i = 0; ok && n > 0 && i < buffer->n_planes; i++) {
+		ok = push_plane_twin(&buffer->planes[i], &twin->planes[i], boxes, n);
+	}
+	return ok;
+}
