@@ -131,6 +131,16 @@ bool buffer_is_dmabuf(const struct buffer *buffer)
 	return buffer->planes[0].pool->is_dmabuf;
 }
 
+bool buffer_must_wait(const struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		if (memory_must_wait(buffer->planes[i].pool->memory)) {
+			return true;
+		}
+	}
+	return false;
+}
+
 bool buffer_is_whole(const struct buffer *buffer)
 {
 	for (size_t i = 0; i < buffer->n_planes; i++) {

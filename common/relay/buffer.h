@@ -72,6 +72,8 @@ void buffer_unref(struct buffer *buffer);         // NULL is fine
 bool buffer_has_rows(const struct buffer *buffer);
 // Whether it is in memory that devices write to.
 bool buffer_is_dmabuf(const struct buffer *buffer);
+// Whether devices still write to it: it is not to be read before wayland_retry.
+bool buffer_must_wait(const struct buffer *buffer);
 // Sends all of it, or the rectangles of region.
 bool buffer_push_all(struct buffer *buffer);
 bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region);

@@ -5,7 +5,7 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), surface.c (damage), capture.c (buffers that the compositor writes), times.c (clocks),
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), capture.c (buffers that the compositor writes), times.c (clocks),
  * labels.c (titles and app ids). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -26,6 +26,25 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call);
 enum wayland_verdict shm_export_resize(struct wayland_call *call);
 // Any other request that names a wl_buffer: all of it must be on the host first.
 enum wayland_verdict shm_export_buffer_args(struct wayland_call *call);
+
+enum wayland_verdict feedback_format(struct wayland_call *call);
+enum wayland_verdict feedback_modifier(struct wayland_call *call);
+enum wayland_verdict feedback_create(struct wayland_call *call);
+enum wayland_verdict feedback_export_format_table(struct wayland_call *call);
+enum wayland_verdict feedback_import_format_table(struct wayland_call *call);
+enum wayland_verdict feedback_main_device(struct wayland_call *call);
+enum wayland_verdict feedback_tranche_detail(struct wayland_call *call);
+enum wayland_verdict feedback_tranche_formats(struct wayland_call *call);
+enum wayland_verdict feedback_tranche_done(struct wayland_call *call);
+enum wayland_verdict feedback_done(struct wayland_call *call);
+
+enum wayland_verdict dmabuf_create_params(struct wayland_call *call);
+enum wayland_verdict dmabuf_export_add(struct wayland_call *call);
+enum wayland_verdict dmabuf_import_add(struct wayland_call *call);
+enum wayland_verdict dmabuf_create(struct wayland_call *call);
+enum wayland_verdict dmabuf_create_immed(struct wayland_call *call);
+enum wayland_verdict dmabuf_created(struct wayland_call *call);
+enum wayland_verdict dmabuf_failed(struct wayland_call *call);
 
 enum wayland_verdict surface_create(struct wayland_call *call);
 enum wayland_verdict surface_attach(struct wayland_call *call);

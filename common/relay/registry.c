@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "relay/crossing.h"
+#include "relay/dmabuf.h"
 #include "relay/hooks.h"
 
 /* A global that the client has been told of. */
@@ -22,6 +23,12 @@ static struct registry_global *find(struct wayland *wayland, uint32_t name)
 	return NULL;
 }
 
+/* What can cross in principle may need what this session has not. */
+static uint32_t possible_version(const struct wayland *wayland, const char *name, uint32_t version)
+{
+	return strcmp(name, DMABUF_GLOBAL) == 0 ? dmabuf_version(wayland, version) : version;
+}
+
 /* The version to tell the client, 0 for a global that stays hidden. */
 static uint32_t offered_version(struct wayland *wayland, const char *name, uint32_t version)
 {
@@ -33,7 +40,12 @@ static uint32_t offered_version(struct wayland *wayland, const char *name, uint3
 		log_debug("hides %s: its fds cannot cross", name);
 		return 0;
 	case CROSSING_POSSIBLE:
+		version = possible_version(wayland, name, version);
 		break;
+	}
+	if (version == 0) {
+		log_debug("hides %s: this session cannot carry it", name);
+		return 0;
 	}
 	if (wayland->options.offer_global == NULL) {
 		return version;

@@ -7,6 +7,7 @@
 
 #include "fdpass/content.h"
 #include "fdpass/fdref.h"
+#include "relay/dmabuf.h"
 #include "relay/stats.h"
 #include "wire/schema.h"
 
@@ -44,6 +45,7 @@ struct session_options {
 	// On the host: HELLO has, WELCOME does, and resolver, which is borrowed, makes them.
 	bool dmabufs;
 	struct resolver *resolver;
+	struct dmabuf_device device; // of the guest; zeros on the host
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;

@@ -127,15 +127,34 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	return WAYLAND_FORWARD;
 }
 
+/* The buffer that is argument i; NULL. */
+static struct buffer *buffer_arg(struct wayland_call *call, size_t i)
+{
+	bool is_object = call->message.op->args[i].type == WIRE_ARG_OBJECT;
+	return is_object ? (struct buffer *)wayland_arg_state(call, i, "wl_buffer") : NULL;
+}
+
+/* A message that makes objects cannot: it is read when the kernel lets us. */
+static bool must_wait(struct wayland_call *call)
+{
+	const struct wire_op *op = call->message.op;
+	bool wait = false;
+	for (size_t i = 0; !wait && !op->makes_object && i < op->n_args; i++) {
+		struct buffer *buffer = buffer_arg(call, i);
+		wait = buffer != NULL && buffer_must_wait(buffer);
+	}
+	return wait;
+}
+
 /* What is told of the buffers that a message names without our knowing what for. */
 enum wayland_verdict shm_export_buffer_args(struct wayland_call *call)
 {
 	const struct wire_op *op = call->message.op;
+	if (must_wait(call)) {
+		return WAYLAND_WAIT;
+	}
 	for (size_t i = 0; i < op->n_args; i++) {
-		if (op->args[i].type != WIRE_ARG_OBJECT) {
-			continue;
-		}
-		struct buffer *buffer = (struct buffer *)wayland_arg_state(call, i, "wl_buffer");
+		struct buffer *buffer = buffer_arg(call, i);
 		if (buffer == NULL) {
 			continue;
 		}

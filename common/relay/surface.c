@@ -21,7 +21,7 @@ struct viewport;
 struct surface {
 	struct object_state state;
 	struct viewport *viewport;
-	struct buffer *buffer; // shown; NULL for none, or for one that is not in shared memory
+	struct buffer *buffer; // shown; NULL for none, or for one that has no memory here
 	struct damage_geometry shown;
 	struct wl_list buffers; // buffer.surface_link
 
@@ -316,6 +316,13 @@ static bool send_buffer(struct wayland *wayland, struct surface *surface, struct
 	return ok;
 }
 
+/* What is shown from now on may differ from what was. */
+static bool is_updated(const struct surface *surface, bool changed)
+{
+	return surface->pending.attached || changed || surface->pending.surface_damage.count > 0 ||
+		surface->pending.buffer_damage.count > 0;
+}
+
 /* wl_surface.commit() */
 enum wayland_verdict surface_commit(struct wayland_call *call)
 {
@@ -332,9 +339,11 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 		geometry.height = buffer->height;
 		bool changed = surface->pending.moved || surface->buffer == NULL ||
 			memcmp(&geometry, &surface->shown, sizeof(geometry)) != 0;
-		bool damaged = surface->pending.surface_damage.count > 0 ||
-			surface->pending.buffer_damage.count > 0;
-		if (surface->pending.attached || damaged || changed) {
+		bool updated = is_updated(surface, changed);
+		if (updated && buffer_must_wait(buffer)) {
+			return WAYLAND_WAIT;
+		}
+		if (updated) {
 			ok = send_buffer(call->wayland, surface, buffer, &geometry, changed);
 		}
 		surface->shown = geometry;

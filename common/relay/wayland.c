@@ -34,10 +34,12 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 		.export_credit = CHANNEL_MESSAGE_WINDOW,
 		.import_credit = CHANNEL_MESSAGE_WINDOW,
 		.host_clock = CLOCK_MONOTONIC,
+		.error_object = WIRE_DISPLAY_ID,
 	};
 	hooks_init();
 	wl_array_init(&wayland->globals);
 	wl_array_init(&wayland->pending);
+	wl_list_init(&wayland->dmabufs);
 	wayland->imported = calloc(MAX_IMPORTED, sizeof(*wayland->imported));
 	if (wayland->imported == NULL || !objects_init(&wayland->objects, options->refs->budget)) {
 		wayland_finish(wayland);
@@ -86,6 +88,23 @@ enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, cons
 		call->message.header.object, call->message.op->name, wrong);
 	fail(call->wayland, code, text);
 	return WAYLAND_FAIL;
+}
+
+/* The guest tells its client by itself; on the host, END could not name the object. */
+enum wayland_verdict wayland_fail_object(
+	struct wayland_call *call, uint32_t code, const char *wrong)
+{
+	struct wayland *wayland = call->wayland;
+	uint32_t id = call->message.header.object;
+	if (wayland->options.exports == WIRE_EVENT && !wayland->error_seen) {
+		struct wl_array error;
+		wl_array_init(&error);
+		wayland->error_seen = wire_encode_error(&error, id, code, wrong) &&
+			wayland_send_event(wayland, &error);
+		wl_array_release(&error);
+	}
+	wayland->error_object = id;
+	return wayland_fail(call, code, wrong);
 }
 
 struct object *wayland_new_object(struct wayland_call *call, size_t arg)
@@ -566,6 +585,21 @@ static bool push_local(struct wayland *wayland, const void *data, size_t len, st
 		fail(wayland, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 		return false;
 	}
+	return true;
+}
+
+bool wayland_send_event(struct wayland *wayland, const struct wl_array *event)
+{
+	if (wayland->options.exports == WIRE_REQUEST) {
+		bool ok = push_local(wayland, event->data, event->size, NULL);
+		wire_socket_flush(wayland->options.local);
+		return ok;
+	}
+	if (wayland->export_credit < event->size) {
+		fail(wayland, WAYLAND_ERROR_IMPLEMENTATION, "answers that nobody takes");
+		return false;
+	}
+	push_messages(wayland, event->data, event->size);
 	return true;
 }
 

@@ -8,6 +8,7 @@
 #include <wayland-util.h>
 
 #include "relay/clock.h"
+#include "relay/dmabuf.h"
 #include "relay/objects.h"
 #include "wire/message.h"
 
@@ -46,7 +47,8 @@ struct wayland_options {
 	const struct denied_request *denied; // of requests that are imported
 	size_t n_denied;
 	const char *app_id_prefix, *title_prefix; // or NULL
-	FILE *trace;                              // or NULL
+	struct dmabuf_device device;
+	FILE *trace; // or NULL
 	// The session cannot go on. code is a wl_display.error one.
 	void (*failed)(void *data, uint32_t code, const char *text);
 	void *data;
@@ -62,6 +64,7 @@ struct wayland {
 	struct wayland_run *run; // of the export under way; else NULL
 	struct objects objects;
 	struct wl_array globals; // struct registry_global
+	struct wl_list dmabufs;  // pool.link
 	struct wl_array pending; // uint32_t: fdrefs of the run that is being collected
 	uint32_t *imported;      // fdrefs that came and that no message has taken yet
 	size_t n_imported;
@@ -70,6 +73,8 @@ struct wayland {
 	uint32_t import_credit; // bytes of messages that may still come
 	int host_clock;         // clockid_t of presentation times as the compositor gives them
 	bool error_seen;        // the compositor has sent wl_display.error
+	uint32_t
+		error_object; // what the client's error is about: wl_display, or the object at fault
 	bool failed;
 	bool waiting; // the first message that was not exported has to (WAYLAND_WAIT)
 	bool retried; // it had to
@@ -127,6 +132,12 @@ void wayland_report_credit(struct wayland *wayland);
 
 // Ends the session with a text that names the message and what is wrong.
 enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, const char *wrong);
+// The same with an error of the interface of the request's object, as a compositor would send it.
+enum wayland_verdict wayland_fail_object(
+	struct wayland_call *call, uint32_t code, const char *wrong);
+// Sends the client an event that no compositor has sent, after all that it was sent before. Not while
+// events are exported. False: the session cannot go on.
+bool wayland_send_event(struct wayland *wayland, const struct wl_array *event);
 // Everything that was exported so far goes to the channel: what is pushed next comes after it.
 void wayland_flush_exports(struct wayland *wayland);
 // The object that was made by the message's new_id argument.

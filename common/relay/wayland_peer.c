@@ -134,7 +134,7 @@ static void tell(struct peer *peer, uint32_t code, const char *text)
 	}
 	struct wl_array error;
 	wl_array_init(&error);
-	if (wire_encode_error(&error, 1, code, text)) {
+	if (wire_encode_error(&error, self->wayland.error_object, code, text)) {
 		wire_socket_push(self->local, error.data, error.size, NULL, NULL);
 		wire_socket_flush(self->local);
 	}
@@ -207,6 +207,7 @@ static struct peer *create(const struct peer_context *context)
 		.n_denied = options->n_denied,
 		.app_id_prefix = options->app_id_prefix,
 		.title_prefix = options->title_prefix,
+		.device = options->device,
 		.trace = options->trace,
 		.failed = context->failed,
 		.data = context->data,

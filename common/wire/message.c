@@ -5,7 +5,6 @@
 // libwayland before 1.23 receives into 4096 bytes, and a client must be able to read its error.
 #define ERROR_MESSAGE_MAX 4096
 
-#define DISPLAY_OBJECT      1
 #define DISPLAY_ERROR_EVENT 0
 
 static uint32_t read_word(const uint8_t *data)
@@ -192,23 +191,32 @@ bool wire_encode_begin(struct wl_array *out, uint32_t object, uint32_t opcode)
 	return wire_encode_uint(out, object) && wire_encode_uint(out, opcode & 0xffff);
 }
 
-static bool encode_text(struct wl_array *out, const char *text, size_t len)
+// size bytes, of which the first len are given and the others are zeros.
+static bool encode_bytes(struct wl_array *out, const void *data, size_t len, size_t size)
 {
-	if (len >= WIRE_MESSAGE_MAX) {
+	if (size > WIRE_MESSAGE_MAX || !wire_encode_uint(out, (uint32_t)size)) {
 		return false;
 	}
-	uint32_t size = len + 1;
-	uint64_t padded = round_up(size);
-	if (!wire_encode_uint(out, size)) {
-		return false;
-	}
+	uint64_t padded = round_up((uint32_t)size);
 	uint8_t *bytes = wl_array_add(out, padded);
 	if (bytes == NULL) {
 		return false;
 	}
-	memcpy(bytes, text, len);
+	if (len > 0) {
+		memcpy(bytes, data, len);
+	}
 	memset(bytes + len, 0, padded - len);
 	return true;
+}
+
+static bool encode_text(struct wl_array *out, const char *text, size_t len)
+{
+	return encode_bytes(out, text, len, len + 1);
+}
+
+bool wire_encode_array(struct wl_array *out, const void *data, size_t size)
+{
+	return encode_bytes(out, data, size, size);
 }
 
 bool wire_encode_string(struct wl_array *out, const char *string)
@@ -250,7 +258,7 @@ bool wire_encode_error(struct wl_array *out, uint32_t object, uint32_t code, con
 	// Header, object, code, length of the text; the text has its NUL.
 	size_t room = ERROR_MESSAGE_MAX - WIRE_HEADER_SIZE - 3 * sizeof(uint32_t) - 1;
 	size_t start = out->size;
-	if (wire_encode_begin(out, DISPLAY_OBJECT, DISPLAY_ERROR_EVENT) &&
+	if (wire_encode_begin(out, WIRE_DISPLAY_ID, DISPLAY_ERROR_EVENT) &&
 		wire_encode_uint(out, object) && wire_encode_uint(out, code) &&
 		encode_text(out, text, cut_text(text, room)) && wire_encode_end(out, start)) {
 		return true;

@@ -17,6 +17,7 @@
 #define WIRE_HEADER_SIZE 8
 #define WIRE_MESSAGE_MAX 65532 // the size field has 16 bits and sizes are whole words
 
+#define WIRE_DISPLAY_ID    1u
 #define WIRE_SERVER_ID_MIN 0xff000000u
 
 struct wire_header {
@@ -70,6 +71,7 @@ struct wl_array;
 bool wire_encode_begin(struct wl_array *out, uint32_t object, uint32_t opcode);
 bool wire_encode_uint(struct wl_array *out, uint32_t value);
 bool wire_encode_string(struct wl_array *out, const char *string); // may be NULL
+bool wire_encode_array(struct wl_array *out, const void *data, size_t size);
 // Writes the size of the message that began at offset start of out. False: too long.
 bool wire_encode_end(struct wl_array *out, size_t start);
 

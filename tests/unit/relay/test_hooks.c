@@ -42,6 +42,17 @@ static bool is_event(const struct wayland_hook *hook)
 		{"hyprland_toplevel_export_frame_v1", "linux_dmabuf"},
 		{"weston_screenshooter", "done"},
 		{"weston_capture_source_v1", "complete"},
+		{"zwp_linux_dmabuf_v1", "format"},
+		{"zwp_linux_dmabuf_v1", "modifier"},
+		{"zwp_linux_dmabuf_feedback_v1", "format_table"},
+		{"zwp_linux_dmabuf_feedback_v1", "main_device"},
+		{"zwp_linux_dmabuf_feedback_v1", "tranche_target_device"},
+		{"zwp_linux_dmabuf_feedback_v1", "tranche_flags"},
+		{"zwp_linux_dmabuf_feedback_v1", "tranche_formats"},
+		{"zwp_linux_dmabuf_feedback_v1", "tranche_done"},
+		{"zwp_linux_dmabuf_feedback_v1", "done"},
+		{"zwp_linux_buffer_params_v1", "created"},
+		{"zwp_linux_buffer_params_v1", "failed"},
 		{"wp_presentation", "clock_id"},
 		{"wp_presentation_feedback", "presented"},
 		{"zwp_input_timestamps_v1", "timestamp"},
@@ -163,7 +174,17 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 			right = names(op, WIRE_ARG_NEW_ID, "wl_buffer");
 		} else if (uses(hook, surface_create)) {
 			right = names(op, WIRE_ARG_NEW_ID, "wl_surface");
-		} else if (uses(hook, capture_drop)) {
+		} else if (uses(hook, dmabuf_create_params)) {
+			right = names(op, WIRE_ARG_NEW_ID, "zwp_linux_buffer_params_v1");
+		} else if (uses(hook, feedback_create)) {
+			right = names(op, WIRE_ARG_NEW_ID, "zwp_linux_dmabuf_feedback_v1");
+		} else if (uses(hook, dmabuf_create_immed) || uses(hook, dmabuf_created)) {
+			right = names(op, WIRE_ARG_NEW_ID, "wl_buffer");
+		} else if (uses(hook, dmabuf_export_add) ||
+			uses(hook, feedback_export_format_table)) {
+			right = op->n_fds == 1 && op->args[0].type == WIRE_ARG_FD;
+		} else if (uses(hook, capture_drop) || uses(hook, feedback_tranche_detail) ||
+			uses(hook, feedback_tranche_formats) || uses(hook, feedback_tranche_done)) {
 			right = op->n_fds == 0 && !op->makes_object;
 		}
 		if (!right) {

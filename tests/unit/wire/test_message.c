@@ -355,6 +355,21 @@ static void messages_are_encoded_one_after_the_other(void **state)
 	wl_array_release(&out);
 }
 
+static void an_array_is_encoded_with_its_padding(void **state)
+{
+	(void)state;
+	struct wl_array out;
+	wl_array_init(&out);
+	assert_true(wire_encode_array(&out, "abcde", 5));
+	assert_true(wire_encode_array(&out, NULL, 0));
+	const char expected[] = "\5\0\0\0abcde\0\0\0\0\0\0"; // and a NUL
+	assert_int_equal(out.size, sizeof(expected));
+	assert_memory_equal(out.data, expected, sizeof(expected));
+	static const uint8_t long_one[WIRE_MESSAGE_MAX + 1];
+	assert_false(wire_encode_array(&out, long_one, sizeof(long_one)));
+	wl_array_release(&out);
+}
+
 static void check_error(const char *text, size_t expected_length)
 {
 	struct wl_array out;
@@ -419,6 +434,7 @@ int main(void)
 		fd_count_test(an_empty_string_is_not_a_null_string),
 		fd_count_test(a_message_of_the_largest_size_passes),
 		fd_count_test(messages_are_encoded_one_after_the_other),
+		fd_count_test(an_array_is_encoded_with_its_padding),
 		fd_count_test(the_text_of_an_error_is_cut_to_what_every_client_can_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, finish_schema);
