@@ -43,10 +43,12 @@ static void handle_ended(void *data, const char *reason)
 }
 
 /* WELCOME of another kernel, whose clock is ahead. */
-static void send_welcome(int fd, const struct handshake_hello *hello, int64_t ahead)
+static void send_welcome(
+	int fd, const struct handshake_hello *hello, const struct pair_options *options)
 {
-	if (ahead == 0) {
-		check(handshake_welcome(fd, hello, 0, 0) == 0, "WELCOME");
+	uint32_t features = options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0;
+	if (options->clock == 0) {
+		check(handshake_welcome(fd, hello, features, 0) == 0, "WELCOME");
 		return;
 	}
 	struct {
@@ -56,7 +58,7 @@ static void send_welcome(int fd, const struct handshake_hello *hello, int64_t ah
 		.header = {.length = sizeof(frame.welcome), .type = CHANNEL_WELCOME},
 		.welcome = {.magic = CHANNEL_MAGIC, .version = CHANNEL_VERSION, .boot_id = "other"},
 	};
-	uint64_t now = channel_clock() + (uint64_t)ahead;
+	uint64_t now = channel_clock() + (uint64_t)options->clock;
 	channel_put64(frame.welcome.hello_clock, hello->clock);
 	channel_put64(frame.welcome.received_clock, now);
 	channel_put64(frame.welcome.sent_clock, now);
@@ -79,6 +81,7 @@ static struct session_options session_options(const struct pair_options *options
 	return (struct session_options){
 		.service = options->service,
 		.rules = options->rules,
+		.dmabufs = options->resolver != NULL,
 		.ended = handle_ended,
 	};
 }
@@ -94,6 +97,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.local_fd = local_fd;
 	guest.channel_fd = channel_fd;
 	guest.contents = options->contents;
+	guest.device = options->device;
 	guest.data = &pair->guest;
 	pair->guest.session = session_create(&guest);
 	check(pair->guest.session != NULL, "the guest's session");
@@ -114,6 +118,7 @@ static void create_host(struct pair *pair, struct event_base *base,
 	host.peer_contents = pair->hello.contents;
 	host.n_peer_contents = pair->hello.n_contents;
 	host.offer_global = options->offer_global;
+	host.resolver = options->resolver;
 	host.denied = options->denied;
 	host.n_denied = options->n_denied;
 	host.app_id_prefix = options->app_id_prefix;
@@ -145,6 +150,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		pair->channel_fd = channel[0];
 	} else {
 		struct handshake_hello hello = {.service = "wayland"};
+		hello.features = options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0;
 		if (options->service != NULL) {
 			snprintf(hello.service, sizeof(hello.service), "%s", options->service);
 		}
@@ -163,7 +169,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		pair->channel_fd = channel[1];
 	} else if (!options->no_guest) {
 		check(handshake_read(input, HELLO_MS, hello) == NULL, "HELLO");
-		send_welcome(channel[1], hello, options->clock);
+		send_welcome(channel[1], hello, options);
 	}
 	if (options->channel_buffer != 0) {
 		channel_pair_limit(channel, options->channel_buffer);

@@ -7,11 +7,13 @@
 #include "base/budget.h"
 #include "fdpass/content.h"
 #include "fdpass/fdref.h"
+#include "relay/dmabuf.h"
 #include "relay/handshake.h"
 
 struct channel_input;
 struct denied_request;
 struct event_base;
+struct resolver;
 struct session;
 
 /**
@@ -31,7 +33,10 @@ struct pair_options {
 	const struct denied_request *denied; // of the host
 	size_t n_denied;
 	const char *app_id_prefix, *title_prefix;
-	uint64_t max_memory; // 0: plenty, as below
+	// dma-bufs cross, and the host's are made by this; borrowed; NULL: they do not.
+	struct resolver *resolver;
+	struct dmabuf_device device; // of the guest
+	uint64_t max_memory;         // 0: plenty, as below
 	uint32_t max_objects;
 	uint32_t max_fds;
 	const char *service; // of unknown protocol; NULL: Wayland
