@@ -7,6 +7,7 @@
 #include "guest-proxy/connection.h"
 #include "guest-proxy/options.h"
 #include "guest-proxy/refusal.h"
+#include "guest-proxy/render_node.h"
 #include "program/worker.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
@@ -25,11 +26,17 @@ static const struct budget_limits limits = {
 		},
 };
 
+struct preparation {
+	struct guest_options *options;
+	struct dmabuf_device device;
+};
+
 static bool prepare(
 	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
 {
 	(void)peer;
-	const struct guest_options *options = data;
+	const struct preparation *preparation = data;
+	const struct guest_options *options = preparation->options;
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	session->channel_fd =
@@ -43,11 +50,15 @@ static bool prepare(
 		return false;
 	}
 	session->local_fd = client_fd;
+	session->device = preparation->device;
 	return true;
 }
 
 int guest_session_run(struct guest_options *options)
 {
+	struct preparation preparation = {.options = options};
+	bool readable = options->program.no_dmabuf || render_node_find(&preparation.device);
+	options->program.no_dmabuf = options->program.no_dmabuf || !readable;
 	const struct worker_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
@@ -55,7 +66,7 @@ int guest_session_run(struct guest_options *options)
 		.limits = &limits,
 		.keeps_contents = true,
 		.prepare = prepare,
-		.data = options,
+		.data = &preparation,
 	};
 	return worker_run(&config);
 }

@@ -11,11 +11,14 @@
 
 #include "base/log.h"
 #include "channel/transport.h"
+#include "fdpass/resolver.h"
+#include "host-proxy/dmabuf_probe.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
 #include "host-proxy/security_context.h"
 #include "host-proxy/side_client.h"
 #include "relay/crossing.h"
+#include "relay/dmabuf.h"
 
 #define TIMEOUT_MS 10000
 
@@ -105,6 +108,7 @@ struct explanation {
 	struct globals all;    // as a client on the host sees them
 	struct globals within; // the security context, if there is one
 	bool has_context;
+	const char *no_dmabufs; // why there are none; NULL: there are some
 };
 
 static void describe_rule(const struct explanation *explanation, const char *key, unsigned int line,
@@ -146,6 +150,10 @@ static uint32_t judge(
 		snprintf(why, len, "%s",
 			crossing == CROSSING_UNKNOWN ? "no protocol file describes it (--protocol)"
 						     : "its fds cannot cross");
+		return 0;
+	}
+	if (explanation->no_dmabufs != NULL && strcmp(global->interface, DMABUF_GLOBAL) == 0) {
+		snprintf(why, len, "%s", explanation->no_dmabufs);
 		return 0;
 	}
 	const struct policy_verdict verdict =
@@ -241,6 +249,22 @@ static int ask_within(struct explanation *explanation, const struct transport *a
 	return error;
 }
 
+// NULL, or why sessions carry no dma-bufs.
+static const char *find_no_dmabufs(
+	const struct host_options *options, const struct transport *address)
+{
+	if (options->program.no_dmabuf) {
+		return "--no-dmabuf";
+	}
+	struct resolver *resolver = resolver_create_copy();
+	if (resolver == NULL) {
+		return "cannot open /dev/udmabuf or a dma-heap";
+	}
+	resolver_destroy(resolver);
+	int fd = transport_connect(address);
+	return fd >= 0 && dmabuf_probe(fd) == 0 ? NULL : "the compositor takes no linear dma-bufs";
+}
+
 static int explain(struct explanation *explanation)
 {
 	const struct services *services = &explanation->options->program.services;
@@ -254,6 +278,7 @@ static int explain(struct explanation *explanation)
 		log_error("cannot ask the compositor at %s: %s", address->path, strerror(-error));
 		return EXIT_FAILURE;
 	}
+	explanation->no_dmabufs = find_no_dmabufs(explanation->options, address);
 	printf("compositor: %s\n", address->path);
 	print_context(explanation);
 	print_globals(explanation);

@@ -14,7 +14,7 @@
 
 // The text follows, without a NUL.
 struct head {
-	struct compositor_id without_contexts;
+	struct compositor_id without_contexts, with_dmabufs;
 	uint64_t has_policy;
 };
 
@@ -24,6 +24,7 @@ int handout_store(const struct handout *handout)
 {
 	struct head head = {
 		.without_contexts = handout->without_contexts,
+		.with_dmabufs = handout->with_dmabufs,
 		.has_policy = handout->policy != NULL,
 	};
 	const size_t len = handout->policy != NULL ? strlen(handout->policy) : 0;
@@ -62,7 +63,10 @@ int handout_load(struct handout *handout, int fd)
 	if (error < 0) {
 		return error;
 	}
-	*handout = (struct handout){.without_contexts = head.without_contexts};
+	*handout = (struct handout){
+		.without_contexts = head.without_contexts,
+		.with_dmabufs = head.with_dmabufs,
+	};
 	if (head.has_policy == 0) {
 		return 0;
 	}

@@ -11,6 +11,7 @@
 
 struct handout {
 	struct compositor_id without_contexts; // has no security contexts; zeros: nobody knows
+	struct compositor_id with_dmabufs;     // takes dma-bufs of guests; zeros: nobody knows
 	char *policy;                          // text of the policy file; NULL: there is none
 };
 

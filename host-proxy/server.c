@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "host-proxy/compositor.h"
+#include "host-proxy/dmabuf_probe.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
@@ -31,7 +32,7 @@ struct serving {
 	struct event_base *base;
 	struct server *server;
 	const struct service *wayland; // NULL: there is no compositor
-	struct compositor_id asked;    // whether it has security contexts
+	struct compositor_id asked;    // what it has
 	char *policy_text;             // options point into it; NULL: no policy file
 	struct handout handout;
 };
@@ -88,7 +89,19 @@ static bool hand_out(struct serving *serving)
 	return true;
 }
 
-// Asks, once for all sessions, whether the compositor has security contexts.
+static void ask_for_dmabufs(struct serving *serving)
+{
+	const struct transport *address = &serving->wayland->address;
+	int fd = serving->options->program.no_dmabuf ? -ECANCELED : transport_connect(address);
+	int answer = fd < 0 ? fd : dmabuf_probe(fd);
+	if (answer == 0) {
+		serving->handout.with_dmabufs = serving->asked;
+	} else if (answer == -EOPNOTSUPP) {
+		log_info("the compositor at %s takes no linear dma-bufs", address->path);
+	}
+}
+
+// Asks, once for all sessions, whether the compositor has security contexts, and takes dma-bufs.
 static void ask_compositor(struct serving *serving)
 {
 	const struct transport *address = &serving->wayland->address;
@@ -99,6 +112,7 @@ static void ask_compositor(struct serving *serving)
 			strerror(-fd));
 		return;
 	}
+	ask_for_dmabufs(serving);
 	int answer = security_context_probe(fd);
 	if (answer == -EOPNOTSUPP) {
 		serving->handout.without_contexts = serving->asked;

@@ -269,11 +269,21 @@ static struct channel_input *create_input(int channel_fd, const struct worker_pe
 	return input;
 }
 
+// Of the compositor that the parent has asked, not of another one.
+static bool takes_dmabufs(const struct preparation *preparation)
+{
+	const struct services *services = &preparation->options->program.services;
+	const struct service *compositor = services_find(services, SERVICE_WAYLAND);
+	struct compositor_id id;
+	return compositor_identify(&compositor->address, &id) &&
+		compositor_id_equal(&id, &preparation->handout.with_dmabufs);
+}
+
 // What makes dma-bufs, if the guest knows what they are: it is opened now, as nothing is in the sandbox.
 static void open_resolver(struct preparation *preparation, struct session_options *session)
 {
 	bool offered = (preparation->hello.features & CHANNEL_FEATURE_DMABUF) != 0;
-	if (session->dmabufs && session->service == NULL && offered) {
+	if (session->dmabufs && session->service == NULL && offered && takes_dmabufs(preparation)) {
 		preparation->resolver = resolver_create_copy();
 		if (preparation->resolver == NULL) {
 			log_info("no dma-bufs: cannot open /dev/udmabuf or a dma-heap: %m");

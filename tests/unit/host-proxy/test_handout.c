@@ -14,12 +14,14 @@
 #include "tests/support/fd_count.h"
 
 static const struct compositor_id id = {.device = 1, .inode = 2, .changed = 3};
+static const struct compositor_id other = {.device = 4, .inode = 5, .changed = 6};
 
 static void what_was_stored_is_loaded_as_often_as_one_likes(void **state)
 {
 	(void)state;
 	char text[] = "[vm]\nvm-name = a\n";
-	const struct handout stored = {.without_contexts = id, .policy = text};
+	const struct handout stored = {
+		.without_contexts = id, .with_dmabufs = other, .policy = text};
 	int fd = handout_store(&stored);
 	assert_true(fd >= 0);
 	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
@@ -29,6 +31,7 @@ static void what_was_stored_is_loaded_as_often_as_one_likes(void **state)
 		struct handout loaded;
 		assert_int_equal(handout_load(&loaded, fd), 0);
 		assert_true(compositor_id_equal(&loaded.without_contexts, &id));
+		assert_true(compositor_id_equal(&loaded.with_dmabufs, &other));
 		assert_string_equal(loaded.policy, text);
 		free(loaded.policy);
 	}

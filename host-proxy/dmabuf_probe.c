@@ -1,0 +1,180 @@
+#include "host-proxy/dmabuf_probe.h"
+
+#include <drm_fourcc.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <wayland-client-protocol.h>
+
+#include "host-proxy/side_client.h"
+#include "protocol/wayland/linux-dmabuf-client.h"
+#include "relay/format.h"
+
+#define TIMEOUT_MS 1000
+
+#define FEEDBACK_SINCE ZWP_LINUX_DMABUF_V1_GET_DEFAULT_FEEDBACK_SINCE_VERSION
+
+struct probe {
+	struct zwp_linux_dmabuf_v1 *dmabuf; // NULL: there is none
+	bool linear;
+};
+
+static void look_at(struct probe *probe, uint32_t format, uint64_t modifier)
+{
+	bool linear = modifier == DRM_FORMAT_MOD_LINEAR || modifier == DRM_FORMAT_MOD_INVALID;
+	probe->linear = probe->linear || (linear && format_find(format) != NULL);
+}
+
+/* ---- up to version 3 ---- */
+
+static void handle_format(void *data, struct zwp_linux_dmabuf_v1 *dmabuf, uint32_t format)
+{
+	(void)data;
+	(void)dmabuf;
+	(void)format;
+}
+
+static void handle_modifier(void *data, struct zwp_linux_dmabuf_v1 *dmabuf, uint32_t format,
+	uint32_t high, uint32_t low)
+{
+	(void)dmabuf;
+	look_at(data, format, (uint64_t)high << 32 | low);
+}
+
+static const struct zwp_linux_dmabuf_v1_listener dmabuf_listener = {
+	.format = handle_format,
+	.modifier = handle_modifier,
+};
+
+/* ---- from version 4 on ---- */
+
+// An entry of the table, as the protocol has it.
+struct pair {
+	uint32_t format;
+	uint32_t padding;
+	uint64_t modifier;
+};
+
+static void handle_format_table(
+	void *data, struct zwp_linux_dmabuf_feedback_v1 *feedback, int32_t fd, uint32_t size)
+{
+	(void)feedback;
+	struct probe *probe = data;
+	const struct pair *pairs = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+	close(fd);
+	if (pairs == MAP_FAILED) {
+		return;
+	}
+	for (size_t i = 0; i < size / sizeof(*pairs); i++) {
+		look_at(probe, pairs[i].format, pairs[i].modifier);
+	}
+	munmap((void *)pairs, size);
+}
+
+static void ignore_event(void *data, struct zwp_linux_dmabuf_feedback_v1 *feedback)
+{
+	(void)data;
+	(void)feedback;
+}
+
+static void ignore_array(
+	void *data, struct zwp_linux_dmabuf_feedback_v1 *feedback, struct wl_array *array)
+{
+	(void)data;
+	(void)feedback;
+	(void)array;
+}
+
+static void ignore_flags(void *data, struct zwp_linux_dmabuf_feedback_v1 *feedback, uint32_t flags)
+{
+	(void)data;
+	(void)feedback;
+	(void)flags;
+}
+
+static const struct zwp_linux_dmabuf_feedback_v1_listener feedback_listener = {
+	.done = ignore_event,
+	.format_table = handle_format_table,
+	.main_device = ignore_array,
+	.tranche_done = ignore_event,
+	.tranche_target_device = ignore_array,
+	.tranche_formats = ignore_array,
+	.tranche_flags = ignore_flags,
+};
+
+static int ask_feedback(struct wl_display *display, struct probe *probe)
+{
+	struct zwp_linux_dmabuf_feedback_v1 *feedback =
+		zwp_linux_dmabuf_v1_get_default_feedback(probe->dmabuf);
+	if (feedback == NULL) {
+		return -ENOMEM;
+	}
+	zwp_linux_dmabuf_feedback_v1_add_listener(feedback, &feedback_listener, probe);
+	int error = side_client_roundtrip(display, TIMEOUT_MS);
+	zwp_linux_dmabuf_feedback_v1_destroy(feedback);
+	return error;
+}
+
+/* ---- the compositor ---- */
+
+static void handle_global(void *data, struct wl_registry *registry, uint32_t name,
+	const char *interface, uint32_t version)
+{
+	struct probe *probe = data;
+	if (probe->dmabuf != NULL || version < ZWP_LINUX_DMABUF_V1_MODIFIER_SINCE_VERSION ||
+		strcmp(interface, zwp_linux_dmabuf_v1_interface.name) != 0) {
+		return;
+	}
+	version = version < FEEDBACK_SINCE ? version : FEEDBACK_SINCE;
+	probe->dmabuf = wl_registry_bind(registry, name, &zwp_linux_dmabuf_v1_interface, version);
+	if (probe->dmabuf != NULL) {
+		zwp_linux_dmabuf_v1_add_listener(probe->dmabuf, &dmabuf_listener, probe);
+	}
+}
+
+static void handle_global_remove(void *data, struct wl_registry *registry, uint32_t name)
+{
+	(void)data;
+	(void)registry;
+	(void)name;
+}
+
+static const struct wl_registry_listener registry_listener = {
+	.global = handle_global,
+	.global_remove = handle_global_remove,
+};
+
+static int ask(struct wl_display *display, struct probe *probe)
+{
+	int error = side_client_roundtrip(display, TIMEOUT_MS); // its globals
+	if (error < 0 || probe->dmabuf == NULL) {
+		return error;
+	}
+	return zwp_linux_dmabuf_v1_get_version(probe->dmabuf) < FEEDBACK_SINCE
+		? side_client_roundtrip(display, TIMEOUT_MS)
+		: ask_feedback(display, probe);
+}
+
+int dmabuf_probe(int compositor_fd)
+{
+	struct probe probe = {0};
+	struct wl_display *display = side_client_create(compositor_fd);
+	if (display == NULL) {
+		return -errno;
+	}
+	int error = -ENOMEM;
+	struct wl_registry *registry = wl_display_get_registry(display);
+	if (registry != NULL) {
+		wl_registry_add_listener(registry, &registry_listener, &probe);
+		error = ask(display, &probe);
+		wl_registry_destroy(registry);
+	}
+	if (probe.dmabuf != NULL) {
+		zwp_linux_dmabuf_v1_destroy(probe.dmabuf);
+	}
+	wl_display_disconnect(display);
+	return error == 0 && !probe.linear ? -EOPNOTSUPP : error;
+}

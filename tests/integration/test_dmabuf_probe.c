@@ -1,0 +1,115 @@
+#include <drm_fourcc.h>
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <wayland-server-core.h>
+#include <cmocka.h>
+
+#include "host-proxy/dmabuf_probe.h"
+#include "tests/support/compositor.h"
+#include "tests/support/dmabuf_screen.h"
+#include "tests/support/fd_count.h"
+
+/* What the host finds out of a compositor, which is another process. */
+
+static const struct dmabuf_pair tiled = {DRM_FORMAT_XRGB8888, 0, I915_FORMAT_MOD_X_TILED};
+static const struct dmabuf_pair linear = {DRM_FORMAT_XRGB8888, 0, DRM_FORMAT_MOD_LINEAR};
+static const struct dmabuf_pair implicit = {DRM_FORMAT_XRGB8888, 0, DRM_FORMAT_MOD_INVALID};
+static const struct dmabuf_pair unknown = {
+	fourcc_code('?', '?', '?', '?'), 0, DRM_FORMAT_MOD_LINEAR};
+
+/* Until its client is gone. version 0: it has no linux-dmabuf. */
+static void serve(int fd, int version, const struct dmabuf_pair *pair)
+{
+	static const uint16_t index = 0;
+	const struct dmabuf_tranche tranche = {.indices = &index, .n_indices = 1};
+	struct dmabuf_screen screen;
+	struct compositor *compositor = compositor_create();
+	if (version > 0) {
+		dmabuf_screen_init(&screen, compositor, version);
+		screen.pairs = pair;
+		screen.n_pairs = 1;
+		screen.tranches = &tranche;
+		screen.n_tranches = 1;
+	}
+	struct wl_list *clients = wl_display_get_client_list(compositor_display(compositor));
+	wl_client_create(compositor_display(compositor), fd);
+	while (!wl_list_empty(clients)) {
+		struct pollfd events = {
+			.fd = wl_event_loop_get_fd(
+				wl_display_get_event_loop(compositor_display(compositor))),
+			.events = POLLIN,
+		};
+		poll(&events, 1, -1);
+		compositor_turn(compositor);
+	}
+	_exit(0);
+}
+
+static int probe(int version, const struct dmabuf_pair *pair)
+{
+	int fds[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(fds[0]);
+		serve(fds[1], version, pair);
+	}
+	close(fds[1]);
+	int answer = dmabuf_probe(fds[0]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	return answer;
+}
+
+static void linear_and_implicit_buffers_are_taken(void **state)
+{
+	(void)state;
+	for (int version = 3; version <= 4; version++) {
+		assert_int_equal(probe(version, &linear), 0);
+		assert_int_equal(probe(version, &implicit), 0);
+	}
+}
+
+static void others_are_not(void **state)
+{
+	(void)state;
+	for (int version = 3; version <= 4; version++) {
+		assert_int_equal(probe(version, &tiled), -EOPNOTSUPP);
+		assert_int_equal(probe(version, &unknown), -EOPNOTSUPP);
+	}
+}
+
+static void without_modifiers_nothing_is_known(void **state)
+{
+	(void)state;
+	assert_int_equal(probe(2, &linear), -EOPNOTSUPP);
+	assert_int_equal(probe(0, NULL), -EOPNOTSUPP);
+}
+
+static void nobody_there_is_an_error(void **state)
+{
+	(void)state;
+	int fds[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	close(fds[1]);
+	int answer = dmabuf_probe(fds[0]);
+	assert_true(answer < 0 && answer != -EOPNOTSUPP);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(linear_and_implicit_buffers_are_taken),
+		fd_count_test(others_are_not),
+		fd_count_test(without_modifiers_nothing_is_known),
+		fd_count_test(nobody_there_is_an_error),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
