@@ -12,9 +12,9 @@
 #include "base/log.h"
 #include "channel/transport.h"
 #include "fdpass/resolver.h"
-#include "host-proxy/dmabuf_probe.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
+#include "host-proxy/probe.h"
 #include "host-proxy/security_context.h"
 #include "host-proxy/side_client.h"
 #include "relay/crossing.h"
@@ -261,8 +261,10 @@ static const char *find_no_dmabufs(
 		return "cannot open /dev/udmabuf or a dma-heap";
 	}
 	resolver_destroy(resolver);
+	struct probe probe;
 	int fd = transport_connect(address);
-	return fd >= 0 && dmabuf_probe(fd) == 0 ? NULL : "the compositor takes no linear dma-bufs";
+	bool takes = fd >= 0 && probe_compositor(fd, &probe) == 0 && probe.takes_dmabufs;
+	return takes ? NULL : "the compositor takes no linear dma-bufs";
 }
 
 static int explain(struct explanation *explanation)

@@ -15,8 +15,7 @@
 #include "host-proxy/side_client.h"
 #include "protocol/wayland/security-context-client.h"
 
-#define PROBE_TIMEOUT_MS 1000
-#define TIMEOUT_MS       10000
+#define TIMEOUT_MS 10000
 
 /* ---- a listening socket that only we can reach ---- */
 
@@ -100,8 +99,7 @@ static const struct wl_registry_listener registry_listener = {
 	.global_remove = handle_global_remove,
 };
 
-static int find_manager(
-	struct wl_display *display, struct wp_security_context_manager_v1 **manager, int timeout_ms)
+static int find_manager(struct wl_display *display, struct wp_security_context_manager_v1 **manager)
 {
 	*manager = NULL;
 	struct wl_registry *registry = wl_display_get_registry(display);
@@ -109,7 +107,7 @@ static int find_manager(
 		return -ENOMEM;
 	}
 	wl_registry_add_listener(registry, &registry_listener, manager);
-	int error = side_client_roundtrip(display, timeout_ms);
+	int error = side_client_roundtrip(display, TIMEOUT_MS);
 	wl_registry_destroy(registry);
 	return error == 0 && *manager == NULL ? -EOPNOTSUPP : error;
 }
@@ -171,18 +169,6 @@ static void finish(struct wl_display *display, struct wp_security_context_manage
 	wl_display_disconnect(display);
 }
 
-int security_context_probe(int compositor_fd)
-{
-	struct wp_security_context_manager_v1 *manager;
-	struct wl_display *display = side_client_create(compositor_fd);
-	if (display == NULL) {
-		return -errno;
-	}
-	int result = find_manager(display, &manager, PROBE_TIMEOUT_MS);
-	finish(display, manager);
-	return result;
-}
-
 int security_context_connect(
 	const struct security_context *context, int compositor_fd, int *close_fd)
 {
@@ -191,7 +177,7 @@ int security_context_connect(
 	if (display == NULL) {
 		return -errno;
 	}
-	int result = find_manager(display, &manager, TIMEOUT_MS);
+	int result = find_manager(display, &manager);
 	if (result == 0) {
 		result = connect_within(display, manager, context, close_fd);
 	}

@@ -14,9 +14,6 @@ struct security_context {
 	const char *instance_id;
 };
 
-// Whether the compositor has contexts: 0, -EOPNOTSUPP, or -errno as below. compositor_fd is taken.
-int security_context_probe(int compositor_fd);
-
 // A CLOEXEC, blocking socket that is connected within a new context. *close_fd is the caller's then;
 // the compositor forgets the context when it is closed. compositor_fd, by which the context is made,
 // is taken. -EOPNOTSUPP: the compositor has no contexts; -ETIMEDOUT: it does not answer; other

@@ -10,11 +10,10 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "host-proxy/compositor.h"
-#include "host-proxy/dmabuf_probe.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
-#include "host-proxy/security_context.h"
+#include "host-proxy/probe.h"
 #include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
@@ -89,19 +88,21 @@ static bool hand_out(struct serving *serving)
 	return true;
 }
 
-static void ask_for_dmabufs(struct serving *serving)
+static void take_answer(struct serving *serving, const struct probe *probe)
 {
-	const struct transport *address = &serving->wayland->address;
-	int fd = serving->options->program.no_dmabuf ? -ECANCELED : transport_connect(address);
-	int answer = fd < 0 ? fd : dmabuf_probe(fd);
-	if (answer == 0) {
+	const char *path = serving->wayland->address.path;
+	if (!probe->has_contexts) {
+		serving->handout.without_contexts = serving->asked;
+		log_info("the compositor at %s has no security contexts", path);
+	}
+	if (probe->takes_dmabufs) {
 		serving->handout.with_dmabufs = serving->asked;
-	} else if (answer == -EOPNOTSUPP) {
-		log_info("the compositor at %s takes no linear dma-bufs", address->path);
+	} else {
+		log_debug("the compositor at %s takes no linear dma-bufs", path);
 	}
 }
 
-// Asks, once for all sessions, whether the compositor has security contexts, and takes dma-bufs.
+// Asks, once for all sessions, what the compositor has.
 static void ask_compositor(struct serving *serving)
 {
 	const struct transport *address = &serving->wayland->address;
@@ -112,14 +113,13 @@ static void ask_compositor(struct serving *serving)
 			strerror(-fd));
 		return;
 	}
-	ask_for_dmabufs(serving);
-	int answer = security_context_probe(fd);
-	if (answer == -EOPNOTSUPP) {
-		serving->handout.without_contexts = serving->asked;
-		log_info("the compositor at %s has no security contexts", address->path);
-	} else if (answer < 0) {
+	struct probe probe;
+	int error = probe_compositor(fd, &probe);
+	if (error == 0) {
+		take_answer(serving, &probe);
+	} else {
 		log_warn("the compositor at %s does not tell its globals: %s", address->path,
-			strerror(-answer));
+			strerror(-error));
 	}
 }
 

@@ -1,4 +1,4 @@
-#include "host-proxy/dmabuf_probe.h"
+#include "host-proxy/probe.h"
 
 #include <drm_fourcc.h>
 #include <errno.h>
@@ -13,19 +13,22 @@
 #include "protocol/wayland/linux-dmabuf-client.h"
 #include "relay/format.h"
 
-#define TIMEOUT_MS 1000
+#define SECURITY_CONTEXTS "wp_security_context_manager_v1"
+#define TIMEOUT_MS        1000
 
 #define FEEDBACK_SINCE ZWP_LINUX_DMABUF_V1_GET_DEFAULT_FEEDBACK_SINCE_VERSION
 
-struct probe {
+struct asking {
+	struct probe *probe;
 	struct zwp_linux_dmabuf_v1 *dmabuf; // NULL: there is none
-	bool linear;
 };
 
-static void look_at(struct probe *probe, uint32_t format, uint64_t modifier)
+static void look_at(struct asking *asking, uint32_t format, uint64_t modifier)
 {
-	bool linear = modifier == DRM_FORMAT_MOD_LINEAR || modifier == DRM_FORMAT_MOD_INVALID;
-	probe->linear = probe->linear || (linear && format_find(format) != NULL);
+	if ((modifier == DRM_FORMAT_MOD_LINEAR || modifier == DRM_FORMAT_MOD_INVALID) &&
+		format_find(format) != NULL) {
+		asking->probe->takes_dmabufs = true;
+	}
 }
 
 /* ---- up to version 3 ---- */
@@ -62,14 +65,14 @@ static void handle_format_table(
 	void *data, struct zwp_linux_dmabuf_feedback_v1 *feedback, int32_t fd, uint32_t size)
 {
 	(void)feedback;
-	struct probe *probe = data;
+	struct asking *asking = data;
 	const struct pair *pairs = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 	close(fd);
 	if (pairs == MAP_FAILED) {
 		return;
 	}
 	for (size_t i = 0; i < size / sizeof(*pairs); i++) {
-		look_at(probe, pairs[i].format, pairs[i].modifier);
+		look_at(asking, pairs[i].format, pairs[i].modifier);
 	}
 	munmap((void *)pairs, size);
 }
@@ -105,14 +108,14 @@ static const struct zwp_linux_dmabuf_feedback_v1_listener feedback_listener = {
 	.tranche_flags = ignore_flags,
 };
 
-static int ask_feedback(struct wl_display *display, struct probe *probe)
+static int ask_feedback(struct wl_display *display, struct asking *asking)
 {
 	struct zwp_linux_dmabuf_feedback_v1 *feedback =
-		zwp_linux_dmabuf_v1_get_default_feedback(probe->dmabuf);
+		zwp_linux_dmabuf_v1_get_default_feedback(asking->dmabuf);
 	if (feedback == NULL) {
 		return -ENOMEM;
 	}
-	zwp_linux_dmabuf_feedback_v1_add_listener(feedback, &feedback_listener, probe);
+	zwp_linux_dmabuf_feedback_v1_add_listener(feedback, &feedback_listener, asking);
 	int error = side_client_roundtrip(display, TIMEOUT_MS);
 	zwp_linux_dmabuf_feedback_v1_destroy(feedback);
 	return error;
@@ -123,15 +126,18 @@ static int ask_feedback(struct wl_display *display, struct probe *probe)
 static void handle_global(void *data, struct wl_registry *registry, uint32_t name,
 	const char *interface, uint32_t version)
 {
-	struct probe *probe = data;
-	if (probe->dmabuf != NULL || version < ZWP_LINUX_DMABUF_V1_MODIFIER_SINCE_VERSION ||
+	struct asking *asking = data;
+	if (strcmp(interface, SECURITY_CONTEXTS) == 0) {
+		asking->probe->has_contexts = true;
+	}
+	if (asking->dmabuf != NULL || version < ZWP_LINUX_DMABUF_V1_MODIFIER_SINCE_VERSION ||
 		strcmp(interface, zwp_linux_dmabuf_v1_interface.name) != 0) {
 		return;
 	}
 	version = version < FEEDBACK_SINCE ? version : FEEDBACK_SINCE;
-	probe->dmabuf = wl_registry_bind(registry, name, &zwp_linux_dmabuf_v1_interface, version);
-	if (probe->dmabuf != NULL) {
-		zwp_linux_dmabuf_v1_add_listener(probe->dmabuf, &dmabuf_listener, probe);
+	asking->dmabuf = wl_registry_bind(registry, name, &zwp_linux_dmabuf_v1_interface, version);
+	if (asking->dmabuf != NULL) {
+		zwp_linux_dmabuf_v1_add_listener(asking->dmabuf, &dmabuf_listener, asking);
 	}
 }
 
@@ -147,20 +153,21 @@ static const struct wl_registry_listener registry_listener = {
 	.global_remove = handle_global_remove,
 };
 
-static int ask(struct wl_display *display, struct probe *probe)
+static int ask(struct wl_display *display, struct asking *asking)
 {
 	int error = side_client_roundtrip(display, TIMEOUT_MS); // its globals
-	if (error < 0 || probe->dmabuf == NULL) {
+	if (error < 0 || asking->dmabuf == NULL) {
 		return error;
 	}
-	return zwp_linux_dmabuf_v1_get_version(probe->dmabuf) < FEEDBACK_SINCE
+	return zwp_linux_dmabuf_v1_get_version(asking->dmabuf) < FEEDBACK_SINCE
 		? side_client_roundtrip(display, TIMEOUT_MS)
-		: ask_feedback(display, probe);
+		: ask_feedback(display, asking);
 }
 
-int dmabuf_probe(int compositor_fd)
+int probe_compositor(int compositor_fd, struct probe *probe)
 {
-	struct probe probe = {0};
+	struct asking asking = {.probe = probe};
+	*probe = (struct probe){0};
 	struct wl_display *display = side_client_create(compositor_fd);
 	if (display == NULL) {
 		return -errno;
@@ -168,13 +175,13 @@ int dmabuf_probe(int compositor_fd)
 	int error = -ENOMEM;
 	struct wl_registry *registry = wl_display_get_registry(display);
 	if (registry != NULL) {
-		wl_registry_add_listener(registry, &registry_listener, &probe);
-		error = ask(display, &probe);
+		wl_registry_add_listener(registry, &registry_listener, &asking);
+		error = ask(display, &asking);
 		wl_registry_destroy(registry);
 	}
-	if (probe.dmabuf != NULL) {
-		zwp_linux_dmabuf_v1_destroy(probe.dmabuf);
+	if (asking.dmabuf != NULL) {
+		zwp_linux_dmabuf_v1_destroy(asking.dmabuf);
 	}
 	wl_display_disconnect(display);
-	return error == 0 && !probe.linear ? -EOPNOTSUPP : error;
+	return error;
 }

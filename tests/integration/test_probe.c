@@ -1,8 +1,8 @@
 #include <drm_fourcc.h>
-#include <errno.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -11,7 +11,7 @@
 #include <wayland-server-core.h>
 #include <cmocka.h>
 
-#include "host-proxy/dmabuf_probe.h"
+#include "host-proxy/probe.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabuf_screen.h"
 #include "tests/support/fd_count.h"
@@ -52,7 +52,8 @@ static void serve(int fd, int version, const struct dmabuf_pair *pair)
 	_exit(0);
 }
 
-static int probe(int version, const struct dmabuf_pair *pair)
+/* Whether it takes dma-bufs. */
+static bool takes(int version, const struct dmabuf_pair *pair)
 {
 	int fds[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -63,17 +64,19 @@ static int probe(int version, const struct dmabuf_pair *pair)
 		serve(fds[1], version, pair);
 	}
 	close(fds[1]);
-	int answer = dmabuf_probe(fds[0]);
+	struct probe probe;
+	assert_int_equal(probe_compositor(fds[0], &probe), 0);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
-	return answer;
+	assert_false(probe.has_contexts);
+	return probe.takes_dmabufs;
 }
 
 static void linear_and_implicit_buffers_are_taken(void **state)
 {
 	(void)state;
 	for (int version = 3; version <= 4; version++) {
-		assert_int_equal(probe(version, &linear), 0);
-		assert_int_equal(probe(version, &implicit), 0);
+		assert_true(takes(version, &linear));
+		assert_true(takes(version, &implicit));
 	}
 }
 
@@ -81,16 +84,16 @@ static void others_are_not(void **state)
 {
 	(void)state;
 	for (int version = 3; version <= 4; version++) {
-		assert_int_equal(probe(version, &tiled), -EOPNOTSUPP);
-		assert_int_equal(probe(version, &unknown), -EOPNOTSUPP);
+		assert_false(takes(version, &tiled));
+		assert_false(takes(version, &unknown));
 	}
 }
 
 static void without_modifiers_nothing_is_known(void **state)
 {
 	(void)state;
-	assert_int_equal(probe(2, &linear), -EOPNOTSUPP);
-	assert_int_equal(probe(0, NULL), -EOPNOTSUPP);
+	assert_false(takes(2, &linear));
+	assert_false(takes(0, NULL));
 }
 
 static void nobody_there_is_an_error(void **state)
@@ -99,8 +102,8 @@ static void nobody_there_is_an_error(void **state)
 	int fds[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	close(fds[1]);
-	int answer = dmabuf_probe(fds[0]);
-	assert_true(answer < 0 && answer != -EOPNOTSUPP);
+	struct probe probe;
+	assert_true(probe_compositor(fds[0], &probe) < 0);
 }
 
 int main(void)
