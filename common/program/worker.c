@@ -152,10 +152,10 @@ static void worker_finish(struct worker *worker)
 
 static void prepare(const struct worker_config *config, struct confine_filters *filters)
 {
-	session_prepare(config->exports);
 	if (!config->options->no_sandbox) {
 		confine_prepare(filters, config->strict_sandbox);
 	}
+	session_prepare(config->exports); // last: it leaves memory as a session wants it
 }
 
 // Somebody waits already: there is no time to prepare for it.

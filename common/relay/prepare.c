@@ -117,7 +117,6 @@ void session_prepare(enum wire_direction exports)
 	// What the rehearsal took from the kernel is kept for the session.
 	mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
 	mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
-	rehearse_with_sockets(exports);
 	handshake_boot_id(boot_id);
 	content_hash_bytes(&hash, boot_id, sizeof(boot_id));
 	hooks_init();
@@ -127,4 +126,5 @@ void session_prepare(enum wire_direction exports)
 			crossing_possible(interface);
 		}
 	}
+	rehearse_with_sockets(exports);
 }
