@@ -25,6 +25,8 @@
 #define EARLY_DEATH_MS   1000 // this long
 #define RECORDS_PER_WAKE 16
 
+static const char ready_record[] = "ready"; // of workers_ready
+
 struct worker {
 	struct wl_list link; // workers.list
 	struct workers *workers;
@@ -32,6 +34,7 @@ struct worker {
 	int fd;
 	struct event *readable;
 	int64_t started_ms;
+	bool ready;    // has said so
 	bool busy;     // has a session
 	bool reaped;   // its pid may be another process's
 	bool rejected; // has sent what makes no sense
@@ -43,7 +46,7 @@ struct workers {
 	const struct workers_handler *handler;
 	void *data;
 	char **argv;          // of a worker; the strings are borrowed
-	struct wl_list list;  // worker.link
+	struct wl_list list;  // worker.link, the newest first
 	struct event *child;  // SIGCHLD
 	struct event *refill; // starts spares, once the caller has returned to the loop
 	struct event *grace;  // at the end
@@ -97,7 +100,9 @@ static ssize_t read_record(struct worker *worker)
 	fdlist_init(&fds);
 	ssize_t n = scm_recv_one(worker->fd, record, sizeof(record), &fds);
 	bool ok = n != -EPROTO || fds.count == 0;
-	if (n > 0) {
+	if (n == sizeof(ready_record) && memcmp(record, ready_record, (size_t)n) == 0) {
+		worker->ready = true;
+	} else if (n > 0) {
 		ok = workers->handler->record(
 			workers->data, &worker->sender, record, (size_t)n, &fds);
 	} else if (n == -EPROTO && ok) {
@@ -322,15 +327,17 @@ void workers_destroy(struct workers *workers, int grace_ms)
 	workers_free(workers);
 }
 
+// The newest that is ready: what it has touched is still in the caches. Else the oldest, which will be
+// ready first. NULL: there is none.
 static struct worker *find_spare(struct workers *workers)
 {
-	struct worker *worker;
+	struct worker *worker, *spare = NULL;
 	wl_list_for_each (worker, &workers->list, link) {
-		if (!worker->busy) {
-			return worker;
+		if (!worker->busy && (spare == NULL || !spare->ready)) {
+			spare = worker;
 		}
 	}
-	return NULL;
+	return spare;
 }
 
 static int send_record(struct worker *worker, unsigned int number, const void *record, size_t len,
@@ -409,6 +416,11 @@ ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist 
 			return -errno;
 		}
 	}
+}
+
+void workers_ready(int session_fd)
+{
+	workers_report(session_fd, ready_record, sizeof(ready_record), -1);
 }
 
 int workers_report(int session_fd, const void *record, size_t len, int fd)

@@ -53,6 +53,8 @@ int workers_tell(
 size_t workers_busy(const struct workers *workers);
 void workers_signal(struct workers *workers, int signal); // to those that have a session
 
+// In the worker, which has made ready for a session: it is taken before those that have not.
+void workers_ready(int session_fd);
 // In the worker. Blocks until the parent assigns a session: the record's length, 0 if the parent is
 // gone (the worker should exit), -errno.
 ssize_t workers_receive(int session_fd, void *record, size_t len, struct fdlist *fds);

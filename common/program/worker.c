@@ -207,6 +207,7 @@ static int receive_session(struct worker *worker, int *status)
 	int fd = -1;
 	if (!is_assigned(worker)) {
 		prepare(worker->config, &worker->filters);
+		workers_ready(worker->config->options->session_fd);
 	}
 	ssize_t n =
 		workers_receive(worker->config->options->session_fd, &record, sizeof(record), &fds);

@@ -26,12 +26,20 @@
  * says.
  */
 
+#define STATE "TEST_WORKERS_STATE" // in the environment of those that are started from now on
+
 static int worker_main(int session_fd, const char *mode)
 {
 	char record[CHILD_RECORD_MAX];
 	struct fdlist fds;
 	if (strcmp(mode, "dies") == 0) {
 		return 1;
+	}
+	if (strcmp(mode, "tells") == 0) {
+		if (strcmp(getenv(STATE), "ready") == 0) {
+			workers_ready(session_fd);
+		}
+		workers_report(session_fd, "started", 7, -1);
 	}
 	fdlist_init(&fds);
 	ssize_t n = workers_receive(session_fd, record, sizeof(record) - 1, &fds);
@@ -44,6 +52,8 @@ static int worker_main(int session_fd, const char *mode)
 	} else if (strcmp(record, "stay") == 0) {
 		workers_report(session_fd, "staying", 7, -1);
 		pause();
+	} else if (strcmp(record, "state") == 0) {
+		workers_report(session_fd, getenv(STATE), strlen(getenv(STATE)), -1);
 	} else if (strcmp(record, "again") == 0) {
 		fdlist_finish(&fds);
 		n = workers_receive(session_fd, record, sizeof(record), &fds);
@@ -82,7 +92,7 @@ static int worker_main(int session_fd, const char *mode)
 struct fixture {
 	struct event_base *base;
 	struct workers *workers;
-	char text[64]; // of the last record
+	char text[64]; // of the last record from one with a session
 	size_t records;
 	size_t fds;     // that came with records
 	pid_t reporter; // who sent it
@@ -97,10 +107,12 @@ static bool handle_record(void *data, const struct workers_sender *from, const v
 	size_t len, struct fdlist *fds)
 {
 	struct fixture *fixture = data;
-	assert_in_range(from->number, 1, fixture->assigned);
+	assert_in_range(from->number, 0, fixture->assigned);
 	assert_true(len < sizeof(fixture->text));
-	memcpy(fixture->text, record, len);
-	fixture->text[len] = '\0';
+	if (from->number > 0) {
+		memcpy(fixture->text, record, len);
+		fixture->text[len] = '\0';
+	}
 	fixture->reporter = from->pid;
 	fixture->records++;
 	fixture->fds += fds->count;
@@ -360,6 +372,34 @@ static void a_worker_whose_parent_is_gone_receives_nothing(void **state)
 	fdlist_finish(&fds);
 }
 
+// The first spare is in state older, the second one in state newer. Which of the two gets a session?
+static void assert_taken(const char *older, const char *newer, const char *taken)
+{
+	struct fixture fixture;
+	setenv(STATE, older, 1);
+	start(&fixture, "tells");
+	setenv(STATE, newer, 1);
+	wait_for(&fixture, &fixture.records, 2);
+	assign_nothing(&fixture, "state");
+	wait_for(&fixture, &fixture.gone, 1);
+	assert_string_equal(fixture.text, taken);
+	stop(&fixture);
+	unsetenv(STATE);
+}
+
+static void a_spare_that_is_ready_is_taken_before_a_newer_one_that_is_not(void **state)
+{
+	(void)state;
+	assert_taken("ready", "unready", "ready");
+	assert_taken("unready", "ready", "ready");
+}
+
+static void of_spares_that_are_not_ready_the_older_is_taken(void **state)
+{
+	(void)state;
+	assert_taken("young", "younger", "young");
+}
+
 static void another_child_is_left_to_its_owner(void **state)
 {
 	(void)state;
@@ -393,6 +433,8 @@ int main(int argc, char *argv[])
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),
 		fd_count_test(spares_that_die_at_once_are_not_started_for_ever),
 		fd_count_test(a_worker_whose_parent_is_gone_receives_nothing),
+		fd_count_test(a_spare_that_is_ready_is_taken_before_a_newer_one_that_is_not),
+		fd_count_test(of_spares_that_are_not_ready_the_older_is_taken),
 		fd_count_test(another_child_is_left_to_its_owner),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
