@@ -7,6 +7,13 @@
 // Deeper chains of "this object makes that one" are not known, and would be refused.
 #define MAX_INTERFACES 64
 
+// What was found out stays with the interface: every client is told of every global.
+enum {
+	NOTE_NONE,
+	NOTE_POSSIBLE,
+	NOTE_IMPOSSIBLE,
+};
+
 struct walk {
 	const struct wire_interface *seen[MAX_INTERFACES];
 	size_t count;
@@ -65,7 +72,7 @@ static bool ops_cross(struct walk *walk, const struct wire_ops *ops)
 	return true;
 }
 
-bool crossing_possible(const struct wire_interface *interface)
+static bool walk_crosses(const struct wire_interface *interface)
 {
 	struct walk walk = {.count = 0};
 	add(&walk, interface);
@@ -76,6 +83,15 @@ bool crossing_possible(const struct wire_interface *interface)
 		}
 	}
 	return true;
+}
+
+bool crossing_possible(const struct wire_interface *interface)
+{
+	struct wire_interface *noted = (struct wire_interface *)interface;
+	if (noted->note == NOTE_NONE) {
+		noted->note = walk_crosses(interface) ? NOTE_POSSIBLE : NOTE_IMPOSSIBLE;
+	}
+	return noted->note == NOTE_POSSIBLE;
 }
 
 enum crossing crossing_of_global(const char *name, uint32_t *version)

@@ -7,7 +7,8 @@
 struct wire_interface;
 
 // Whether all fds that an object of this interface, and every object made by its messages, may
-// carry are of kinds that can cross. A global for which this is false is hidden.
+// carry are of kinds that can cross. A global for which this is false is hidden. The answer is kept: it
+// is not for protocol files that are loaded later.
 bool crossing_possible(const struct wire_interface *interface);
 
 enum crossing {

@@ -66,6 +66,7 @@ struct wire_interface {
 	uint32_t version;       // the highest that is known
 	struct wire_ops ops[2]; // by enum wire_direction
 	const struct wl_interface *source;
+	int note; // for the user of the table, who may change it; 0 at first
 };
 
 // NULL: unknown. The same name always gives the same pointer, valid until wire_schema_finish.
