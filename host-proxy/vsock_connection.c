@@ -98,6 +98,15 @@ static bool create_lender(struct vsock_connection *connection)
 	return config.loans == NULL || connection->lender != NULL;
 }
 
+static void set_room(struct vsock_connection *connection)
+{
+	int fd = connection->config.fd, size = 0;
+	// So that what the guest may send fits. Where the system allows less, the rest is kept here.
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){VSOCK_WINDOW}, sizeof(int));
+	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &(socklen_t){sizeof(size)});
+	connection->little = (uint32_t)size / 4; // as unix_poll has it
+}
+
 struct vsock_connection *vsock_connection_create(const struct vsock_connection_config *config)
 {
 	struct vsock_connection *connection = calloc(1, sizeof(*connection));
@@ -113,8 +122,7 @@ struct vsock_connection *vsock_connection_create(const struct vsock_connection_c
 		errno = ENOMEM;
 		return NULL;
 	}
-	// So that what the guest may send fits. Where the system allows less, the rest is kept here.
-	setsockopt(config->fd, SOL_SOCKET, SO_SNDBUF, &(int){VSOCK_WINDOW}, sizeof(int));
+	set_room(connection);
 	connection->connected = !config->outgoing;
 	connection->pending = config->outgoing ? PENDING(REQUEST) : PENDING(RESPONSE);
 	if (config->outgoing) {
@@ -290,6 +298,18 @@ bool vsock_connection_lends(const struct vsock_connection *connection)
 	return connection->lender != NULL && lender_lent(connection->lender) > 0;
 }
 
+// Bytes of its window that the guest has used.
+static uint32_t used(const struct vsock_connection *connection)
+{
+	return connection->received - connection->told;
+}
+
+// Of its window, what a guest uses: Linux sends no more than it would take itself.
+static uint32_t usable(const struct vsock_connection *connection)
+{
+	return connection->guest_room < VSOCK_WINDOW ? connection->guest_room : VSOCK_WINDOW;
+}
+
 static enum vsock_status handle_payload(struct vsock_connection *connection,
 	const struct virtio_vsock_hdr *header, const struct virtqueue_chain *chain)
 {
@@ -298,7 +318,7 @@ static enum vsock_status handle_payload(struct vsock_connection *connection,
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
 		return VSOCK_RESET;
 	}
-	if (len > VSOCK_WINDOW - (connection->received - connection->told)) {
+	if (len > VSOCK_WINDOW - used(connection)) {
 		log_limited(LOG_WARN, "vm cid %u port %u: sends more than its credit allows",
 			connection->config.guest_cid, connection->config.guest_port);
 		return VSOCK_RESET;
@@ -363,34 +383,34 @@ static uint32_t guest_credit(const struct vsock_connection *connection)
 	return connection->guest_room > under_way ? connection->guest_room - under_way : 0;
 }
 
-// What the guest knows that it may send.
-static uint32_t window(const struct vsock_connection *connection)
+// Bytes that were not read yet. The kernel counts what is queued with its own overhead, which errs on
+// the right side.
+static uint64_t unread(const struct vsock_connection *connection)
 {
-	return VSOCK_WINDOW - (connection->received - connection->told);
-}
-
-// Credit comes back when the bytes are read from the socket, not when they are written to it:
-// otherwise a stopped reader would have us keep them. The kernel counts what is queued with its own
-// overhead, which errs on the right side.
-static void return_credit(struct vsock_connection *connection)
-{
-	if (window(connection) >= VSOCK_WINDOW / 2) {
-		return;
-	}
 	int queued = 0;
 	if (!connection->discards && ioctl(connection->config.fd, SIOCOUTQ, &queued) < 0) {
 		queued = 0;
 	}
-	uint64_t unread = evbuffer_get_length(connection->backlog) + (uint64_t)queued;
-	if (connection->lender != NULL) {
-		unread += lender_lent(connection->lender);
+	// With so little in it, the socket is writable, and will not tell when it is read.
+	size_t in_socket = (uint32_t)queued < connection->little ? 0 : (size_t)queued;
+	size_t lent = connection->lender != NULL ? lender_lent(connection->lender) : 0;
+	return evbuffer_get_length(connection->backlog) + in_socket + lent;
+}
+
+// Credit comes back when the bytes are read from the socket, not when they are written to it:
+// otherwise a stopped reader would have us keep them.
+static void return_credit(struct vsock_connection *connection)
+{
+	if (used(connection) <= usable(connection) / 2) {
+		return;
 	}
-	if (unread < connection->received - connection->forwarded) {
-		connection->forwarded = connection->received - (uint32_t)unread;
+	uint64_t kept = unread(connection);
+	if (kept < connection->received - connection->forwarded) {
+		connection->forwarded = connection->received - (uint32_t)kept;
 	}
 	// A socket that is writable again has not much left, and this is the last we hear of it.
 	if (connection->forwarded - connection->told >=
-		(connection->may_write ? 1 : VSOCK_WINDOW / 4)) {
+		(connection->may_write ? 1 : usable(connection) / 4)) {
 		connection->pending |= PENDING(CREDIT_UPDATE);
 	}
 }
@@ -509,7 +529,7 @@ static void set_wanted(struct event *event, short what, bool wanted)
 // Whether the guest waits to hear that the socket was read from. What is lent is heard of by its return.
 static bool wants_credit(const struct vsock_connection *connection)
 {
-	return window(connection) < VSOCK_WINDOW / 2 && !vsock_connection_lends(connection) &&
+	return used(connection) > usable(connection) / 2 && !vsock_connection_lends(connection) &&
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) == 0 &&
 		(connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
 }

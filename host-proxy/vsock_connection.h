@@ -53,6 +53,7 @@ struct vsock_connection {
 	// Counts of bytes, modulo 2^32.
 	uint32_t received, forwarded, told; // from the guest; told: forwarded as it knows
 	uint32_t sent, guest_forwarded, guest_room;
+	uint32_t little;          // bytes: with less in it, the socket is writable
 	struct evbuffer *backlog; // for the socket, which has no room
 	size_t begun;             // bytes at its front whose record is in the socket already
 	struct lender *lender;    // NULL: bytes go into the socket as they are

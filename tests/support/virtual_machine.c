@@ -331,6 +331,6 @@ struct virtio_vsock_hdr machine_header(uint32_t guest_port, uint32_t host_port, 
 		.dst_port = host_port,
 		.type = VIRTIO_VSOCK_TYPE_STREAM,
 		.op = operation,
-		.buf_alloc = 65536,
+		.buf_alloc = 262144, // as Linux has it
 	};
 }
