@@ -94,12 +94,19 @@ TARGETS = (
 )
 
 
-def machine_targets(other):
+def chosen(workloads, only):
+    """Those of these names, or whose name begins with one and a dash; all without any."""
+    return [workload for workload in workloads
+            if not only or any(workload.name == name or workload.name.startswith(name + "-")
+                               for name in only)]
+
+
+def machine_targets(workloads, other):
     """Of the contender vhost-user, against the kernel's vsock of that name."""
     return [Target(f"{workload.name}, against {other}", Figure(workload.name, "vhost-user"),
                    Figure(workload.name, other),
                    *(("<=", 1) if workload.unit == "µs" else (">=", 2)))
-            for workload in MACHINE_WORKLOADS]
+            for workload in workloads]
 
 
 class Samples:
@@ -170,9 +177,9 @@ def print_figures(samples, workloads, names):
     print_rows(rows)
 
 
-def print_machine(samples, names):
+def print_machine(samples, workloads, names):
     rows = [["workload", "unit", *names]]
-    for workload in MACHINE_WORKLOADS:
+    for workload in workloads:
         rows.append([workload.name, workload.unit]
                     + [cell(samples, Figure(workload.name, name)) for name in names])
     print_rows(rows)
