@@ -98,11 +98,17 @@ static bool create_lender(struct vsock_connection *connection)
 	return config.loans == NULL || connection->lender != NULL;
 }
 
+static uint32_t window(const struct vsock_connection *connection)
+{
+	return connection->lender != NULL ? VSOCK_LENDING_WINDOW : VSOCK_WINDOW;
+}
+
 static void set_room(struct vsock_connection *connection)
 {
 	int fd = connection->config.fd, size = 0;
 	// So that what the guest may send fits. Where the system allows less, the rest is kept here.
-	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){VSOCK_WINDOW}, sizeof(int));
+	int wanted = (int)window(connection);
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted));
 	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &(socklen_t){sizeof(size)});
 	connection->little = (uint32_t)size / 4; // as unix_poll has it
 }
@@ -307,7 +313,8 @@ static uint32_t used(const struct vsock_connection *connection)
 // Of its window, what a guest uses: Linux sends no more than it would take itself.
 static uint32_t usable(const struct vsock_connection *connection)
 {
-	return connection->guest_room < VSOCK_WINDOW ? connection->guest_room : VSOCK_WINDOW;
+	uint32_t all = window(connection);
+	return connection->guest_room < all ? connection->guest_room : all;
 }
 
 static enum vsock_status handle_payload(struct vsock_connection *connection,
@@ -318,7 +325,7 @@ static enum vsock_status handle_payload(struct vsock_connection *connection,
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
 		return VSOCK_RESET;
 	}
-	if (len > VSOCK_WINDOW - used(connection)) {
+	if (len > window(connection) - used(connection)) {
 		log_limited(LOG_WARN, "vm cid %u port %u: sends more than its credit allows",
 			connection->config.guest_cid, connection->config.guest_port);
 		return VSOCK_RESET;
@@ -428,7 +435,7 @@ static struct virtio_vsock_hdr make_header(
 		.type = htole16(VIRTIO_VSOCK_TYPE_STREAM),
 		.op = htole16(operation),
 		.flags = htole32(shutdown ? connection->host_shutdown : 0),
-		.buf_alloc = htole32(VSOCK_WINDOW),
+		.buf_alloc = htole32(window(connection)),
 		.fwd_cnt = htole32(connection->forwarded),
 	};
 }

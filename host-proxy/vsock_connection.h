@@ -22,7 +22,9 @@ struct vsock_sender;
  * what the socket has no room for is kept, which the guest's credit bounds.
  */
 
-#define VSOCK_WINDOW (256u << 10) // bytes that the guest may send before they are read here
+// Bytes that the guest may send before they are read here; more where they can stay in its memory.
+#define VSOCK_WINDOW         (256u << 10)
+#define VSOCK_LENDING_WINDOW (1024u << 10)
 
 struct vsock_connection_config {
 	struct event_base *base;     // borrowed

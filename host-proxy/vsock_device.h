@@ -13,7 +13,7 @@ struct vsock_device;
  * between ports of the guest and UNIX sockets here.
  */
 
-#define VSOCK_CONNECTIONS_MAX 512 // each keeps at most VSOCK_WINDOW bytes
+#define VSOCK_CONNECTIONS_MAX 512 // each keeps at most its window of bytes
 
 struct vsock_device_config {
 	struct event_base *base; // borrowed

@@ -180,7 +180,7 @@ static void expect_nothing(struct fixture *fixture)
 static void connect_guest(struct fixture *fixture, uint32_t port)
 {
 	send_op(fixture, port, OP(REQUEST), 0);
-	expect(fixture, OP(RESPONSE));
+	assert_int_equal(expect(fixture, OP(RESPONSE)).buf_alloc, VSOCK_LENDING_WINDOW);
 }
 
 /* How many chains of the guest's the device has. */
@@ -379,7 +379,7 @@ static void what_a_socket_has_no_room_for_is_kept(void **state)
 	uint32_t sent = 0;
 	begin(&fixture);
 	connect_guest(&fixture, GUEST);
-	for (; sent + 100 <= VSOCK_WINDOW - LARGE; sent += 100) {
+	for (; sent + 100 <= VSOCK_LENDING_WINDOW - LARGE; sent += 100) {
 		send_bytes(&fixture, GUEST, fixture.sent + sent % LARGE, 100);
 	}
 	send_bytes(&fixture, GUEST, fixture.sent, LARGE);
