@@ -591,7 +591,7 @@ static bool push_local(struct wayland *wayland, const void *data, size_t len, st
 bool wayland_send_event(struct wayland *wayland, const struct wl_array *event)
 {
 	if (wayland->options.exports == WIRE_REQUEST) {
-		bool ok = push_local(wayland, event->data, event->size, NULL);
+		bool ok = push_local(wayland, event->data, event->size, NULL, NULL);
 		wire_socket_flush(wayland->options.local);
 		return ok;
 	}
