@@ -84,8 +84,8 @@ static void records_come_whole_and_with_their_fds(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	assert_true(child_read_records(pair[0], 9, see, &seen));
 	assert_int_equal(seen.n, 0);
-	send_record(pair[1], bytes, 10, 2);
-	send_record(pair[1], bytes, 20, 2);
+	send_record(pair[1], bytes, 10, 1);
+	send_record(pair[1], bytes, 20, 1);
 	send_record(pair[1], bytes, sizeof(bytes), 0);
 	assert_true(child_read_records(pair[0], 2, see, &seen)); // and no more
 	assert_int_equal(seen.n, 2);
