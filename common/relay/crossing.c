@@ -28,9 +28,8 @@ static bool kind_crosses(const struct wire_op *op)
 	case PROTOCOL_FD_POOL:
 	case PROTOCOL_FD_FILE:
 	case PROTOCOL_FD_STREAM:
+	case PROTOCOL_FD_PLANE:
 		return true;
-	case PROTOCOL_FD_DMABUF:
-		return op->hook != NULL; // there is nothing that fits them all
 	default:
 		return false;
 	}

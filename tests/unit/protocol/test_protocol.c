@@ -173,7 +173,7 @@ static void fd_kinds_are_found_by_name(void **state)
 	assert_int_equal(fd->kind, PROTOCOL_FD_POOL);
 	fd = protocol_fd_find("zwp_linux_buffer_params_v1", "add");
 	assert_non_null(fd);
-	assert_int_equal(fd->kind, PROTOCOL_FD_DMABUF);
+	assert_int_equal(fd->kind, PROTOCOL_FD_PLANE);
 
 	assert_null(protocol_fd_find("wl_shm", "format"));
 	assert_null(protocol_fd_find("wl_keyboard", "create_pool"));
