@@ -14,7 +14,6 @@
 #include "linux-dmabuf-client.h"
 #include "relay/session.h"
 #include "tests/support/dmabuf_screen.h"
-#include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/paint.h"
 #include "tests/support/udmabuf.h"
@@ -523,39 +522,6 @@ static void a_plane_that_is_no_dma_buf_fails(void **state)
 	end(&stage);
 }
 
-/* ---- fences ---- */
-
-static void a_commit_waits_for_its_buffer_s_fence_and_no_other_client_does(void **state)
-{
-	(void)state;
-	enum { ENOUGH_TURNS = 50 };
-	struct vgem_buffer vgem;
-	if (!vgem_buffer_init(&vgem)) {
-		skip();
-	}
-	struct stage stage;
-	begin(&stage);
-	struct client *other = client_create(stage.world, NULL);
-	struct zwp_linux_buffer_params_v1 *params = zwp_linux_dmabuf_v1_create_params(stage.dmabuf);
-	zwp_linux_buffer_params_v1_add(params, vgem.fd, 0, 0, 256, 0, 0);
-	struct wl_buffer *buffer = zwp_linux_buffer_params_v1_create_immed(
-		params, 64, 64, DRM_FORMAT_XRGB8888, 0); // as vgem_buffer_init has made it
-	zwp_linux_buffer_params_v1_destroy(params);
-	client_roundtrip(stage.client);
-	vgem_buffer_attach(&vgem);
-	wl_surface_attach(stage.surface, buffer, 0, 0);
-	wl_surface_commit(stage.surface);
-	world_turns(stage.world, ENOUGH_TURNS);
-	client_roundtrip(other);
-	assert_int_equal(stage.screen.commits, 0);
-	vgem_buffer_signal(&vgem);
-	client_roundtrip(stage.client);
-	assert_int_equal(stage.screen.commits, 1);
-	wl_buffer_destroy(buffer);
-	end(&stage);
-	vgem_buffer_finish(&vgem);
-}
-
 /* ---- lifetime ---- */
 
 static bool has_so_many_fds(void *data)
@@ -620,7 +586,6 @@ int main(void)
 		fd_count_test(an_answer_may_meet_the_end_of_its_params),
 		fd_count_test(a_host_that_makes_no_dma_buf_says_failed),
 		fd_count_test(a_plane_that_is_no_dma_buf_fails),
-		fd_count_test(a_commit_waits_for_its_buffer_s_fence_and_no_other_client_does),
 		fd_count_test(buffers_that_come_and_go_leave_nothing),
 		fd_count_test(a_client_that_leaves_takes_its_buffers_with_it),
 	};

@@ -82,9 +82,18 @@ struct vgem_fence_signal {
 #define VGEM_FENCE_ATTACH DRM_IOWR(DRM_COMMAND_BASE + 1, struct vgem_fence_attach)
 #define VGEM_FENCE_SIGNAL DRM_IOW(DRM_COMMAND_BASE + 2, struct vgem_fence_signal)
 
+static void map_buffer(struct vgem_buffer *buffer)
+{
+	struct drm_mode_map_dumb map = {.handle = buffer->handle};
+	assert_int_equal(drmIoctl(buffer->card, DRM_IOCTL_MODE_MAP_DUMB, &map), 0);
+	buffer->data = mmap(NULL, buffer->size, PROT_READ | PROT_WRITE, MAP_SHARED, buffer->card,
+		(off_t)map.offset);
+	assert_ptr_not_equal(buffer->data, MAP_FAILED);
+}
+
 bool vgem_buffer_init(struct vgem_buffer *buffer)
 {
-	struct drm_mode_create_dumb dumb = {.width = 64, .height = 64, .bpp = 32};
+	struct drm_mode_create_dumb dumb = {.width = VGEM_WIDTH, .height = VGEM_HEIGHT, .bpp = 32};
 	*buffer = (struct vgem_buffer){.card = dmabufs_open_card("vgem"), .fd = -1};
 	if (buffer->card < 0) {
 		return false;
@@ -92,6 +101,8 @@ bool vgem_buffer_init(struct vgem_buffer *buffer)
 	assert_int_equal(drmIoctl(buffer->card, DRM_IOCTL_MODE_CREATE_DUMB, &dumb), 0);
 	buffer->handle = dumb.handle;
 	buffer->size = dumb.size;
+	buffer->stride = dumb.pitch;
+	map_buffer(buffer);
 	assert_int_equal(
 		drmPrimeHandleToFD(buffer->card, dumb.handle, DRM_CLOEXEC, &buffer->fd), 0);
 	return true;
@@ -99,6 +110,7 @@ bool vgem_buffer_init(struct vgem_buffer *buffer)
 
 void vgem_buffer_finish(struct vgem_buffer *buffer)
 {
+	munmap(buffer->data, buffer->size);
 	close(buffer->fd);
 	close(buffer->card);
 }

@@ -18,12 +18,17 @@ int dmabufs_new(size_t size, int *memory);
 // The primary node of a driver; -1: there is none.
 int dmabufs_open_card(const char *driver);
 
+#define VGEM_WIDTH  64 // pixels
+#define VGEM_HEIGHT 64
+
 struct vgem_buffer {
 	int card;
 	uint32_t handle;
 	int fd; // the dma-buf, for reading only
 	size_t size;
-	uint32_t fence; // the last one that was attached
+	uint32_t stride; // bytes; of 32 bits a pixel
+	uint8_t *data;   // where its device writes
+	uint32_t fence;  // the last one that was attached
 };
 
 // False: there is no vgem.
