@@ -64,9 +64,9 @@ def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
 
 
 def hello(service=b"wayland", magic=MAGIC, versions=(VERSION, VERSION), contents=b"",
-          service_length=None, n_contents=None, link=bytes(16)):
+          service_length=None, n_contents=None, link=bytes(16), features=0):
     return frame(Type.HELLO, struct.pack(
-        "<IHHIHH16sQ16s", magic, *versions, 0,
+        "<IHHIHH16sQ16s", magic, *versions, features,
         len(service) if service_length is None else service_length,
         len(contents) // 16 if n_contents is None else n_contents, bytes(16), 0, link)
         + service + contents)

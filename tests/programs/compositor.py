@@ -27,7 +27,10 @@ MAKES = {
     ("wl_seat", 1): ("wl_keyboard", 0),
     ("wl_data_device_manager", 1): ("wl_data_device", 0),
     ("wl_surface", 3): ("wl_callback", 0),
+    ("zwp_linux_dmabuf_v1", 1): ("zwp_linux_buffer_params_v1", 0),
+    ("zwp_linux_buffer_params_v1", 3): ("wl_buffer", 0),
 }
+XRGB8888 = 0x34325258  # of DRM
 
 PASTED = b"what was copied"
 
@@ -50,6 +53,7 @@ class Connection:
         self.rest = b""
         self.fds = []         # that came and that nobody has taken
         self.pools = []       # fds
+        self.planes = []      # fds of dma-bufs
         self.requests = []    # (interface, opcode, body), all that came
         self.paused = False   # reads nothing
         self.closed = False
@@ -116,6 +120,8 @@ class Connection:
             self.offer(words(body)[0])
         elif (interface, opcode) == ("wl_shm", 0) and self.fds:
             self.pools.append(self.fds.pop(0))
+        elif (interface, opcode) == ("zwp_linux_buffer_params_v1", 1) and self.fds:
+            self.planes.append(self.fds.pop(0))
         elif (interface, opcode) == ("wl_data_offer", 1) and self.fds:
             paste(self.fds.pop(0))
 
@@ -127,6 +133,8 @@ class Connection:
             self.send(message(new, 0, 0) + message(new, 0, 1))
         elif interface == "wl_seat":
             self.event(new, 0, 3)
+        elif interface == "zwp_linux_dmabuf_v1":
+            self.event(new, 1, XRGB8888, 0, 0)  # linear
 
     def offer(self, device):
         """A selection with one type."""
@@ -144,9 +152,9 @@ class Connection:
 
     def release(self):
         self.closed = True
-        for fd in self.fds + self.pools:
+        for fd in self.fds + self.pools + self.planes:
             os.close(fd)
-        self.fds, self.pools = [], []
+        self.fds, self.pools, self.planes = [], [], []
         self.socket.close()
 
 

@@ -17,13 +17,13 @@ class HostileGuest:
     program = "host"
     bit, other = 0, HOST_ID
 
-    def __init__(self, stage, prepared=True):
+    def __init__(self, stage, prepared=True, features=0):
         self.stage = stage
         self.before = len(stage.compositor.connections)
         self.end = channel.connect(stage.chan)
         self.next_id = COMPOSITOR + 1
         if prepared:
-            self.end.send(hello() + channel.messages(PRELUDE))
+            self.end.send(hello(features=features) + channel.messages(PRELUDE))
             self.end.wait_for(lambda: b"wl_output" in self.end.message_bytes())
             self.end.send(channel.messages(BINDS))
             self.sync()

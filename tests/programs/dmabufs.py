@@ -1,0 +1,232 @@
+"""dma-bufs, by both programs in their sandboxes: a client's are udmabufs, and so are their copies."""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+
+from channel import HOST_ID, Type, frame, messages
+from compositor import GLOBALS, XRGB8888
+from harness import SLOW, Skip, Stage, case_list, check, wait_until
+from peers import SHM, HostileGuest
+from wayland import message
+
+CASES, case = case_list("dma-bufs")
+DEVICE = "/dev/udmabuf"
+LINK = "/dmabuf:"          # what /proc calls one, with what its maker does
+UDMABUF_CREATE = 0x40187542
+UDMABUF_FLAGS_CLOEXEC = 1
+DMABUF, FEATURE = 9, 2     # of the channel
+GLOBAL = "zwp_linux_dmabuf_v1"
+WIDTH, HEIGHT, STRIDE = 61, 33, 256
+SIZE = STRIDE * HEIGHT
+PAGE = mmap.PAGESIZE
+BUFFERS = 100               # that come and go
+
+
+def whole_pages(size):
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+class Buffer:
+    """Memory, and a dma-buf of it."""
+
+    def __init__(self, size=SIZE):
+        size = whole_pages(size)
+        memory = os.memfd_create("buffer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, size)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self.data = mmap.mmap(memory, size)
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        create = bytearray(struct.pack("=IIQQ", memory, UDMABUF_FLAGS_CLOEXEC, 0, size))
+        self.fd = fcntl.ioctl(device, UDMABUF_CREATE, create)
+        os.close(device)
+        os.close(memory)
+
+    def close(self):
+        self.data.close()
+        os.close(self.fd)
+
+
+class Painter:
+    """A client with a surface, which shows buffers."""
+
+    def __init__(self, stage):
+        self.client = stage.connected_client()
+        self.connection = self.client.connection
+        self.dmabuf = self.client.bind(GLOBAL)
+        compositor = self.client.bind("wl_compositor", 4)
+        self.surface = self.client.new_id()
+        self.client.request(compositor, 0, self.surface)
+
+    def make(self, buffer):
+        params, made = self.client.new_id(), self.client.new_id()
+        self.client.request(self.dmabuf, 1, params)
+        self.client.request(params, 1, 0, 0, STRIDE, 0, 0, fds=[buffer.fd])
+        self.client.request(params, 3, made, WIDTH, HEIGHT, XRGB8888, 0)
+        self.client.request(params, 0)
+        return made
+
+    def show(self, made, *damage):
+        self.client.request(self.surface, 1, made, 0, 0)
+        self.client.request(self.surface, 9, *damage)
+        self.client.request(self.surface, 6)
+        self.client.sync(SLOW)
+
+    def destroy(self, made):
+        self.client.request(made, 0)
+        self.client.sync(SLOW)
+
+    def take_copy(self):
+        """The compositor's newest fd: the caller's."""
+        self.client.sync(SLOW)
+        return self.connection.planes.pop()
+
+
+OPTIONS = {"globals_": GLOBALS | {GLOBAL: 3}}
+
+
+def need_device():
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise Skip(f"no {DEVICE}")
+
+
+@contextlib.contextmanager
+def staged(suite, **options):
+    """Of its own where there are options."""
+    need_device()
+    if options:
+        with Stage(suite, **OPTIONS, **options) as stage:
+            yield stage
+            stage.check(SLOW)
+    else:
+        stage = suite.stage("dma-bufs", **OPTIONS)
+        yield stage
+        stage.check(SLOW)
+
+
+def contents(fd):
+    with mmap.mmap(fd, SIZE, prot=mmap.PROT_READ) as data:
+        return data[:]
+
+
+def copies_of(stage):
+    """How many dma-bufs the host's session processes have open."""
+    return sum(link.startswith(LINK) for links in stage.host.open_files().values()
+               for link in links)
+
+
+@case("what a client draws is in the compositor's copy, which is a dma-buf")
+def _(suite):
+    with staged(suite) as stage, contextlib.closing(Buffer()) as buffer:
+        painter = Painter(stage)
+        buffer.data[:] = os.urandom(len(buffer.data))
+        made = painter.make(buffer)
+        painter.show(made, 0, 0, WIDTH, HEIGHT)
+        copy = painter.take_copy()
+        check(os.readlink(f"/proc/self/fd/{copy}").startswith(LINK), "the copy is a dma-buf")
+        shown = contents(copy)
+        for row in range(HEIGHT):
+            at = row * STRIDE
+            check(shown[at:at + 4 * WIDTH] == buffer.data[at:at + 4 * WIDTH], f"row {row}")
+        before = shown
+        buffer.data[:] = os.urandom(len(buffer.data))
+        painter.show(made, 5, 7, 1, 1)
+        shown = contents(copy)
+        at = 7 * STRIDE + 4 * 5
+        check(shown[at:at + 4] == buffer.data[at:at + 4], "the pixel that was damaged")
+        check(shown[:at] + shown[at + 4:] == before[:at] + before[at + 4:], "only that one")
+        os.close(copy)
+        painter.client.close()
+
+
+@case("a copy goes when the compositor has let it go, and not before")
+def _(suite):
+    with staged(suite) as stage, contextlib.closing(Buffer()) as buffer:
+        painter = Painter(stage)
+        made = painter.make(buffer)
+        copy = painter.take_copy()
+        check(copies_of(stage) == 1, "the session has its copy")
+        painter.destroy(made)
+        check(copies_of(stage) == 1, "the compositor still has it")
+        os.close(copy)
+        wait_until("the session closes it", lambda: copies_of(stage) == 0, SLOW)
+        painter.client.close()
+
+
+@case("buffers that come and go leave nothing, and --trace and --stats tell of them")
+def _(suite):
+    with staged(suite, host=["--stats"], guest=["--trace"]) as stage, contextlib.closing(Buffer()) as buffer:
+        painter = Painter(stage)
+        for _ in range(BUFFERS):
+            made = painter.make(buffer)
+            painter.destroy(made)
+            os.close(painter.take_copy())
+        wait_until("all copies are closed", lambda: copies_of(stage) == 0, SLOW)
+        check(not any(link.startswith(LINK) for links in stage.guest.open_files().values()
+                      for link in links), "the guest has closed them, too")
+        check("dma-buf of udmabuf" in stage.guest.errors(), stage.guest.errors()[-800:])
+        painter.client.close()
+        wait_until("they were counted", lambda: f"{BUFFERS} dma-bufs" in stage.host.errors(), SLOW)
+
+
+def is_offered(stage):
+    with stage.client() as client:
+        client.get_registry()
+        client.sync(SLOW)
+        return GLOBAL in client.globals
+
+
+for program in ("host", "guest"):
+    @case(f"--no-dmabuf of the {program} hides the global")
+    def _(suite, program=program):
+        with staged(suite) as stage:
+            check(is_offered(stage), "it is there without the option")
+        with staged(suite, **{program: ["--no-dmabuf"]}) as stage:
+            check(not is_offered(stage), "it is hidden")
+
+
+# ---- a guest that may say anything ----
+
+def open_dmabuf(id, size=SIZE, access=2, plane=0):
+    return frame(Type.OPEN, struct.pack("<QII", size, access, plane), id=id, arg=DMABUF)
+
+
+def pool_of(guest):
+    """wl_shm.create_pool of what is no pool."""
+    guest.next_id += 1
+    return messages(message(SHM, 0, guest.next_id - 1, SIZE), (1,))
+
+
+HOSTILE = (
+    ("with no size", lambda _: open_dmabuf(1, 0)),
+    ("larger than the session's memory", lambda _: open_dmabuf(1, 1 << 50)),
+    ("of all there is", lambda _: open_dmabuf(1, (1 << 64) - 1)),
+    ("for writing only", lambda _: open_dmabuf(1, access=1)),
+    ("by a plane that nobody knows", lambda _: open_dmabuf(1, plane=7)),
+    ("with an id of the host's", lambda _: open_dmabuf(HOST_ID | 1)),
+    ("twice", lambda _: 2 * open_dmabuf(1)),
+    ("that changes its size", lambda _: (
+        open_dmabuf(1) + frame(Type.MEM_RESIZE, struct.pack("<Q", PAGE), id=1))),
+    ("that is to be a pool", lambda guest: open_dmabuf(1) + pool_of(guest)),
+    ("with rows behind its end", lambda _: (
+        open_dmabuf(1) +
+        frame(Type.MEM_WRITE, struct.pack("<QIIII", SIZE, 1, 1, 1, 0) + b"x", id=1))),
+)
+
+@case("one that makes no sense ends its session")
+def _(suite):
+    with staged(suite) as stage:
+        for name, make in HOSTILE:
+            with HostileGuest(stage, features=FEATURE) as guest:
+                guest.end.send(make(guest))
+                text = guest.end.wait_end()
+                check(text and text.isprintable(), f"{name}: the reason is {text!r}")
+
+
+@case("a guest that did not offer them cannot open any")
+def _(suite):
+    with staged(suite) as stage, HostileGuest(stage) as guest:
+        guest.end.send(open_dmabuf(1))
+        guest.expect_end("OPEN of an unknown kind")
