@@ -68,15 +68,16 @@ static const char *shake_hands(int channel_fd, struct handshake_hello *hello,
 }
 
 int connection_open(const struct guest_options *options, const char *service,
-	const struct content_store *contents, const uint8_t link[16], struct handshake_text *text)
+	const struct content_store *contents, const uint8_t link[16], uint32_t features,
+	struct handshake_text *text)
 {
 	struct token token;
 	if (!program_options_token(&options->program, &token)) {
 		snprintf(text->text, sizeof(text->text), "the token cannot be read");
 		return -1;
 	}
-	struct handshake_hello hello =
-		new_hello(service, contents, link, features_of(options, service, &token));
+	struct handshake_hello hello = new_hello(
+		service, contents, link, features | features_of(options, service, &token));
 	int fd = transport_connect(&options->connect);
 	const char *wrong = fd < 0 ? strerror(-fd) : shake_hands(fd, &hello, &token, text);
 	token_wipe(&token);

@@ -489,7 +489,7 @@ static void handle_signal(evutil_socket_t signal, short what, void *data)
 static bool open_channel(struct player *player)
 {
 	struct handshake_text text;
-	int fd = connection_open(player->options->guest, SERVICE_WAYLAND, NULL, NULL, &text);
+	int fd = connection_open(player->options->guest, SERVICE_WAYLAND, NULL, NULL, 0, &text);
 	if (fd < 0) {
 		snprintf(player->result->reason, sizeof(player->result->reason), "%s", text.text);
 		return false;

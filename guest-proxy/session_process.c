@@ -4,6 +4,7 @@
 
 #include "base/budget.h"
 #include "base/log.h"
+#include "channel/input.h"
 #include "guest-proxy/connection.h"
 #include "guest-proxy/options.h"
 #include "guest-proxy/refusal.h"
@@ -30,6 +31,12 @@ struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
 };
+// Whether the host may share a region. A recording could not have what is written there.
+static bool takes_region(const struct guest_options *options, const struct session_options *session)
+{
+	return options->program.region && options->program.record == NULL &&
+		session->service == NULL && options->connect.kind == TRANSPORT_UNIX;
+}
 
 static bool prepare(
 	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
@@ -39,8 +46,9 @@ static bool prepare(
 	const struct guest_options *options = preparation->options;
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
-	session->channel_fd =
-		connection_open(options, service, session->contents, session->link, &text);
+	bool region = takes_region(options, session);
+	session->channel_fd = connection_open(options, service, session->contents, session->link,
+		region ? CHANNEL_FEATURE_REGION : 0, &text);
 	if (session->channel_fd < 0) {
 		log_error("%s", text.text);
 		if (session->service == NULL) {
@@ -49,6 +57,8 @@ static bool prepare(
 		close(client_fd);
 		return false;
 	}
+	// NULL is an input, too, which has no room for an fd.
+	session->channel_input = region ? channel_input_create_with_fd(session->channel_fd) : NULL;
 	session->local_fd = client_fd;
 	session->device = preparation->device;
 	return true;

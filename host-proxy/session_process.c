@@ -4,12 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
+#include "fdpass/region.h"
 #include "fdpass/resolver.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/handout.h"
@@ -293,6 +295,43 @@ static void open_resolver(struct preparation *preparation, struct session_option
 	session->resolver = preparation->resolver;
 }
 
+static bool is_unix(int fd)
+{
+	int domain;
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) == 0 &&
+		domain == AF_UNIX;
+}
+
+// What the guest is to share with us; NULL: all goes by the channel. A recording could not have what
+// is written there.
+static struct region *create_region(const struct preparation *preparation, int channel_fd,
+	const struct session_options *session)
+{
+	const struct program_options *program = &preparation->options->program;
+	const struct handshake_hello *hello = &preparation->hello;
+	if (!program->region || program->record != NULL || session->service != NULL ||
+		(hello->features & CHANNEL_FEATURE_REGION) == 0 || !handshake_is_local(hello) ||
+		!is_unix(channel_fd)) {
+		return NULL;
+	}
+	struct region *region = region_create(CHANNEL_MAX_REGION);
+	if (region == NULL) {
+		log_warn("no region: %m");
+	}
+	return region;
+}
+
+static int send_welcome(const struct preparation *preparation, int channel_fd,
+	const struct session_options *session)
+{
+	const struct region *region = session->region;
+	uint32_t features = CHANNEL_FEATURE_TOKEN |
+		(session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0) |
+		(region != NULL ? CHANNEL_FEATURE_REGION : 0);
+	return handshake_welcome(channel_fd, &preparation->hello, features,
+		region != NULL ? region->fd : -1, WELCOME_TIMEOUT_MS);
+}
+
 // The service's end, for which the guest has been welcomed; -1.
 static int welcome(struct preparation *preparation, int channel_fd, struct session_options *session)
 {
@@ -301,10 +340,10 @@ static int welcome(struct preparation *preparation, int channel_fd, struct sessi
 		return -1;
 	}
 	open_resolver(preparation, session);
-	uint32_t features = CHANNEL_FEATURE_TOKEN | (session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0);
-	int error =
-		handshake_welcome(channel_fd, &preparation->hello, features, WELCOME_TIMEOUT_MS);
+	session->region = create_region(preparation, channel_fd, session);
+	int error = send_welcome(preparation, channel_fd, session);
 	if (error < 0) {
+		region_destroy(session->region);
 		log_info("the guest is gone: %s", strerror(-error));
 		close(local_fd);
 		return -1;

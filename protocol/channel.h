@@ -23,6 +23,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are l
 #define CHANNEL_MAX_CONTENTS 8u            // hashes in HELLO
 #define CHANNEL_MAX_RECTS    64u           // in one MEM_COPY frame
 #define CHANNEL_MAX_UNNAMED  64u           // eventfds that wait for EVENT_ROLE
+#define CHANNEL_REGION_STEP  (64u * 1024)  // what ranges begin and end at: a page anywhere
+#define CHANNEL_MAX_REGION   0x7fff0000u   // bytes that are used: wl_shm's sizes are signed
 
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
@@ -78,6 +80,8 @@ enum channel_type {
 	CHANNEL_CHALLENGE = 25,
 	CHANNEL_PROOF = 26,
 	CHANNEL_EVENT_ROLE = 27, // arg: enum channel_event_role of the sender
+	CHANNEL_REGION_MAP = 28,
+	CHANNEL_REGION_UNMAP = 29,
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
@@ -120,6 +124,8 @@ enum channel_kind {
 #define CHANNEL_FEATURE_TOKEN 0x00000001u
 // The guest opens dma-bufs, and the host can make some.
 #define CHANNEL_FEATURE_DMABUF 0x00000002u
+// The fd of a region comes with WELCOME.
+#define CHANNEL_FEATURE_REGION 0x00000004u
 
 struct channel_hello {
 	uint32_t magic;
@@ -338,5 +344,12 @@ struct channel_mem_resize {
 	uint32_t size[2];
 };
 static_assert(sizeof(struct channel_mem_resize) == 8, "on-wire size");
+
+// REGION_MAP, REGION_UNMAP: a range of the region.
+struct channel_region_range {
+	uint32_t offset[2]; // multiples of CHANNEL_REGION_STEP
+	uint32_t length[2];
+};
+static_assert(sizeof(struct channel_region_range) == 16, "on-wire size");
 
 #endif

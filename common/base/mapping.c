@@ -6,13 +6,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static struct mapping *create(int fd, size_t size, int protection, int flags)
+static struct mapping *create(int fd, uint64_t offset, size_t size, int protection, int flags)
 {
 	struct mapping *mapping = calloc(1, sizeof(*mapping));
 	if (mapping == NULL) {
 		return NULL;
 	}
-	void *data = mmap(NULL, size, protection, flags, fd, 0);
+	void *data = mmap(NULL, size, protection, flags, fd, (off_t)offset);
 	if (data == MAP_FAILED) {
 		free(mapping);
 		return NULL;
@@ -26,12 +26,18 @@ static struct mapping *create(int fd, size_t size, int protection, int flags)
 
 struct mapping *mapping_create(int fd, size_t size, bool writable)
 {
-	return create(fd, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED);
+	int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+	return create(fd, 0, size, protection, MAP_SHARED);
+}
+
+struct mapping *mapping_create_range(int fd, uint64_t offset, size_t size)
+{
+	return create(fd, offset, size, PROT_READ | PROT_WRITE, MAP_SHARED);
 }
 
 struct mapping *mapping_create_private(int fd, size_t size)
 {
-	return create(fd, size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE);
+	return create(fd, 0, size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE);
 }
 
 struct mapping *mapping_ref(struct mapping *mapping)

@@ -78,14 +78,13 @@ static bool open_envelope(struct msghdr *msg, struct fdlist *fds, struct envelop
 }
 
 /* room is that for control messages, in bytes. */
-static ssize_t receive_with(int sock, void *data, size_t len, struct fdlist *fds,
+static ssize_t receive_with(int sock, const struct iovec *iov, size_t n_iov, struct fdlist *fds,
 	struct envelope *envelope, size_t room)
 {
 	union control control;
-	struct iovec iov = {.iov_base = data, .iov_len = len};
 	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
+		.msg_iov = (struct iovec *)iov,
+		.msg_iovlen = n_iov,
 		.msg_control = control.bytes,
 		.msg_controllen = room,
 	};
@@ -106,7 +105,8 @@ static ssize_t receive_with(int sock, void *data, size_t len, struct fdlist *fds
 static ssize_t receive(
 	int sock, void *data, size_t len, struct fdlist *fds, struct envelope *envelope)
 {
-	return receive_with(sock, data, len, fds, envelope, sizeof(union control));
+	struct iovec iov = {.iov_base = data, .iov_len = len};
+	return receive_with(sock, &iov, 1, fds, envelope, sizeof(union control));
 }
 
 ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds)
@@ -119,7 +119,14 @@ ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds)
 ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds)
 {
 	struct envelope envelope;
-	return receive_with(sock, data, len, fds, &envelope, CMSG_LEN(sizeof(int)));
+	struct iovec iov = {.iov_base = data, .iov_len = len};
+	return receive_with(sock, &iov, 1, fds, &envelope, CMSG_LEN(sizeof(int)));
+}
+
+ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct fdlist *fds)
+{
+	struct envelope envelope;
+	return receive_with(sock, iov, n_iov, fds, &envelope, sizeof(union control));
 }
 
 // What scm_adopt changes, in the order of its result's bits.

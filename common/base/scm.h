@@ -21,6 +21,8 @@ struct fdlist;
 // The kernel joins what was sent without fds with what came with fds after it: the fds may belong to
 // any byte of the read.
 ssize_t scm_recv(int sock, void *data, size_t len, struct fdlist *fds);
+// The same, into pieces of memory.
+ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct fdlist *fds);
 
 // The same for who wants one fd at most: the kernel drops all others, which never have a number here, and
 // says so (-EPROTO).

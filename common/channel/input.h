@@ -20,6 +20,7 @@ struct channel_input_interface {
 	ssize_t (*read)(struct channel_input *input, const struct iovec *pieces, size_t n_pieces);
 	// There is more, of which the socket may not tell again.
 	bool (*has_more)(const struct channel_input *input);
+	int (*take_fd)(struct channel_input *input);  // see channel_input_take_fd; NULL: none comes
 	void (*destroy)(struct channel_input *input); // leaves the socket alone
 };
 
@@ -31,10 +32,15 @@ struct channel_input {
 
 // Just the socket. NULL with errno on failure.
 struct channel_input *channel_input_create(int fd);
+// As above, but an fd may come with the bytes, until channel_input_take_fd is called.
+struct channel_input *channel_input_create_with_fd(int fd);
 void channel_input_destroy(struct channel_input *input); // NULL is fine
 
 ssize_t channel_input_read(
 	struct channel_input *input, const struct iovec *pieces, size_t n_pieces);
 bool channel_input_has_more(const struct channel_input *input);
+// The fd that has come, which is the caller's; -1: none, or it got lost on its way. Others that have
+// come, or will, are closed.
+int channel_input_take_fd(struct channel_input *input);
 
 #endif

@@ -12,6 +12,7 @@
 #include "fdpass/file.h"
 #include "fdpass/fileserver.h"
 #include "fdpass/memory.h"
+#include "fdpass/region.h"
 #include "fdpass/shared.h"
 #include "fdpass/socket.h"
 #include "fdpass/stream.h"
@@ -66,8 +67,13 @@ void fdrefs_finish(struct fdrefs *refs)
 		close(refs->root_fd);
 		refs->has_root = false;
 	}
+	if (refs->region != NULL) {
+		refs->region->stopped = true;
+	}
 	finish_table(refs, &refs->ours);
 	finish_table(refs, &refs->theirs);
+	region_destroy(refs->region);
+	refs->region = NULL;
 	fileserver_destroy(refs->fileserver);
 	refs->fileserver = NULL;
 	flights_destroy(refs->flights);

@@ -109,6 +109,7 @@ struct fdref_counts {
 	uint64_t unsupported;      // dropped or replaced
 	uint64_t shared_conflicts; // words that both sides had changed
 	uint64_t memory_sent, memory_received, memory_twinned; // bytes
+	uint64_t memory_shared;                                // copied to the region
 	uint64_t stream_sent, stream_received;
 };
 
@@ -144,6 +145,7 @@ struct fdrefs {
 	struct resolver *resolver;
 	struct fdref_rules rules;
 
+	struct region *region;          // ours; NULL: none is shared
 	struct content_store *contents; // files that we have, borrowed; may be NULL
 	const struct content_hash *peer_contents;
 	size_t n_peer_contents;

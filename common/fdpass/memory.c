@@ -13,6 +13,7 @@
 #include "base/mapping.h"
 #include "fdpass/kind.h"
 #include "fdpass/memory_impl.h"
+#include "fdpass/region.h"
 
 // What MEM_COPY asks for takes of the rate: so much as one message.
 #define COPY_BYTES_PER_MESSAGE (64u * 1024)
@@ -40,6 +41,7 @@ bool memory_map(struct memory *memory, uint64_t size, bool writable)
 void memory_finish(struct memory *memory)
 {
 	mapping_unref(memory->mapping);
+	region_range_release(memory->range);
 	charge_unref(memory->ref.memory);
 	if (memory->fd >= 0) {
 		close(memory->fd);
@@ -114,13 +116,18 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	if (shared < there && open.seals != CHANNEL_NO_SEALS) {
 		open.seals &= ~(uint32_t)F_SEAL_GROW; // the pool may still grow within its file
 	}
-	channel_put64(open.size, shared);
+	memory->range = region_allocate(refs, size, false);
+	channel_put64(open.size, memory->range != NULL ? 0 : shared);
 	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
 		*wrong = "too many fds are open in this session";
+		region_range_release(memory->range);
 		mapping_unref(memory->mapping);
 		close(fd);
 		free(memory);
 		return NULL;
+	}
+	if (memory->range != NULL) {
+		region_push_map(memory->range, memory->ref.id);
 	}
 	refs->counts.pools++;
 	return memory;
@@ -144,15 +151,38 @@ static const char *handle_exported(struct fdref *ref, const struct channel_frame
 	return "frame of the wrong type for a pool";
 }
 
+/* The range is too short. Twice as much saves the next move. */
+static bool move(struct memory *memory, uint64_t size)
+{
+	struct fdrefs *refs = memory->ref.refs;
+	struct region_range *range = region_allocate(refs, 2 * size, true);
+	if (range == NULL) {
+		range = region_allocate(refs, size, true);
+	}
+	if (range == NULL || !region_push_map(range, memory->ref.id)) {
+		region_range_release(range);
+		return false;
+	}
+	region_range_release(memory->range);
+	memory->range = range;
+	return true;
+}
+
 bool memory_resize(struct memory *memory, uint64_t size)
 {
 	uint64_t there = file_size(memory->fd);
 	uint64_t shared = there < size ? there : size;
+	if (memory->range != NULL && size > memory->range->length && !move(memory, size)) {
+		return false;
+	}
 	memory->wanted = size;
 	if (shared == memory->size) {
 		return true;
 	}
 	bool writable = memory->mapping == NULL || memory->mapping->writable;
+	if (memory->range != NULL) {
+		return map(memory, shared, writable);
+	}
 	struct channel_mem_resize resize;
 	channel_put64(resize.size, shared);
 	return memory_map(memory, shared, writable) &&
@@ -235,9 +265,31 @@ int memory_get_fd(struct fdref *ref)
 	return fd < 0 ? -errno : fd;
 }
 
+static const char *move_to_region(struct memory *memory, const struct channel_frame *frame)
+{
+	const char *wrong;
+	if (memory->range == NULL && (memory->size > 0 || memory->users > 0)) {
+		return "REGION_MAP of a pool that has a place already";
+	}
+	struct region_range *range = region_map(memory->ref.refs, frame, &wrong);
+	if (range == NULL) {
+		return wrong;
+	}
+	if (memory->range == NULL) {
+		close(memory->fd);
+		memory->fd = fcntl(memory->ref.refs->region->fd, F_DUPFD_CLOEXEC, 0);
+	}
+	region_range_release(memory->range);
+	memory->range = range;
+	return memory->fd >= 0 ? NULL : "out of fds for a pool";
+}
+
 static const char *resize_replica(struct memory *memory, const struct channel_frame *frame)
 {
 	struct channel_mem_resize resize;
+	if (memory->range != NULL) {
+		return "MEM_RESIZE of a pool in the region";
+	}
 	if (frame->header.length != sizeof(resize)) {
 		return "MEM_RESIZE with a wrong length";
 	}
@@ -380,6 +432,8 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 		return resize_replica(memory, frame);
 	case CHANNEL_MEM_COPY:
 		return memory_copy_from_twin(memory, frame);
+	case CHANNEL_REGION_MAP:
+		return move_to_region(memory, frame);
 	default:
 		return "frame of the wrong type for a pool";
 	}
@@ -425,6 +479,8 @@ static void close_original(struct memory *memory)
 	mapping_unref(memory->mapping);
 	memory->mapping = NULL;
 	memory->size = 0;
+	region_range_release(memory->range);
+	memory->range = NULL;
 	memory->ref.identity = (struct fd_identity){0};
 	close(memory->fd);
 	memory->fd = -1;
@@ -451,13 +507,28 @@ bool memory_must_wait(struct memory *memory)
 	return memory->is_dmabuf && memory->fd >= 0 && dmabuf_must_wait(memory);
 }
 
-bool memory_push(
-	struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes, size_t rows)
+/* What of the memory is there to be pushed, in bytes from its start. */
+static struct mapping *pushed_from(
+	const struct memory *memory, const struct region_range *range, uint64_t *size)
 {
-	if (memory->mapping == NULL || row_bytes == 0 || offset >= memory->size) {
+	uint64_t length = range != NULL ? range->length : UINT64_MAX;
+	if (range != NULL && memory->ref.interface == &imported) {
+		*size = memory->wanted < length ? memory->wanted : length;
+		return range->mapping;
+	}
+	*size = memory->size < length ? memory->size : length;
+	return memory->mapping;
+}
+
+bool memory_push(struct memory *memory, struct region_range *range, uint64_t offset, size_t stride,
+	size_t row_bytes, size_t rows)
+{
+	uint64_t size;
+	struct mapping *mapping = pushed_from(memory, range, &size);
+	if (mapping == NULL || row_bytes == 0 || offset >= size) {
 		return true;
 	}
-	uint64_t left = memory->size - offset;
+	uint64_t left = size - offset;
 	if (row_bytes > left) {
 		row_bytes = left;
 		rows = rows > 0;
@@ -466,15 +537,20 @@ bool memory_push(
 		rows = (left - row_bytes) / stride + 1;
 	}
 	struct channel_rows layout = {
-		.base = memory->mapping->data + offset,
+		.base = mapping->data + offset,
 		.stride = rows > 1 ? stride : row_bytes,
 		.row_bytes = row_bytes,
 		.rows = rows,
 	};
+	struct fdrefs *refs = memory->ref.refs;
+	if (range != NULL && memory->ref.interface == &exported) {
+		region_range_write(range, offset, &layout);
+		refs->counts.memory_shared += row_bytes * rows;
+		return true;
+	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_reading(memory, false);
 	}
-	memory->ref.refs->counts.memory_sent += row_bytes * rows;
-	return channel_push_rows(
-		memory->ref.refs->channel, memory->ref.id, offset, memory->mapping, &layout);
+	refs->counts.memory_sent += row_bytes * rows;
+	return channel_push_rows(refs->channel, memory->ref.id, offset, mapping, &layout);
 }

@@ -4,20 +4,25 @@
 #include "fdpass/fdref.h"
 
 struct mapping;
+struct region_range;
 
 /**
  * Memory with sync points: a wl_shm pool and its replica. The opener holds the client's file, the
  * importer a memfd of the same size and seals; rows are pushed either way when the protocol says
  * that they are needed.
+ *
+ * Where there is a region, the replica is a range of it. A pool that outgrows its range gets another
+ * one; what has been made of the pool before stays in the old one, for which it keeps a use.
  */
 struct memory {
 	struct fdref ref;
 	int fd;
-	uint64_t size;           // that both sides have: of the file, at most wanted
-	uint64_t wanted;         // that the protocol says they map
-	struct mapping *mapping; // NULL while nothing can be mapped
-	unsigned int users;      // objects that refer to it; see memory_release
-	bool is_dmabuf;          // dmabuf.h
+	uint64_t size;              // that both sides have: of the file, at most wanted
+	uint64_t wanted;            // that the protocol says they map; not kept up for a memfd
+	struct mapping *mapping;    // NULL while nothing can be mapped
+	struct region_range *range; // for what is new in it; NULL: the replica is no range
+	unsigned int users;         // objects that refer to it; see memory_release
+	bool is_dmabuf;             // dmabuf.h
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both
@@ -48,8 +53,8 @@ bool memory_check(struct memory *memory);
 bool memory_must_wait(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
-// is left out.
-bool memory_push(
-	struct memory *memory, uint64_t offset, size_t stride, size_t row_bytes, size_t rows);
+// is left out. range is the one that the memory had when what is pushed was made of it; may be NULL.
+bool memory_push(struct memory *memory, struct region_range *range, uint64_t offset, size_t stride,
+	size_t row_bytes, size_t rows);
 
 #endif

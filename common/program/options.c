@@ -198,6 +198,13 @@ const char *program_set_max_file_copy(void *options, const char *value)
 	return options_size(value, 1, &program->rules.max_file_copy);
 }
 
+const char *program_set_region(void *options, const char *value)
+{
+	struct program_options *program = options;
+	program->region = strcmp(value, "auto") == 0;
+	return program->region || strcmp(value, "none") == 0 ? NULL : "must be auto or none";
+}
+
 const char *program_set_token_file(void *options, const char *value)
 {
 	struct program_options *program = options;

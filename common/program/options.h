@@ -49,6 +49,7 @@ struct program_options {
 	bool print_ready;
 	bool no_sandbox;
 	bool no_dmabuf;
+	bool region; // a memory is shared with the other side, if that can be
 	unsigned int max_sessions;
 	int session_fd;             // -1 in the parent
 	unsigned int ping_interval; // seconds
@@ -75,6 +76,7 @@ const char *program_set_max_sessions(void *options, const char *value);
 const char *program_set_shm_mode(void *options, const char *value);
 const char *program_set_on_unsupported(void *options, const char *value);
 const char *program_set_max_file_copy(void *options, const char *value);
+const char *program_set_region(void *options, const char *value);
 const char *program_set_token_file(void *options, const char *value);
 const char *program_set_ping_interval(void *options, const char *value);
 const char *program_set_ping_timeout(void *options, const char *value);
@@ -98,6 +100,8 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_max_file_copy}, \
 	{"no-dmabuf", NULL, "hide GPU buffers (zwp_linux_dmabuf_v1) from clients", false, \
 		program_set_no_dmabuf}, \
+	{"region", "auto|none", "memory for pools that both sides share (default none)", false, \
+		program_set_region}, \
 	{"token-file", "FILE", "a secret that the other side has to have, too (mode 0600)", false, \
 		program_set_token_file}, \
 	{"ping-interval", "SECONDS", "how often to ask for a sign of life (default 20)", false, \

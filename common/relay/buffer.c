@@ -6,6 +6,7 @@
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
+#include "fdpass/region.h"
 
 /* ---- pools ---- */
 
@@ -48,6 +49,9 @@ static void destroy_buffer_object(struct object_state *state)
 {
 	struct buffer *buffer = (struct buffer *)state;
 	buffer->alive = false;
+	if (buffer->busy) {
+		buffer_hold(buffer); // nobody will be told when it is not
+	}
 	buffer_unref(buffer);
 }
 
@@ -81,6 +85,7 @@ void buffer_add_plane(struct buffer *buffer, struct pool *pool, const struct for
 		.offset = offset,
 		.length = length,
 		.stride = stride,
+		.range = region_range_use(pool->memory->range),
 	};
 	wl_list_insert(&pool->planes, &plane->pool_link);
 }
@@ -104,12 +109,22 @@ void buffer_unref(struct buffer *buffer)
 	}
 	for (size_t i = 0; i < buffer->n_planes; i++) {
 		wl_list_remove(&buffer->planes[i].pool_link);
+		region_range_release(buffer->planes[i].range);
 		pool_unref(buffer->planes[i].pool);
 	}
 	wl_list_remove(&buffer->surface_link);
 	pixman_region32_fini(&buffer->stale);
 	unchanged_finish(&buffer->unchanged);
 	free(buffer);
+}
+
+void buffer_hold(struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		if (buffer->planes[i].range != NULL) {
+			buffer->planes[i].range->held = true;
+		}
+	}
 }
 
 void buffer_forget(struct buffer *buffer)
@@ -228,10 +243,10 @@ void buffer_spoil_overlapping(struct buffer *buffer)
 static bool push_plane(const struct buffer *buffer, const struct buffer_plane *plane)
 {
 	if (plane->sample.bytes == 0) {
-		return memory_push(
-			plane->pool->memory, plane->offset, plane->length, plane->length, 1);
+		return memory_push(plane->pool->memory, plane->range, plane->offset, plane->length,
+			plane->length, 1);
 	}
-	return memory_push(plane->pool->memory, plane->offset, plane->stride,
+	return memory_push(plane->pool->memory, plane->range, plane->offset, plane->stride,
 		format_row_bytes(&plane->sample, buffer->width),
 		format_rows(&plane->sample, buffer->height));
 }
@@ -249,7 +264,7 @@ bool buffer_push_all(struct buffer *buffer)
 static bool push_box(const struct buffer_plane *plane, const pixman_box32_t *box)
 {
 	struct format_span span = format_span(&plane->sample, box);
-	return memory_push(plane->pool->memory,
+	return memory_push(plane->pool->memory, plane->range,
 		plane->offset + (uint64_t)span.y * plane->stride + span.x, plane->stride,
 		span.width, span.height);
 }
@@ -297,6 +312,10 @@ bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region3
 	unchanged_forget_region(buffer, region);
 	if (!buffer_is_whole(buffer) || !buffer_is_whole(twin)) {
 		return buffer_push_region(buffer, region); // truncated by its owner
+	}
+	if (buffer->planes[0].range != NULL || twin->planes[0].range != NULL) {
+		// One copy as well; and what the other side copied later could be something else by then.
+		return buffer_push_region(buffer, region);
 	}
 	int n;
 	const pixman_box32_t *boxes = pixman_region32_rectangles(region, &n);

@@ -12,6 +12,7 @@
 #include "relay/unchanged.h"
 
 struct memory;
+struct region_range;
 struct surface;
 
 /**
@@ -25,6 +26,7 @@ struct pool {
 	bool is_dmabuf;
 	struct memory *memory;
 	struct wl_list planes; // buffer_plane.pool_link
+	uint64_t mapped;       // the host's: of the region, as the compositor knows the pool; bytes
 };
 
 struct buffer_plane {
@@ -35,12 +37,14 @@ struct buffer_plane {
 	uint64_t offset;            // in the pool, bytes
 	uint64_t length;            // bytes
 	uint32_t stride;            // bytes
+	struct region_range *range; // that the pool was in when it was made; NULL: none
 };
 
 struct buffer {
 	struct object_state state;
 	unsigned int refs; // its object and the surfaces that show it or will
 	bool alive;        // its object is
+	bool busy;         // the guest's: it was committed, and has not been released since
 	int32_t width, height;
 	uint32_t format; // as its protocol numbers it
 	size_t n_planes;
@@ -68,6 +72,9 @@ void buffer_add_plane(struct buffer *buffer, struct pool *pool, const struct for
 struct buffer *buffer_ref(struct buffer *buffer); // NULL is fine
 void buffer_unref(struct buffer *buffer);         // NULL is fine
 
+// The compositor may look at it, or write to it, for as long as it likes: its place in the region is
+// not used again.
+void buffer_hold(struct buffer *buffer);
 // Whether parts of it can be sent, and not only all of it.
 bool buffer_has_rows(const struct buffer *buffer);
 // Whether it is in memory that devices write to.

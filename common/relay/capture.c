@@ -50,6 +50,7 @@ enum wayland_verdict capture_attach(struct wayland_call *call)
 	if (buffer != NULL) {
 		// Where it is shown, it is not what was sent any more; nor are those that overlap it.
 		buffer_forget(buffer);
+		buffer_hold(buffer);
 		unchanged_forget(&buffer->unchanged);
 		buffer_spoil_overlapping(buffer);
 	}

@@ -9,6 +9,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/fdlist.h"
+#include "base/scm.h"
 #include "channel/channel.h"
 #include "channel/input.h"
 #include "relay/token.h"
@@ -75,6 +77,15 @@ static int send_all(int fd, const void *data, size_t len, uint64_t deadline)
 		}
 	}
 	return 0;
+}
+
+bool handshake_is_local(const struct handshake_hello *hello)
+{
+	static const uint8_t unknown[16];
+	uint8_t ours[16];
+	handshake_boot_id(ours);
+	return memcmp(ours, unknown, sizeof(ours)) != 0 &&
+		memcmp(ours, hello->boot_id, sizeof(ours)) == 0;
 }
 
 struct packet {
@@ -208,8 +219,26 @@ const char *handshake_read(
 	return error != 0 ? hello_missing(error) : decode_hello(&packet, hello);
 }
 
-int handshake_welcome(
-	int fd, const struct handshake_hello *hello, uint32_t features, int timeout_ms)
+// With the first byte; nothing else waits in the socket, so that is taken.
+static int send_with_fd(
+	int fd, const struct packet *packet, size_t len, int region_fd, uint64_t deadline)
+{
+	const struct iovec iov = {.iov_base = (void *)packet, .iov_len = len};
+	struct fdlist fds;
+	fdlist_init(&fds);
+	int copy = fcntl(region_fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0 || !fdlist_push(&fds, copy)) {
+		fdlist_finish(&fds);
+		return copy < 0 ? -errno : -ENOMEM;
+	}
+	ssize_t n = scm_send(fd, &iov, 1, &fds, 1);
+	fdlist_finish(&fds);
+	return n < 0 ? (int)n
+		     : send_all(fd, (const uint8_t *)packet + n, len - (size_t)n, deadline);
+}
+
+int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features, int region_fd,
+	int timeout_ms)
 {
 	struct packet packet;
 	struct channel_welcome welcome = {
@@ -223,8 +252,13 @@ int handshake_welcome(
 	channel_put64(welcome.received_clock, hello->received);
 	channel_put64(welcome.sent_clock, now);
 	memcpy(packet.payload, &welcome, sizeof(welcome));
-	return send_packet(
-		fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), deadline_in(timeout_ms));
+	uint64_t deadline = deadline_in(timeout_ms);
+	if (region_fd < 0) {
+		return send_packet(fd, &packet, CHANNEL_WELCOME, 0, sizeof(welcome), deadline);
+	}
+	packet.header = (struct channel_header){.length = sizeof(welcome), .type = CHANNEL_WELCOME};
+	size_t len = sizeof(packet.header) + sizeof(welcome);
+	return send_with_fd(fd, &packet, len, region_fd, deadline);
 }
 
 void handshake_refuse(int fd, uint32_t code, const char *text)

@@ -54,13 +54,16 @@ const char *handshake_demand_proof(struct channel_input *input, const struct tok
 // is not to be trusted with a session: one phrase, which may be in text.
 const char *handshake_prove(struct channel_input *input, const struct token *token,
 	const struct handshake_hello *hello, int timeout_ms, struct handshake_text *text);
-// Writes WELCOME. 0 or -errno, as handshake_open.
-int handshake_welcome(
-	int fd, const struct handshake_hello *hello, uint32_t features, int timeout_ms);
+// Writes WELCOME, with the fd of a region (borrowed) where there is one: -1 for none. 0 or -errno, as
+// handshake_open.
+int handshake_welcome(int fd, const struct handshake_hello *hello, uint32_t features, int region_fd,
+	int timeout_ms);
 // Writes REFUSE with a code of protocol/channel.h and a text for people. Never blocks; errors are
 // of no interest: the connection is closed anyway.
 void handshake_refuse(int fd, uint32_t code, const char *text);
 
+// Whether who has sent HELLO runs on this kernel, as far as it can be known.
+bool handshake_is_local(const struct handshake_hello *hello);
 // This kernel's boot id; zeros if it has none.
 void handshake_boot_id(uint8_t boot_id[16]);
 

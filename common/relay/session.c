@@ -19,6 +19,7 @@
 #include "fdpass/fdref.h"
 #include "fdpass/kind.h"
 #include "fdpass/ondemand.h"
+#include "fdpass/region.h"
 #include "fdpass/shared.h"
 #include "relay/clock.h"
 #include "relay/handshake.h"
@@ -267,6 +268,20 @@ static const char *handle_end(struct session *session, const struct channel_fram
 	return NULL;
 }
 
+/* The fd may have been lost on its way, at who only passes bytes on. Then all goes by the channel. */
+static void take_region(struct session *session)
+{
+	struct channel_input *input = session->options.channel_input;
+	int fd = input != NULL ? channel_input_take_fd(input) : -1;
+	if (fd < 0) {
+		return;
+	}
+	session->refs.region = region_open(fd);
+	if (session->refs.region == NULL) {
+		log_warn("cannot use the region that the host shares: %m");
+	}
+}
+
 static const char *handle_welcome(struct session *session, const struct channel_frame *frame)
 {
 	struct channel_welcome welcome;
@@ -280,6 +295,7 @@ static const char *handle_welcome(struct session *session, const struct channel_
 	if (welcome.magic != CHANNEL_MAGIC || welcome.version != CHANNEL_VERSION) {
 		return "WELCOME of another version";
 	}
+	take_region(session);
 	handshake_boot_id(boot_id);
 	session->refs.dmabufs =
 		session->options.dmabufs && (welcome.features & CHANNEL_FEATURE_DMABUF) != 0;
@@ -342,7 +358,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_EVENT_ROLE;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_REGION_UNMAP;
 }
 
 /* What is about an fdref may change what later frames about it mean. */
@@ -386,6 +402,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 				       : session->peer->interface->messages(session->peer, frame);
 	case CHANNEL_CREDIT:
 		return session->peer->interface->credit(session->peer, frame->header.arg);
+	case CHANNEL_REGION_UNMAP:
+		return has_failed(session) ? NULL : region_handle_unmap(&session->refs, frame);
 	case CHANNEL_PING:
 		return handle_ping(session, frame);
 	case CHANNEL_PONG:
@@ -566,6 +584,7 @@ static void init_refs(struct session *session)
 		.own_bit = peer_is_client(session) ? 0 : CHANNEL_ID_HOST,
 		.budget = options->budget,
 		.rules = options->rules,
+		.region = options->region,
 		.contents = options->contents,
 		.peer_contents = options->peer_contents,
 		.n_peer_contents = options->n_peer_contents,
@@ -613,6 +632,7 @@ struct session *session_create(const struct session_options *options)
 	struct session *session = calloc(1, sizeof(*session));
 	if (session == NULL) {
 		close(options->local_fd);
+		region_destroy(options->region);
 		channel_input_destroy(options->channel_input);
 		close(options->channel_fd);
 		return NULL;
@@ -651,6 +671,7 @@ void session_destroy(struct session *session)
 		return;
 	}
 	close_channel(session);
+	region_destroy(session->refs.region); // of one that never had a channel
 	if (session->peer != NULL) {
 		session->peer->interface->destroy(session->peer);
 	}
@@ -705,6 +726,7 @@ const struct stats *session_stats(const struct session *session)
 	stats->memory_bytes_sent = counts->memory_sent;
 	stats->memory_bytes_received = counts->memory_received;
 	stats->memory_bytes_twinned = counts->memory_twinned;
+	stats->memory_bytes_shared = counts->memory_shared;
 	stats->memory_conflicts = counts->shared_conflicts;
 	stats->stream_bytes_sent = counts->stream_sent;
 	stats->stream_bytes_received = counts->stream_received;

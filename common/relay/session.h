@@ -17,6 +17,7 @@ struct denied_request;
 struct event_base;
 struct event_note;
 struct record;
+struct region;
 struct resolver;
 struct session;
 
@@ -33,6 +34,8 @@ struct session_options {
 	int channel_fd;              // taken; HELLO has been written or read already
 	// What comes by channel_fd, where it is not just the bytes; taken; NULL.
 	struct channel_input *channel_input;
+	// The host's: what was shared with the guest by WELCOME; taken. NULL: nothing.
+	struct region *region;
 	// NULL: Wayland. Else the name of a service, borrowed, of whose protocol nothing is known:
 	// fds go by rules.
 	const char *service;

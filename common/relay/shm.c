@@ -3,6 +3,7 @@
 
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
+#include "fdpass/region.h"
 #include "relay/buffer.h"
 #include "relay/hooks.h"
 #include "wire/socket.h"
@@ -63,6 +64,25 @@ enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
 	return WAYLAND_FORWARD;
 }
 
+/*
+ * The compositor maps the region up to the end of the pool's range. Where the pool was before it was
+ * moved, buffers may be left.
+ */
+static enum wayland_verdict set_size(struct wayland_call *call, size_t arg, struct pool *pool)
+{
+	const struct region_range *range = pool->memory->range;
+	uint64_t size = (uint64_t)(int32_t)call->message.args[arg].value;
+	if (size > range->length) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_IMPLEMENTATION, "a pool that is larger than its range");
+	}
+	uint64_t end = range->offset + range->length;
+	pool->memory->wanted = size;
+	pool->mapped = end > pool->mapped ? end : pool->mapped;
+	*call->message.args[arg].word = (uint32_t)pool->mapped;
+	return WAYLAND_FORWARD;
+}
+
 enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 {
 	struct memory *memory = memory_get(call->wayland->options.refs, call->refs[0]);
@@ -72,6 +92,11 @@ enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 	}
 	if (!create_pool(call, memory_use(memory))) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	}
+	int32_t size = (int32_t)call->message.args[2].value;
+	if (memory->range != NULL && size > 0) {
+		// A size that is not positive is for the compositor to reject.
+		return set_size(call, 2, (struct pool *)wayland_new_object(call, 0)->state);
 	}
 	return WAYLAND_FORWARD;
 }
@@ -84,11 +109,25 @@ enum wayland_verdict shm_export_resize(struct wayland_call *call)
 	if (pool == NULL || size <= 0 || (uint64_t)size <= pool->memory->wanted) {
 		return WAYLAND_FORWARD; // for the compositor to reject
 	}
+	if (pool->memory->range != NULL) {
+		wayland_flush_exports(call->wayland); // what was made of the pool stays where it is
+	}
 	if (!memory_resize(pool->memory, (uint64_t)size)) {
 		return wayland_fail(
 			call, WAYLAND_ERROR_NO_MEMORY, "the larger pool cannot be mapped");
 	}
 	return WAYLAND_FORWARD;
+}
+
+enum wayland_verdict shm_import_resize(struct wayland_call *call)
+{
+	struct pool *pool = (struct pool *)call->object->state;
+	int32_t size = (int32_t)call->message.args[0].value;
+	if (pool == NULL || pool->memory->range == NULL || size <= 0 ||
+		(uint64_t)size < pool->memory->wanted) {
+		return WAYLAND_FORWARD; // nothing to change, or for the compositor to reject
+	}
+	return set_size(call, 0, pool);
 }
 
 /* ---- buffers ---- */
@@ -124,6 +163,32 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	}
 	add_plane(buffer, pool, (uint64_t)offset, (uint32_t)stride);
 	wayland_new_object(call, 0)->state = &buffer->state;
+	return WAYLAND_FORWARD;
+}
+
+/* The same, where the pool is in the region: there the buffer begins somewhere else. */
+enum wayland_verdict shm_import_create_buffer(struct wayland_call *call)
+{
+	const struct wire_arg *args = call->message.args;
+	struct pool *pool = (struct pool *)call->object->state;
+	int32_t offset = (int32_t)args[1].value;
+	if (pool != NULL && pool->memory->range != NULL && offset >= 0) {
+		int64_t length = (int64_t)(int32_t)args[4].value * (int32_t)args[3].value;
+		bool fits = length + offset <= (int64_t)pool->memory->wanted;
+		// What leaves its pool is for the compositor to reject, also where the region goes on.
+		uint64_t at = pool->memory->range->offset + (uint64_t)offset;
+		*args[1].word = fits ? (uint32_t)at : INT32_MAX;
+	}
+	return shm_create_buffer(call);
+}
+
+/* wl_buffer.release() */
+enum wayland_verdict shm_import_release(struct wayland_call *call)
+{
+	struct buffer *buffer = (struct buffer *)call->object->state;
+	if (buffer != NULL) {
+		buffer->busy = false;
+	}
 	return WAYLAND_FORWARD;
 }
 
@@ -163,6 +228,7 @@ enum wayland_verdict shm_export_buffer_args(struct wayland_call *call)
 			return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 		}
 		buffer_spoil_overlapping(buffer);
+		buffer_hold(buffer);
 	}
 	return WAYLAND_FORWARD;
 }

@@ -21,6 +21,7 @@ void stats_add(struct stats *sum, const struct stats *part)
 	sum->memory_bytes_sent += part->memory_bytes_sent;
 	sum->memory_bytes_received += part->memory_bytes_received;
 	sum->memory_bytes_twinned += part->memory_bytes_twinned;
+	sum->memory_bytes_shared += part->memory_bytes_shared;
 	sum->memory_conflicts += part->memory_conflicts;
 	sum->stream_bytes_sent += part->stream_bytes_sent;
 	sum->stream_bytes_received += part->stream_bytes_received;
@@ -65,6 +66,9 @@ static void print_memory(FILE *out, const struct stats *stats)
 		"  memory    %" PRIu64 " bytes sent, %" PRIu64 " received, %" PRIu64 " twinned",
 		stats->memory_bytes_sent, stats->memory_bytes_received,
 		stats->memory_bytes_twinned);
+	if (stats->memory_bytes_shared > 0) {
+		fprintf(out, ", %" PRIu64 " shared", stats->memory_bytes_shared);
+	}
 	if (stats->memory_conflicts > 0) {
 		fprintf(out, ", %" PRIu64 " words in conflict", stats->memory_conflicts);
 	}

@@ -149,8 +149,9 @@ static bool push_spans(const struct search *search)
 		uint64_t from = (uint64_t)span[0] * PIECE;
 		uint64_t to = (uint64_t)span[1] * PIECE < len ? (uint64_t)span[1] * PIECE : len;
 		uint64_t y = search->pieces.y1 + row;
-		ok = memory_push(plane->pool->memory, plane->offset + y * plane->stride + from,
-			plane->stride, to - from, next - row);
+		ok = memory_push(plane->pool->memory, plane->range,
+			plane->offset + y * plane->stride + from, plane->stride, to - from,
+			next - row);
 	}
 	return ok;
 }

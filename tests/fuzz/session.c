@@ -263,7 +263,7 @@ static void create_side(
 			.service = "wayland",
 			.features = common->dmabufs ? CHANNEL_FEATURE_DMABUF : 0,
 		};
-		fuzz_check(handshake_welcome(side->channel, &hello, hello.features, 0) == 0,
+		fuzz_check(handshake_welcome(side->channel, &hello, hello.features, -1, 0) == 0,
 			"WELCOME is sent");
 	}
 	side->session = session_create(&options);

@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <cmocka.h>
 
+#include "relay/session.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/paint.h"
 #include "tests/support/world.h"
@@ -651,6 +653,11 @@ static void run_seed(unsigned int seed, bool large, const struct pair_options *o
 	for (size_t i = 0; i < MAX_POOLS; i++) {
 		paint_pool_finish(&stage.pools[i]);
 	}
+	if (options != NULL && options->region) {
+		// else the region was not tried at all
+		assert_true(
+			session_stats(stage.client->pair.guest.session)->memory_bytes_shared > 0);
+	}
 	wp_viewporter_destroy(stage.viewporter);
 	wl_shm_destroy(stage.shm);
 	wl_compositor_destroy(stage.compositor);
@@ -682,9 +689,42 @@ static void the_same_over_a_channel_that_takes_little_at_a_time(void **state)
 	}
 }
 
+// A region is passed by a UNIX socket only.
+static void make_channel(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void the_same_in_a_region(void **state)
+{
+	(void)state;
+	struct pair_options options = {.region = true, .make_channel = make_channel};
+	for (unsigned int seed = 301; seed <= 316; seed++) {
+		run_seed(seed, false, &options);
+	}
+	for (unsigned int seed = 401; seed <= 403; seed++) {
+		run_seed(seed, true, &options);
+	}
+}
+
+static void the_same_where_some_pools_find_no_room_in_the_region(void **state)
+{
+	(void)state;
+	struct pair_options options = {
+		.region = true,
+		.region_size = 4 * POOL_SIZE,
+		.make_channel = make_channel,
+	};
+	for (unsigned int seed = 501; seed <= 508; seed++) {
+		run_seed(seed, false, &options);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(the_same_in_a_region),
+		fd_count_test(the_same_where_some_pools_find_no_room_in_the_region),
 		fd_count_test(the_compositor_sees_what_the_client_drew_after_every_commit),
 		fd_count_test(so_it_does_in_large_buffers_with_much_idle_damage),
 		fd_count_test(the_same_over_a_channel_that_takes_little_at_a_time),

@@ -8,6 +8,7 @@
 
 #include "channel/channel.h"
 #include "channel/input.h"
+#include "fdpass/region.h"
 #include "relay/session.h"
 #include "tests/support/channel_pair.h"
 
@@ -42,13 +43,25 @@ static void handle_ended(void *data, const char *reason)
 	snprintf(side->reason, sizeof(side->reason), "%s", reason != NULL ? reason : "");
 }
 
+static struct region *make_region(const struct pair_options *options)
+{
+	if (!options->region) {
+		return NULL;
+	}
+	uint64_t size = options->region_size;
+	struct region *region = region_create(size != 0 ? size : CHANNEL_MAX_REGION);
+	check(region != NULL, "a region");
+	return region;
+}
+
 /* WELCOME of another kernel, whose clock is ahead. */
-static void send_welcome(
-	int fd, const struct handshake_hello *hello, const struct pair_options *options)
+static void send_welcome(int fd, const struct handshake_hello *hello,
+	const struct pair_options *options, const struct region *region)
 {
 	uint32_t features = options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0;
 	if (options->clock == 0) {
-		check(handshake_welcome(fd, hello, features, 0) == 0, "WELCOME");
+		int region_fd = region != NULL ? region->fd : -1;
+		check(handshake_welcome(fd, hello, features, region_fd, 0) == 0, "WELCOME");
 		return;
 	}
 	struct {
@@ -96,6 +109,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.exports = WIRE_REQUEST;
 	guest.local_fd = local_fd;
 	guest.channel_fd = channel_fd;
+	guest.channel_input = options->region ? channel_input_create_with_fd(channel_fd) : NULL;
 	guest.contents = options->contents;
 	guest.device = options->device;
 	guest.data = &pair->guest;
@@ -105,7 +119,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 
 static void create_host(struct pair *pair, struct event_base *base,
 	const struct pair_options *options, int local_fd, int channel_fd,
-	struct channel_input *input)
+	struct channel_input *input, struct region *region)
 {
 	struct session_options host = session_options(options);
 	host.base = options->host_base != NULL ? options->host_base : base;
@@ -115,6 +129,7 @@ static void create_host(struct pair *pair, struct event_base *base,
 	host.local_fd = local_fd;
 	host.channel_fd = channel_fd;
 	host.channel_input = input;
+	host.region = region;
 	host.peer_contents = pair->hello.contents;
 	host.n_peer_contents = pair->hello.n_contents;
 	host.offer_global = options->offer_global;
@@ -141,6 +156,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 	};
 	int channel[2], client[2], compositor[2];
 	struct channel_input *input = NULL;
+	struct region *region = NULL;
 	if (options->make_channel != NULL) {
 		options->make_channel(channel);
 	} else {
@@ -169,7 +185,8 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		pair->channel_fd = channel[1];
 	} else if (!options->no_guest) {
 		check(handshake_read(input, HELLO_MS, hello) == NULL, "HELLO");
-		send_welcome(channel[1], hello, options);
+		region = make_region(options);
+		send_welcome(channel[1], hello, options, region);
 	}
 	if (options->channel_buffer != 0) {
 		channel_pair_limit(channel, options->channel_buffer);
@@ -184,7 +201,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		make_socketpair(compositor, options->service_type, options->local_buffer);
 		pair->compositor_fd = compositor[0];
 		pair->host_channel = channel[1];
-		create_host(pair, base, options, compositor[1], channel[1], input);
+		create_host(pair, base, options, compositor[1], channel[1], input, region);
 	}
 }
 

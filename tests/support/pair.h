@@ -28,6 +28,8 @@ struct pair_options {
 	struct channel_input *(*make_input)(int fd); // the host's; NULL: channel_input_create
 	bool no_host;                                // the test plays the host: pair.channel_fd
 	bool no_guest;                               // the test plays the guest
+	bool region;                                 // is shared: for channels of UNIX sockets
+	uint64_t region_size;                        // bytes; 0: as much as can be used
 	struct content_store *contents;              // the guest's; told to the host
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);
 	const struct denied_request *denied; // of the host

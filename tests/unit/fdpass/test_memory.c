@@ -90,7 +90,7 @@ static size_t nonzero(size_t from, size_t to)
 static void push(
 	struct fixture *fixture, uint64_t offset, size_t stride, size_t row_bytes, size_t rows)
 {
-	assert_true(memory_push(fixture->pool, offset, stride, row_bytes, rows));
+	assert_true(memory_push(fixture->pool, NULL, offset, stride, row_bytes, rows));
 	ends_run(&fixture->ends);
 }
 
@@ -203,7 +203,7 @@ static void a_pool_that_cannot_be_written_is_still_shown(void **state)
 	push(&fixture, 0, PAGE, PAGE, 1);
 	assert_int_equal(count_equal(&fixture, PAGE), nonzero(0, PAGE));
 	memset(fixture.replica->mapping->data, 9, PAGE);
-	assert_true(memory_push(fixture.replica, 0, PAGE, PAGE, 1)); // and comes to nothing
+	assert_true(memory_push(fixture.replica, NULL, 0, PAGE, PAGE, 1)); // and comes to nothing
 	ends_run(&fixture.ends);
 	uint8_t *data = contents(fixture.file, PAGE);
 	assert_int_equal(data[5], pattern(5));
@@ -267,7 +267,7 @@ static void rows_come_back_to_the_original(void **state)
 	struct fixture fixture;
 	open_pool(&fixture, new_memfd(PAGE), PAGE);
 	memset(fixture.replica->mapping->data, 0x55, PAGE);
-	assert_true(memory_push(fixture.replica, 100, 200, 50, 3));
+	assert_true(memory_push(fixture.replica, NULL, 100, 200, 50, 3));
 	ends_run(&fixture.ends);
 	uint8_t *data = contents(fixture.file, PAGE);
 	for (size_t i = 0; i < PAGE; i++) {
@@ -446,9 +446,9 @@ static void rows_that_wait_are_sent_from_what_they_were_pushed_from(void **state
 	(void)state;
 	struct fixture fixture;
 	open_pool(&fixture, new_memfd(2 * PAGE), PAGE);
-	assert_true(memory_push(fixture.pool, 0, PAGE, PAGE, 1));
+	assert_true(memory_push(fixture.pool, NULL, 0, PAGE, PAGE, 1));
 	assert_true(memory_resize(fixture.pool, 2 * PAGE));
-	assert_true(memory_push(fixture.pool, PAGE, PAGE, PAGE, 1));
+	assert_true(memory_push(fixture.pool, NULL, PAGE, PAGE, PAGE, 1));
 	memory_release(fixture.pool);
 	ends_run(&fixture.ends);
 	assert_int_equal(count_equal(&fixture, 2 * PAGE), nonzero(0, 2 * PAGE));
@@ -538,7 +538,7 @@ static void rectangles_are_copied_from_a_twin(void **state)
 	open_pool(&fixture, new_memfd(1000), 1000);
 	struct memory *other =
 		memory_export(&fixture.ends.guest.refs, new_memfd(1000), 1000, &wrong);
-	assert_true(memory_push(other, 0, 1000, 1000, 1));
+	assert_true(memory_push(other, NULL, 0, 1000, 1000, 1));
 	ends_run(&fixture.ends);
 	// two of 100 x 5, at 0 of the other and at 500 of this one
 	struct copy_frame frame = {
@@ -774,7 +774,7 @@ static void a_pool_that_is_closed_lets_go_of_its_file(void **state)
 	size_t before = fd_count();
 	memory_release(fixture.pool);
 	assert_int_equal(fd_count(), before - 1);
-	assert_true(memory_push(fixture.pool, 0, PAGE, PAGE, 1)); // nothing is left to push
+	assert_true(memory_push(fixture.pool, NULL, 0, PAGE, PAGE, 1)); // nothing is left to push
 	ends_run(&fixture.ends);
 	assert_int_equal(fixture.ends.host.frames[CHANNEL_MEM_WRITE], 0);
 	close_all(&fixture);

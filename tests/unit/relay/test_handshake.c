@@ -265,7 +265,7 @@ static void a_connection_that_is_gone_is_an_error_for_who_opens(void **state)
 	close(ends[1]);
 	wait_for(ends[0], POLLRDHUP);
 	assert_int_equal(handshake_open(ends[0], &hello, PATIENCE_MS), -EPIPE);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0, PATIENCE_MS), -EPIPE);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, -1, PATIENCE_MS), -EPIPE);
 	handshake_refuse(ends[0], CHANNEL_REFUSE_BUSY, "busy");
 	close(ends[0]);
 }
@@ -287,8 +287,8 @@ static void a_peer_that_does_not_read_is_not_waited_for(void **state)
 	channel_pair_create(ends);
 	fill(ends[0]);
 	assert_int_equal(handshake_open(ends[0], &hello, 1), -ETIMEDOUT);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0, 1), -ETIMEDOUT);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0, 0), -ETIMEDOUT);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, -1, 1), -ETIMEDOUT);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0, -1, 0), -ETIMEDOUT);
 	handshake_refuse(ends[0], CHANNEL_REFUSE_BUSY, "busy");
 	close(ends[0]);
 	close(ends[1]);
@@ -328,7 +328,7 @@ static void welcome_gives_back_what_hello_said(void **state)
 	int ends[2];
 	uint8_t boot_id[16];
 	channel_pair_create(ends);
-	assert_int_equal(handshake_welcome(ends[0], &hello, 0x3c, PATIENCE_MS), 0);
+	assert_int_equal(handshake_welcome(ends[0], &hello, 0x3c, -1, PATIENCE_MS), 0);
 	close(ends[0]);
 	assert_int_equal(recv(ends[1], &read, sizeof(read), 0), sizeof(read));
 	assert_int_equal(read.header.type, CHANNEL_WELCOME);

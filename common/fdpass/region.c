@@ -1,0 +1,349 @@
+#include "fdpass/region.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/guard.h"
+#include "base/log.h"
+#include "base/mapping.h"
+#include "channel/channel.h"
+#include "fdpass/fdref.h"
+
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define PAGE  4096u // that a truncated file may lack
+
+struct region *region_create(uint64_t size)
+{
+	assert(size <= CHANNEL_MAX_REGION);
+	int fd = memfd_create("fdferry-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0) {
+		return NULL;
+	}
+	if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
+		int error = errno;
+		close(fd);
+		errno = error;
+		return NULL;
+	}
+	return region_open(fd);
+}
+
+static bool keeps_its_size(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+}
+
+struct region *region_open(int fd)
+{
+	struct stat st;
+	struct region *region = calloc(1, sizeof(*region));
+	if (region == NULL || fstat(fd, &st) < 0 || !keeps_its_size(fd)) {
+		free(region);
+		close(fd);
+		errno = EINVAL;
+		return NULL;
+	}
+	uint64_t size = (uint64_t)st.st_size;
+	region->fd = fd;
+	region->size = size < CHANNEL_MAX_REGION ? size : CHANNEL_MAX_REGION;
+	wl_list_init(&region->ranges);
+	return region;
+}
+
+/* ---- ranges ---- */
+
+static bool is_host(const struct fdrefs *refs)
+{
+	return refs->own_bit == CHANNEL_ID_HOST;
+}
+
+static void destroy_range(struct region_range *range)
+{
+	struct region *region = range->refs->region;
+	region->used -= range->length;
+	if (is_host(range->refs)) {
+		fdrefs_discharge(range->refs, range->length);
+	}
+	wl_list_remove(&range->link);
+	mapping_unref(range->mapping);
+	free(range);
+}
+
+void region_destroy(struct region *region)
+{
+	if (region == NULL) {
+		return;
+	}
+	struct region_range *range, *next;
+	wl_list_for_each_safe (range, next, &region->ranges, link) {
+		assert(range->users == 0);
+		destroy_range(range);
+	}
+	close(region->fd);
+	free(region);
+}
+
+/* The list's element that a range at offset comes behind. */
+static struct wl_list *place_of(struct region *region, uint64_t offset)
+{
+	struct region_range *range;
+	wl_list_for_each (range, &region->ranges, link) {
+		if (range->offset > offset) {
+			return range->link.prev;
+		}
+	}
+	return region->ranges.prev;
+}
+
+/* NULL: out of memory. */
+static struct region_range *create_range(struct fdrefs *refs, uint64_t offset, uint64_t length)
+{
+	struct region *region = refs->region;
+	struct region_range *range = calloc(1, sizeof(*range));
+	if (range == NULL) {
+		return NULL;
+	}
+	range->mapping = mapping_create_range(region->fd, offset, length);
+	if (range->mapping == NULL) {
+		log_errno("cannot map %llu bytes of the region", (unsigned long long)length);
+		free(range);
+		return NULL;
+	}
+	range->refs = refs;
+	range->users = 1;
+	range->offset = offset;
+	range->length = length;
+	wl_list_insert(place_of(region, offset), &range->link);
+	region->used += length;
+	return range;
+}
+
+static struct region_range *find_range(struct region *region, uint64_t offset, uint64_t length)
+{
+	struct region_range *range;
+	wl_list_for_each (range, &region->ranges, link) {
+		if (range->offset == offset && range->length == length) {
+			return range;
+		}
+	}
+	return NULL;
+}
+
+static bool push(const struct region_range *range, enum channel_type type, uint32_t pool)
+{
+	struct channel_region_range frame;
+	channel_put64(frame.offset, range->offset);
+	channel_put64(frame.length, range->length);
+	return channel_push(range->refs->channel, type, pool, 0, &frame, sizeof(frame), NULL, 0);
+}
+
+struct region_range *region_range_use(struct region_range *range)
+{
+	if (range != NULL) {
+		range->users++;
+	}
+	return range;
+}
+
+/* Nobody on the host uses it any more: its pages go, so that what comes there begins with zeros. */
+static void confirm_unmapped(struct region_range *range)
+{
+	madvise(range->mapping->data, range->mapping->size, MADV_REMOVE);
+	push(range, CHANNEL_REGION_UNMAP, 0);
+	destroy_range(range);
+}
+
+void region_range_release(struct region_range *range)
+{
+	if (range == NULL) {
+		return;
+	}
+	assert(range->users > 0);
+	if (--range->users > 0 || range->refs->region->stopped) {
+		return;
+	}
+	if (is_host(range->refs)) {
+		if (range->unmapped) {
+			confirm_unmapped(range);
+		}
+		return;
+	}
+	mapping_unref(range->mapping);
+	range->mapping = NULL;
+	if (!range->held) {
+		range->unmapped = true;
+		push(range, CHANNEL_REGION_UNMAP, 0);
+	}
+}
+
+/* ---- the guest ---- */
+
+static bool find_gap(const struct region *region, uint64_t length, uint64_t *offset)
+{
+	const struct region_range *range;
+	*offset = 0;
+	wl_list_for_each (range, &region->ranges, link) {
+		if (range->offset - *offset >= length) {
+			return true;
+		}
+		*offset = range->offset + range->length;
+	}
+	return region->size - *offset >= length;
+}
+
+struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows)
+{
+	struct region *region = refs->region;
+	if (region == NULL || is_host(refs) || size == 0 || size > region->size) {
+		return NULL;
+	}
+	uint64_t length = (size + CHANNEL_REGION_STEP - 1) & ~(uint64_t)(CHANNEL_REGION_STEP - 1);
+	uint64_t most = grows ? region->size : region->size / 2;
+	uint64_t offset;
+	if (region->used + length > most || !find_gap(region, length, &offset)) {
+		return NULL;
+	}
+	return create_range(refs, offset, length);
+}
+
+bool region_push_map(const struct region_range *range, uint32_t pool)
+{
+	return push(range, CHANNEL_REGION_MAP, pool);
+}
+
+struct transfer {
+	uint8_t *to;
+	const struct channel_rows *rows;
+};
+
+static void copy_rows(void *data)
+{
+	const struct transfer *transfer = data;
+	const struct channel_rows *rows = transfer->rows;
+	if (rows->stride == rows->row_bytes) {
+		memcpy(transfer->to, rows->base, rows->rows * rows->row_bytes);
+		return;
+	}
+	for (size_t row = 0; row < rows->rows; row++) {
+		memcpy(transfer->to + row * rows->stride, rows->base + row * rows->stride,
+			rows->row_bytes);
+	}
+}
+
+/* What has vanished becomes zeros. */
+static void copy_what_is_there(uint8_t *to, const uint8_t *from, size_t len)
+{
+	static const uint8_t zeros[PAGE];
+	while (len > 0) {
+		size_t rest = PAGE - ((uintptr_t)from & (PAGE - 1));
+		size_t n = rest < len ? rest : len;
+		if (!mapping_copy(to, from, n)) {
+			mapping_copy(to, zeros, n);
+		}
+		to += n;
+		from += n;
+		len -= n;
+	}
+}
+
+void region_range_write(
+	struct region_range *range, uint64_t offset, const struct channel_rows *rows)
+{
+	uint64_t span = rows->rows == 0 ? 0 : rows->stride * (rows->rows - 1) + rows->row_bytes;
+	assert(offset <= range->length && span <= range->length - offset);
+	struct transfer transfer = {.to = range->mapping->data + offset, .rows = rows};
+	if (guard_run(copy_rows, &transfer)) {
+		return;
+	}
+	for (size_t row = 0; row < rows->rows; row++) {
+		copy_what_is_there(transfer.to + row * rows->stride,
+			rows->base + row * rows->stride, rows->row_bytes);
+	}
+}
+
+/* ---- frames ---- */
+
+static bool decode(const struct channel_frame *frame, uint64_t *offset, uint64_t *length)
+{
+	struct channel_region_range range;
+	if (frame->header.length != sizeof(range)) {
+		return false;
+	}
+	memcpy(&range, frame->payload, sizeof(range));
+	*offset = channel_get64(range.offset);
+	*length = channel_get64(range.length);
+	return true;
+}
+
+static bool lies_within(const struct region *region, uint64_t offset, uint64_t length)
+{
+	return length > 0 && offset % CHANNEL_REGION_STEP == 0 &&
+		length % CHANNEL_REGION_STEP == 0 && offset <= region->size &&
+		length <= region->size - offset;
+}
+
+static bool overlaps(const struct region *region, uint64_t offset, uint64_t length)
+{
+	const struct region_range *range;
+	wl_list_for_each (range, &region->ranges, link) {
+		if (offset < range->offset + range->length && range->offset < offset + length) {
+			return true;
+		}
+	}
+	return false;
+}
+
+struct region_range *region_map(
+	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong)
+{
+	uint64_t offset, length;
+	*wrong = NULL;
+	if (refs->region == NULL || !is_host(refs)) {
+		*wrong = "REGION_MAP where no region is shared";
+	} else if (!decode(frame, &offset, &length)) {
+		*wrong = "REGION_MAP with a wrong length";
+	} else if (!lies_within(refs->region, offset, length)) {
+		*wrong = "REGION_MAP of what is not in the region";
+	} else if (overlaps(refs->region, offset, length)) {
+		*wrong = "REGION_MAP of a range that is in use";
+	} else if (!fdrefs_charge(refs, length)) {
+		*wrong = "more memory than the session may have";
+	}
+	if (*wrong != NULL) {
+		return NULL;
+	}
+	struct region_range *range = create_range(refs, offset, length);
+	if (range == NULL) {
+		fdrefs_discharge(refs, length);
+		*wrong = "out of memory for a range of the region";
+	}
+	return range;
+}
+
+const char *region_handle_unmap(struct fdrefs *refs, const struct channel_frame *frame)
+{
+	uint64_t offset, length;
+	if (refs->region == NULL || !decode(frame, &offset, &length)) {
+		return "REGION_UNMAP out of place or with a wrong length";
+	}
+	struct region_range *range = find_range(refs->region, offset, length);
+	if (range == NULL || range->unmapped == is_host(refs)) {
+		return "REGION_UNMAP of a range that is not in use";
+	}
+	if (!is_host(refs)) {
+		destroy_range(range);
+		return NULL;
+	}
+	range->unmapped = true;
+	if (range->users == 0) {
+		confirm_unmapped(range);
+	}
+	return NULL;
+}

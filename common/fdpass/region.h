@@ -1,0 +1,67 @@
+#ifndef FDPASS_REGION_H
+#define FDPASS_REGION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <wayland-util.h>
+
+struct channel_frame;
+struct channel_rows;
+struct fdrefs;
+struct mapping;
+
+/**
+ * The region: a memory that both sides of a session share, where they run on one kernel. The guest
+ * gives ranges of it to its pools and copies there what their replicas are to show; the host's local
+ * peer maps the same bytes. So pixels are copied once, and none go through the channel.
+ *
+ * A range that nobody refers to any more is used again when the host has said that nobody does there,
+ * either. Only ranges in use are mapped.
+ */
+struct region {
+	int fd;
+	uint64_t size;
+	uint64_t used;         // bytes of ranges
+	struct wl_list ranges; // region_range.link, by offset
+	bool stopped;          // no more frames can be sent
+};
+
+struct region_range {
+	struct fdrefs *refs;
+	struct wl_list link;
+	unsigned int users;      // pools and buffers
+	uint64_t offset, length; // in the region, bytes
+	struct mapping *mapping;
+	// The guest: the host's local peer may look at it even when nobody uses it here, and will not say
+	// when it has stopped to: it stays as it is.
+	bool held;
+	bool unmapped; // the guest has sent REGION_UNMAP
+};
+
+// A new memory that keeps its size, of at most CHANNEL_MAX_REGION bytes. NULL with errno.
+struct region *region_create(uint64_t size);
+// What the other side has created. Takes fd, also on failure: NULL with errno, EINVAL if it could be
+// truncated.
+struct region *region_open(int fd);
+void region_destroy(struct region *region); // NULL is fine
+
+// The guest: a range of at least size bytes, with one user. A pool that is new gets none of the half
+// that is kept for those that grow. NULL: no room, or no region.
+struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows);
+// Tells the host that the pool is in the range from now on.
+bool region_push_map(const struct region_range *range, uint32_t pool);
+// The host: a REGION_MAP frame. A range with one user; NULL with *wrong.
+struct region_range *region_map(
+	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong);
+// A REGION_UNMAP frame, either way. NULL, or what is wrong with it.
+const char *region_handle_unmap(struct fdrefs *refs, const struct channel_frame *frame);
+
+struct region_range *region_range_use(struct region_range *range); // NULL is fine
+void region_range_release(struct region_range *range);             // NULL is fine
+
+// Copies rows, which their owner may truncate meanwhile, to offset in the range, with the stride that
+// they have. They fit.
+void region_range_write(
+	struct region_range *range, uint64_t offset, const struct channel_rows *rows);
+
+#endif
