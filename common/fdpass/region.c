@@ -2,6 +2,9 @@
 
 #include <assert.h>
 #include <errno.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +20,8 @@
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define PAGE  4096u // that a truncated file may lack
+
+#define WORTH_STREAMING (512u * 1024) // bytes
 
 struct region *region_create(uint64_t size)
 {
@@ -223,17 +228,47 @@ struct transfer {
 	const struct channel_rows *rows;
 };
 
+/*
+ * Past the caches: they would read what is overwritten first, and hold what nobody reads here. For
+ * frames that halves the time; what is small is read from the caches soon.
+ */
+static void stream(uint8_t *to, const uint8_t *from, size_t len)
+{
+#ifdef __SSE2__
+	size_t lead = -(uintptr_t)to % sizeof(__m128i);
+	lead = lead < len ? lead : len;
+	memcpy(to, from, lead);
+	size_t at = lead;
+	for (; len - at >= 4 * sizeof(__m128i); at += 4 * sizeof(__m128i)) {
+		const __m128i *source = (const __m128i *)(from + at);
+		__m128i *target = (__m128i *)(to + at);
+		__m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1);
+		__m128i c = _mm_loadu_si128(source + 2), d = _mm_loadu_si128(source + 3);
+		_mm_stream_si128(target, a);
+		_mm_stream_si128(target + 1, b);
+		_mm_stream_si128(target + 2, c);
+		_mm_stream_si128(target + 3, d);
+	}
+	memcpy(to + at, from + at, len - at);
+	_mm_sfence();
+#else
+	memcpy(to, from, len);
+#endif
+}
+
 static void copy_rows(void *data)
 {
 	const struct transfer *transfer = data;
 	const struct channel_rows *rows = transfer->rows;
-	if (rows->stride == rows->row_bytes) {
-		memcpy(transfer->to, rows->base, rows->rows * rows->row_bytes);
-		return;
-	}
+	bool large = rows->row_bytes * rows->rows >= WORTH_STREAMING;
 	for (size_t row = 0; row < rows->rows; row++) {
-		memcpy(transfer->to + row * rows->stride, rows->base + row * rows->stride,
-			rows->row_bytes);
+		uint8_t *to = transfer->to + row * rows->stride;
+		const uint8_t *from = rows->base + row * rows->stride;
+		if (large) {
+			stream(to, from, rows->row_bytes);
+		} else {
+			memcpy(to, from, rows->row_bytes);
+		}
 	}
 }
 

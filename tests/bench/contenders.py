@@ -130,18 +130,19 @@ class Waypipe(Contender):
 
 class Fdferry(Contender):
     name = "fdferry"
+    region = "auto"
 
     def check(self):
         self.place.program("fdferry-host")
         self.place.program("fdferry-guest")
 
     def launch(self):
-        self.display = self.place.path("wayland-fd")
-        self.add_pair("chan", ("--compositor", COMPOSITOR), ("--display", self.display))
+        self.display = self.place.path("wayland-" + self.name)
+        self.add_pair("chan-" + self.name, ("--compositor", COMPOSITOR), ("--display", self.display))
 
     def launch_service(self):
-        self.service = self.place.path("service-fd")
-        self.add_pair("service-chan",
+        self.service = self.place.path("service-" + self.name)
+        self.add_pair("service-chan-" + self.name,
                       ("--service", "bench=unix:" + self.place.path(SERVICE)),
                       ("--service", "bench=unix:" + self.service))
 
@@ -150,9 +151,18 @@ class Fdferry(Contender):
         # All workloads together are more than a VM's desktop.
         processes.wait_ready(self.add(self.place.program("fdferry-host"), "--listen", channel,
                                       *host_options, "--max-vm-burst", "4000000000",
-                                      "--connection-rate", "1000000", "--print-ready"))
+                                      "--connection-rate", "1000000",
+                                      "--region", self.region, "--print-ready"))
         processes.wait_ready(self.add(self.place.program("fdferry-guest"), "--connect", channel,
-                                      *guest_options, "--print-ready"))
+                                      *guest_options, "--region", self.region,
+                                      "--print-ready"))
 
 
-ALL = {contender.name: contender for contender in (Contender, Relay, Waypipe, Fdferry)}
+class Inline(Fdferry):
+    """fdferry without a shared region: pixels go through the channel."""
+
+    name = "inline"
+    region = "none"
+
+
+ALL = {contender.name: contender for contender in (Contender, Relay, Waypipe, Fdferry, Inline)}

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-#define LANES 4
+#define LANES     16 // so many that memory is the limit, not the arithmetic
+#define SUM_LANES 4
 
 static uint64_t scramble(uint64_t x)
 {
@@ -31,18 +32,18 @@ void noise_fill(void *bytes, size_t size, uint64_t seed)
 
 uint64_t noise_sum(const void *bytes, size_t size)
 {
-	uint64_t sums[LANES] = {1, 2, 3, 4};
+	uint64_t sums[SUM_LANES] = {1, 2, 3, 4};
 	const char *from = bytes;
 	for (size_t i = 0; i + sizeof(sums) <= size; i += sizeof(sums)) {
-		uint64_t words[LANES];
+		uint64_t words[SUM_LANES];
 		memcpy(words, from + i, sizeof(words));
-		for (int lane = 0; lane < LANES; lane++) {
+		for (int lane = 0; lane < SUM_LANES; lane++) {
 			sums[lane] = (sums[lane] ^ words[lane]) * 0x100000001b3;
 			sums[lane] ^= sums[lane] >> 29;
 		}
 	}
 	uint64_t sum = 0;
-	for (int lane = 0; lane < LANES; lane++) {
+	for (int lane = 0; lane < SUM_LANES; lane++) {
 		sum = scramble(sum ^ sums[lane]);
 	}
 	return sum;
