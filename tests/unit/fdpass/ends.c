@@ -1,6 +1,7 @@
 #include "ends.h"
 
 #include <event2/event.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,13 +12,22 @@
 
 #include <cmocka.h>
 
+#include "fdpass/region.h"
+
 // Enough for what one thing causes at the other end, and back.
 #define QUIET_PASSES 6
+
+static const char *handle(struct end *end, const struct channel_frame *frame)
+{
+	return frame->header.type == CHANNEL_REGION_UNMAP && frame->header.id == 0
+		? region_handle_unmap(&end->refs, frame)
+		: fdrefs_frame(&end->refs, frame);
+}
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct end *end = data;
-	assert_in_range(frame->header.type, 1, CHANNEL_EVENT_ROLE);
+	assert_in_range(frame->header.type, 1, CHANNEL_REGION_UNMAP);
 	end->frames[frame->header.type]++;
 	if (frame->header.type == CHANNEL_OPEN) {
 		end->opened = frame->header.id;
@@ -25,7 +35,7 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 	if (frame->header.type == CHANNEL_STREAM_STOP) {
 		end->stop_reason = frame->header.arg;
 	}
-	const char *wrong = fdrefs_frame(&end->refs, frame);
+	const char *wrong = handle(end, frame);
 	if (wrong == NULL && frame->header.type == CHANNEL_OPEN && end->takes) {
 		end->taken = end_take(end);
 	}
@@ -131,6 +141,15 @@ void ends_init_wayland(struct ends *ends)
 	ends->guest.refs.any_kind = ends->host.refs.any_kind = false;
 }
 
+void ends_share_region(struct ends *ends, uint64_t size)
+{
+	ends->host.refs.region = region_create(size);
+	assert_non_null(ends->host.refs.region);
+	ends->guest.refs.region =
+		region_open(fcntl(ends->host.refs.region->fd, F_DUPFD_CLOEXEC, 0));
+	assert_non_null(ends->guest.refs.region);
+}
+
 static void finish_end(struct end *end)
 {
 	fdrefs_finish(&end->refs);
@@ -182,7 +201,7 @@ const char *end_frame(
 		.header = {.length = (uint32_t)len, .type = type, .id = id, .arg = arg},
 		.payload = copy,
 	};
-	const char *wrong = fdrefs_frame(&end->refs, &frame);
+	const char *wrong = handle(end, &frame);
 	free(copy);
 	return wrong;
 }

@@ -14,9 +14,9 @@ struct end {
 	struct content_store contents;
 	const char *wrong; // what was wrong with the peer's frames; NULL: nothing
 	bool ended;
-	unsigned int frames[CHANNEL_EVENT_ROLE + 1]; // that came, by type
-	uint32_t opened;                             // the id of the last OPEN that came
-	bool takes;                                  // its fd at once, as a message does
+	unsigned int frames[CHANNEL_REGION_UNMAP + 1]; // that came, by type
+	uint32_t opened;                               // the id of the last OPEN that came
+	bool takes;                                    // its fd at once, as a message does
 	int taken;
 	uint32_t stop_reason; // of the last STREAM_STOP that came
 	unsigned int stored, streams_over;
@@ -31,6 +31,8 @@ void ends_init(struct ends *ends);
 // Of a Wayland session, which has pools and else only files and pipes.
 void ends_init_wayland(struct ends *ends);
 void ends_finish(struct ends *ends);
+// A region of size bytes from now on.
+void ends_share_region(struct ends *ends, uint64_t size);
 
 // Lets the loop run until nothing happens any more.
 void ends_run(struct ends *ends);

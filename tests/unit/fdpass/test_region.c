@@ -1,0 +1,551 @@
+#include "fdpass/region.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/mapping.h"
+#include "ends.h"
+#include "fdpass/memory.h"
+#include "tests/support/fd_count.h"
+
+#define STEP   CHANNEL_REGION_STEP
+#define REGION (16 * STEP)
+#define PAGE   4096
+
+// A pool of the guest's, of the pattern's bytes. One use of its replica is the test's.
+struct shared_pool {
+	struct memory *pool, *replica;
+};
+
+static struct shared_pool open_pool(struct ends *ends, uint64_t size)
+{
+	const char *wrong;
+	struct shared_pool opened = {
+		.pool = memory_export(&ends->guest.refs, new_memfd(size), size, &wrong),
+	};
+	assert_non_null(opened.pool);
+	ends_run(ends);
+	opened.replica = memory_get(&ends->host.refs, opened.pool->ref.id);
+	assert_non_null(opened.replica);
+	memory_use(opened.replica);
+	opened.replica->wanted = size;
+	return opened;
+}
+
+static void init(struct ends *ends)
+{
+	ends_init_wayland(ends);
+	ends_share_region(ends, REGION);
+}
+
+static void finish(struct ends *ends)
+{
+	assert_null(ends->guest.wrong);
+	assert_null(ends->host.wrong);
+	ends_finish(ends);
+}
+
+static void push_all(const struct memory *pool)
+{
+	assert_true(
+		memory_push((struct memory *)pool, pool->range, 0, PAGE, PAGE, pool->size / PAGE));
+}
+
+// Which byte the host's local peer finds.
+static uint8_t byte_at(struct ends *ends, uint64_t offset)
+{
+	uint8_t byte;
+	int fd = end_take(&ends->host);
+	assert_int_equal(pread(fd, &byte, 1, (off_t)offset), 1);
+	close(fd);
+	return byte;
+}
+
+/* ---- pools ---- */
+
+static void what_is_pushed_is_in_the_region_and_not_on_the_channel(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, 4 * PAGE);
+	assert_non_null(shared.pool->range);
+	uint64_t base = shared.pool->range->offset;
+	assert_int_equal(byte_at(&ends, base + 100), 0);
+	push_all(shared.pool);
+	for (uint64_t at = 0; at < 4 * PAGE; at += 111) {
+		assert_int_equal(byte_at(&ends, base + at), pattern(at));
+	}
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_MEM_WRITE], 0);
+	assert_int_equal(ends.guest.refs.counts.memory_shared, 4 * PAGE);
+	assert_int_equal(ends.guest.refs.counts.memory_sent, 0);
+	finish(&ends);
+}
+
+static void rows_are_put_where_they_were(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, 64 * PAGE);
+	uint64_t base = shared.pool->range->offset;
+	assert_true(memory_push(shared.pool, shared.pool->range, 1000, 500, 37, 20));
+	for (uint64_t at = 900; at < 12000; at++) {
+		bool pushed = at >= 1000 && at < 11000 && (at - 1000) % 500 < 37;
+		assert_int_equal(byte_at(&ends, base + at), pushed ? pattern(at) : 0);
+	}
+	finish(&ends);
+}
+
+static void much_is_put_where_it_was_too(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t offset;
+		size_t stride, row_bytes, rows;
+	} layouts[] = {{0, PAGE, PAGE, 160}, {3, PAGE, PAGE - 5, 159}, {17, 600000, 600000, 1}};
+	for (size_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++) {
+		struct ends ends;
+		ends_init_wayland(&ends);
+		ends_share_region(&ends, 4 * REGION);
+		struct shared_pool shared = open_pool(&ends, 160 * PAGE);
+		uint64_t offset = layouts[i].offset;
+		assert_true(memory_push(shared.pool, shared.pool->range, offset, layouts[i].stride,
+			layouts[i].row_bytes, layouts[i].rows));
+		const uint8_t *there = shared.replica->range->mapping->data;
+		for (uint64_t at = 0; at < 160 * PAGE; at++) {
+			bool pushed = at >= offset &&
+				(at - offset) / layouts[i].stride < layouts[i].rows &&
+				(at - offset) % layouts[i].stride < layouts[i].row_bytes;
+			assert_int_equal(there[at], pushed ? pattern(at) : 0);
+		}
+		finish(&ends);
+	}
+}
+
+static void pools_have_ranges_of_their_own(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool first = open_pool(&ends, 2 * STEP);
+	struct shared_pool second = open_pool(&ends, STEP + 1);
+	assert_int_equal(first.pool->range->length, 2 * STEP);
+	assert_int_equal(second.pool->range->length, 2 * STEP);
+	assert_int_not_equal(first.pool->range->offset, second.pool->range->offset);
+	assert_int_equal(ends.host.refs.region->used, 4 * STEP);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 4 * STEP);
+	finish(&ends);
+}
+
+static void a_pool_that_finds_no_room_goes_by_the_channel(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	open_pool(&ends, REGION / 2);
+	struct shared_pool other = open_pool(&ends, PAGE); // the other half is for those that grow
+	assert_null(other.pool->range);
+	assert_null(other.replica->range);
+	push_all(other.pool);
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_MEM_WRITE], 1);
+	assert_int_equal(byte_at(&ends, 100), pattern(100));
+	finish(&ends);
+}
+
+static void what_the_host_has_painted_comes_back(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, 4 * PAGE);
+	memset(shared.replica->range->mapping->data + PAGE, 'x', PAGE);
+	assert_true(memory_push(shared.replica, shared.replica->range, PAGE, PAGE, PAGE, 1));
+	ends_run(&ends);
+	assert_int_equal(shared.pool->mapping->data[PAGE - 1], pattern(PAGE - 1));
+	assert_int_equal(shared.pool->mapping->data[PAGE], 'x');
+	assert_int_equal(shared.pool->mapping->data[2 * PAGE - 1], 'x');
+	finish(&ends);
+}
+
+static void pages_that_have_vanished_are_zeros(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, 4 * PAGE);
+	push_all(shared.pool);
+	assert_int_equal(ftruncate(shared.pool->fd, PAGE + 10), 0);
+	push_all(shared.pool);
+	uint64_t base = shared.pool->range->offset;
+	assert_int_equal(byte_at(&ends, base + PAGE + 9), pattern(PAGE + 9));
+	assert_int_equal(byte_at(&ends, base + PAGE + 10), 0);
+	assert_int_equal(byte_at(&ends, base + 2 * PAGE), 0);
+	assert_int_equal(byte_at(&ends, base + 4 * PAGE - 1), 0);
+	finish(&ends);
+}
+
+/* ---- growing ---- */
+
+static void a_pool_grows_within_its_range(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, PAGE);
+	struct region_range *range = shared.pool->range;
+	assert_int_equal(ftruncate(shared.pool->fd, STEP), 0);
+	assert_true(memory_resize(shared.pool, STEP));
+	ends_run(&ends);
+	assert_ptr_equal(shared.pool->range, range);
+	assert_int_equal(shared.pool->size, STEP);
+	assert_int_equal(ends.host.frames[CHANNEL_MEM_RESIZE], 0);
+	push_all(shared.pool);
+	finish(&ends);
+}
+
+static void a_pool_that_outgrows_its_range_is_moved_and_what_it_was_stays(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	struct region_range *before = region_range_use(shared.pool->range); // as a buffer does
+	struct region_range *there = region_range_use(shared.replica->range);
+	push_all(shared.pool);
+	assert_true(memory_resize(shared.pool, 2 * STEP));
+	ends_run(&ends);
+	assert_ptr_not_equal(shared.pool->range, before);
+	assert_int_equal(shared.pool->range->length, 4 * STEP);
+	assert_int_equal(shared.replica->range->offset, shared.pool->range->offset);
+	assert_int_equal(there->mapping->data[100], pattern(100));
+	shared.pool->mapping->data[100] = 'n';
+	assert_true(memory_push(shared.pool, before, 0, PAGE, PAGE, 1));
+	assert_int_equal(there->mapping->data[100], 'n');
+	assert_int_equal(shared.replica->range->mapping->data[100], 0);
+	region_range_release(there);
+	region_range_release(before);
+	ends_run(&ends);
+	assert_int_equal(ends.guest.refs.region->used, 4 * STEP);
+	assert_int_equal(ends.host.refs.region->used, 4 * STEP);
+	finish(&ends);
+}
+
+static void a_pool_that_cannot_be_moved_does_not_grow(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, REGION / 2);
+	assert_false(memory_resize(shared.pool, REGION / 2 + 1));
+	ends_run(&ends);
+	finish(&ends);
+}
+
+/* ---- ranges again ---- */
+
+static void close_pool(struct ends *ends, struct shared_pool *shared)
+{
+	memory_release(shared->replica);
+	memory_release(shared->pool);
+	ends_run(ends);
+}
+
+static void a_range_is_used_again_and_begins_with_zeros(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	uint64_t base = shared.pool->range->offset;
+	push_all(shared.pool);
+	close_pool(&ends, &shared);
+	assert_int_equal(ends.guest.refs.region->used, 0);
+	assert_int_equal(ends.host.refs.region->used, 0);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 0);
+	shared = open_pool(&ends, STEP);
+	assert_int_equal(shared.pool->range->offset, base);
+	assert_int_equal(byte_at(&ends, base + 100), 0);
+	finish(&ends);
+}
+
+static void a_range_is_not_used_again_while_the_host_uses_it(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	uint64_t base = shared.pool->range->offset;
+	push_all(shared.pool);
+	memory_release(shared.pool);
+	ends_run(&ends);
+	assert_int_equal(ends.guest.refs.region->used, STEP);
+	assert_int_equal(shared.replica->range->mapping->data[100], pattern(100));
+	struct shared_pool other = open_pool(&ends, STEP);
+	assert_int_not_equal(other.pool->range->offset, base);
+	memory_release(shared.replica);
+	ends_run(&ends);
+	assert_int_equal(ends.guest.refs.region->used, STEP);
+	finish(&ends);
+}
+
+static void a_range_that_is_held_stays_what_it_was(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	uint64_t base = shared.pool->range->offset;
+	push_all(shared.pool);
+	shared.pool->range->held = true;
+	close_pool(&ends, &shared);
+	assert_int_equal(ends.guest.refs.region->used, STEP);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], STEP);
+	struct shared_pool other = open_pool(&ends, STEP);
+	assert_int_not_equal(other.pool->range->offset, base);
+	assert_int_equal(byte_at(&ends, base + 100), pattern(100));
+	finish(&ends);
+}
+
+/* ---- peers that may write anything ---- */
+
+static struct channel_region_range range_of(uint64_t offset, uint64_t length)
+{
+	struct channel_region_range range;
+	channel_put64(range.offset, offset);
+	channel_put64(range.length, length);
+	return range;
+}
+
+static const char *map(struct end *end, uint32_t id, uint64_t offset, uint64_t length)
+{
+	struct channel_region_range range = range_of(offset, length);
+	return end_frame(end, CHANNEL_REGION_MAP, id, 0, &range, sizeof(range));
+}
+
+static const char *unmap(struct end *end, uint64_t offset, uint64_t length)
+{
+	struct channel_region_range range = range_of(offset, length);
+	return end_frame(end, CHANNEL_REGION_UNMAP, 0, 0, &range, sizeof(range));
+}
+
+static const char *open_bare(struct end *end, uint32_t id, uint64_t size)
+{
+	struct channel_open_memory open = {.access = CHANNEL_ACCESS_BOTH};
+	channel_put64(open.size, size);
+	return end_frame(end, CHANNEL_OPEN, id, CHANNEL_KIND_POOL, &open, sizeof(open));
+}
+
+static void ranges_that_are_not_in_the_region_are_wrong(void **state)
+{
+	(void)state;
+	static const uint64_t ranges[][2] = {
+		{0, 0},
+		{1, STEP},
+		{0, STEP - 1},
+		{0, REGION + STEP},
+		{REGION, STEP},
+		{STEP, REGION},
+		{UINT64_MAX - STEP + 1, STEP},
+		{UINT64_MAX - STEP + 1, 2 * STEP},
+		{STEP, UINT64_MAX - STEP + 1},
+	};
+	struct ends ends;
+	init(&ends);
+	assert_null(open_bare(&ends.host, 7, 0));
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+		const char *wrong = map(&ends.host, 7, ranges[i][0], ranges[i][1]);
+		assert_string_equal(wrong, "REGION_MAP of what is not in the region");
+	}
+	struct channel_region_range range = range_of(0, STEP);
+	assert_non_null(end_frame(&ends.host, CHANNEL_REGION_MAP, 7, 0, &range, 15));
+	assert_null(map(&ends.host, 7, 0, REGION));
+	finish(&ends);
+}
+
+static void ranges_that_overlap_are_wrong(void **state)
+{
+	(void)state;
+	static const uint64_t ranges[][2] = {{4 * STEP, 2 * STEP}, {5 * STEP, STEP},
+		{3 * STEP, 2 * STEP}, {5 * STEP, 2 * STEP}, {0, REGION}};
+	struct ends ends;
+	init(&ends);
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_null(open_bare(&ends.host, 8, 0));
+	assert_null(map(&ends.host, 7, 4 * STEP, 2 * STEP));
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+		const char *wrong = map(&ends.host, 8, ranges[i][0], ranges[i][1]);
+		assert_string_equal(wrong, "REGION_MAP of a range that is in use");
+	}
+	assert_null(map(&ends.host, 8, 6 * STEP, STEP));
+	assert_null(map(
+		&ends.host, 7, 3 * STEP, STEP)); // moved; the old one is there until it is unmapped
+	assert_non_null(map(&ends.host, 8, 4 * STEP, STEP));
+	assert_null(unmap(&ends.host, 4 * STEP, 2 * STEP));
+	assert_null(map(&ends.host, 8, 4 * STEP, STEP));
+	finish(&ends);
+}
+
+static void only_ranges_in_use_can_be_unmapped_and_once(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_non_null(unmap(&ends.host, 0, STEP));
+	assert_null(map(&ends.host, 7, 0, 2 * STEP));
+	assert_non_null(unmap(&ends.host, 0, STEP));
+	assert_non_null(unmap(&ends.host, STEP, STEP));
+	struct channel_region_range range = range_of(0, 2 * STEP);
+	assert_non_null(end_frame(&ends.host, CHANNEL_REGION_UNMAP, 0, 0, &range, 12));
+	assert_null(unmap(&ends.host, 0, 2 * STEP)); // as soon as the pool is gone
+	assert_non_null(unmap(&ends.host, 0, 2 * STEP));
+	assert_int_equal(ends.host.refs.region->used, 2 * STEP);
+	assert_null(end_frame(&ends.host, CHANNEL_CLOSE, 7, 0, NULL, 0));
+	assert_int_equal(ends.host.refs.region->used, 0);
+	assert_non_null(map(&ends.host, 7, 0, STEP)); // of what is closed
+	ends_finish(&ends); // the guest has been told of a range that it never had
+}
+
+static void pools_that_have_a_place_are_not_moved_to_the_region(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	assert_null(open_bare(&ends.host, 7, PAGE));
+	assert_null(open_bare(&ends.host, 8, 0));
+	memory_use(memory_get(&ends.host.refs, 8)); // its memfd was given away
+	assert_non_null(map(&ends.host, 7, 0, STEP));
+	assert_non_null(map(&ends.host, 8, 0, STEP));
+	assert_int_equal(ends.host.refs.region->used, 0);
+	finish(&ends);
+}
+
+static void a_pool_in_the_region_takes_no_rows_and_no_size(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_null(open_bare(&ends.host, 8, PAGE));
+	assert_null(map(&ends.host, 7, 0, STEP));
+	struct channel_mem_write write = {.stride = 4, .row_bytes = 4, .rows = 1};
+	struct channel_rows rows;
+	assert_non_null(end_write(&ends.host, 7, &write, &rows));
+	struct channel_mem_resize resize = {.size = {PAGE, 0}};
+	assert_non_null(end_frame(&ends.host, CHANNEL_MEM_RESIZE, 7, 0, &resize, sizeof(resize)));
+	struct {
+		struct channel_mem_copy copy;
+		struct channel_rect rect;
+	} copy = {{.source = 8, .stride = 4, .n_rects = 1}, {.width = 4, .height = 1}};
+	assert_non_null(end_frame(&ends.host, CHANNEL_MEM_COPY, 7, 0, &copy, sizeof(copy)));
+	copy.copy.source = 7;
+	assert_non_null(end_frame(&ends.host, CHANNEL_MEM_COPY, 8, 0, &copy, sizeof(copy)));
+	finish(&ends);
+}
+
+static void only_pools_of_the_guest_can_be_in_the_region(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	assert_null(end_frame(&ends.host, CHANNEL_OPEN, 7, CHANNEL_KIND_PIPE,
+		&(struct channel_open_pipe){0}, sizeof(struct channel_open_pipe)));
+	assert_non_null(map(&ends.host, 7, 0, STEP));
+	assert_null(open_bare(&ends.guest, CHANNEL_ID_HOST | 7, 0));
+	assert_non_null(map(&ends.guest, CHANNEL_ID_HOST | 7, 0, STEP));
+	struct shared_pool shared = open_pool(&ends, PAGE);
+	assert_non_null(map(&ends.guest, shared.pool->ref.id, 0, STEP));
+	assert_non_null(unmap(&ends.guest, 0, STEP)); // it was not asked for
+	finish(&ends);
+}
+
+static void where_nothing_is_shared_there_are_no_ranges(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init_wayland(&ends);
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_non_null(map(&ends.host, 7, 0, STEP));
+	assert_non_null(unmap(&ends.host, 0, STEP));
+	assert_non_null(unmap(&ends.guest, 0, STEP));
+	finish(&ends);
+}
+
+static void ranges_beyond_the_budget_are_wrong(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	ends.host.budget.limits.most[BUDGET_MEMORY] = 3 * STEP;
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_null(map(&ends.host, 7, 0, 2 * STEP));
+	assert_non_null(map(&ends.host, 7, 2 * STEP, 2 * STEP)); // both are in use by then
+	assert_int_equal(ends.host.refs.region->used, 2 * STEP);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 2 * STEP);
+	finish(&ends);
+}
+
+/* ---- the memory itself ---- */
+
+static void a_region_keeps_its_size(void **state)
+{
+	(void)state;
+	struct region *region = region_create(REGION);
+	assert_non_null(region);
+	assert_int_equal(region->size, REGION);
+	assert_int_equal(fcntl(region->fd, F_GETFD), FD_CLOEXEC);
+	assert_int_equal(ftruncate(region->fd, 0), -1);
+	assert_int_equal(ftruncate(region->fd, 2 * REGION), -1);
+	region_destroy(region);
+}
+
+static void what_could_be_truncated_is_no_region(void **state)
+{
+	(void)state;
+	assert_null(region_open(new_memfd(STEP)));
+	assert_int_equal(errno, EINVAL);
+	int fds[2];
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	assert_null(region_open(fds[0]));
+	close(fds[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(what_is_pushed_is_in_the_region_and_not_on_the_channel),
+		fd_count_test(rows_are_put_where_they_were),
+		fd_count_test(much_is_put_where_it_was_too),
+		fd_count_test(pools_have_ranges_of_their_own),
+		fd_count_test(a_pool_that_finds_no_room_goes_by_the_channel),
+		fd_count_test(what_the_host_has_painted_comes_back),
+		fd_count_test(pages_that_have_vanished_are_zeros),
+		fd_count_test(a_pool_grows_within_its_range),
+		fd_count_test(a_pool_that_outgrows_its_range_is_moved_and_what_it_was_stays),
+		fd_count_test(a_pool_that_cannot_be_moved_does_not_grow),
+		fd_count_test(a_range_is_used_again_and_begins_with_zeros),
+		fd_count_test(a_range_is_not_used_again_while_the_host_uses_it),
+		fd_count_test(a_range_that_is_held_stays_what_it_was),
+		fd_count_test(ranges_that_are_not_in_the_region_are_wrong),
+		fd_count_test(ranges_that_overlap_are_wrong),
+		fd_count_test(only_ranges_in_use_can_be_unmapped_and_once),
+		fd_count_test(pools_that_have_a_place_are_not_moved_to_the_region),
+		fd_count_test(a_pool_in_the_region_takes_no_rows_and_no_size),
+		fd_count_test(only_pools_of_the_guest_can_be_in_the_region),
+		fd_count_test(where_nothing_is_shared_there_are_no_ranges),
+		fd_count_test(ranges_beyond_the_budget_are_wrong),
+		fd_count_test(a_region_keeps_its_size),
+		fd_count_test(what_could_be_truncated_is_no_region),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
