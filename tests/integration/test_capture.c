@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <cmocka.h>
 
 #include "image-capture-source-client.h"
@@ -20,6 +21,8 @@
 #define HEIGHT 48
 #define STRIDE (WIDTH * 4 + 16)
 #define SIZE   (STRIDE * HEIGHT)
+
+static struct pair_options options;
 
 struct stage {
 	struct world *world;
@@ -79,7 +82,7 @@ static void begin(struct stage *stage)
 	compositor_hook(compositor, "ext_image_copy_capture_frame_v1", "attach_buffer",
 		attach_buffer, stage);
 	compositor_hook(compositor, "ext_image_copy_capture_frame_v1", "capture", capture, stage);
-	stage->client = client_create(stage->world, NULL);
+	stage->client = client_create(stage->world, &options);
 	stage->output = client_bind(stage->client, &wl_output_interface, 3);
 	stage->shm = client_bind(stage->client, &wl_shm_interface, 1);
 	paint_pool_init(&stage->pool, stage->shm, 3 * SIZE);
@@ -279,9 +282,26 @@ static void the_client_has_the_screens_pixels_when_an_image_copy_is_ready(void *
 	end(&stage);
 }
 
+// A region is passed by a UNIX socket only.
+static void make_channel(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void all_of_it_holds_in_a_region(void **state)
+{
+	options = (struct pair_options){.region = true, .make_channel = make_channel};
+	the_client_has_the_screens_pixels_when_a_screencopy_is_ready(state);
+	what_was_captured_can_be_shown(state);
+	a_captured_buffer_may_be_gone_when_it_is_ready(state);
+	the_client_has_the_screens_pixels_when_an_image_copy_is_ready(state);
+	options = (struct pair_options){0};
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(all_of_it_holds_in_a_region),
 		fd_count_test(the_client_has_the_screens_pixels_when_a_screencopy_is_ready),
 		fd_count_test(what_was_captured_can_be_shown),
 		fd_count_test(a_captured_buffer_may_be_gone_when_it_is_ready),

@@ -109,7 +109,8 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.exports = WIRE_REQUEST;
 	guest.local_fd = local_fd;
 	guest.channel_fd = channel_fd;
-	guest.channel_input = options->region ? channel_input_create_with_fd(channel_fd) : NULL;
+	bool fd = options->region && !options->loses_region;
+	guest.channel_input = fd ? channel_input_create_with_fd(channel_fd) : NULL;
 	guest.contents = options->contents;
 	guest.device = options->device;
 	guest.data = &pair->guest;
