@@ -153,9 +153,8 @@ static void a_pool_is_moved_with_buffers_in_flight(void **state)
 	struct wl_surface *other = wl_compositor_create_surface(stage.compositor);
 	struct wl_buffer *old = make_buffer(&stage, 0);
 	for (size_t i = 2; i < 40; i += i) {
-		struct wl_buffer *before = make_buffer(&stage, SIZE);
-		show(other, before);
 		show(stage.surface, old);
+		struct wl_buffer *before = make_buffer(&stage, SIZE); // goes with the resize
 		paint_pool_resize(&stage.pool, (i + 1) * SIZE);
 		paint_noise(&stage.rng, stage.pool.data + i * SIZE, SIZE);
 		struct wl_buffer *buffer = make_buffer(&stage, i * SIZE);
@@ -163,9 +162,11 @@ static void a_pool_is_moved_with_buffers_in_flight(void **state)
 		client_roundtrip(stage.client);
 		expect_shown(&stage, stage.surface, 0);
 		expect_shown(&stage, other, i * SIZE);
+		show(other, before);
 		paint_noise(&stage.rng, stage.pool.data, SIZE);
 		commit(&stage, old);
 		expect_shown(&stage, stage.surface, 0);
+		expect_shown(&stage, other, SIZE);
 		wl_buffer_destroy(before);
 		wl_buffer_destroy(buffer);
 	}
