@@ -22,6 +22,7 @@ void program_options_init(struct program_options *options)
 {
 	*options = (struct program_options){
 		.log_level = LOG_WARN,
+		.region = true,
 		.max_sessions = DEFAULT_MAX_SESSIONS,
 		.session_fd = -1,
 		.ping_interval = DEFAULT_PING_INTERVAL,

@@ -100,7 +100,7 @@ const char *program_set_session_fd(void *options, const char *value);
 		program_set_max_file_copy}, \
 	{"no-dmabuf", NULL, "hide GPU buffers (zwp_linux_dmabuf_v1) from clients", false, \
 		program_set_no_dmabuf}, \
-	{"region", "auto|none", "memory for pools that both sides share (default none)", false, \
+	{"region", "auto|none", "memory for pools that both sides share (default auto)", false, \
 		program_set_region}, \
 	{"token-file", "FILE", "a secret that the other side has to have, too (mode 0600)", false, \
 		program_set_token_file}, \

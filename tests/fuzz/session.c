@@ -19,24 +19,27 @@
 #include "base/fdlist.h"
 #include "base/mapping.h"
 #include "base/scm.h"
+#include "channel/input.h"
+#include "fdpass/region.h"
 #include "fdpass/resolver.h"
 #include "protocol/channel.h"
 #include "relay/handshake.h"
 #include "relay/session.h"
 #include "tests/fuzz/fuzz.h"
 
-#define PAGE       4096u
-#define MAX_MEMORY (16u << 20)
-#define MAX_FDS    64
-#define MAX_IDS    1000
-#define BYTES_MAX  65536
-#define BODY_MAX   600
-#define WORDS_MAX  12
-#define HELD_MAX   8 // fds that were received
-#define SENT_MAX   4 // at once
-#define TURNS      2
-#define LAST_TURNS 20
-#define NO_TURN    0x80 // of an operation: the sessions see it together with the next one
+#define PAGE        4096u
+#define REGION_SIZE (1u << 20)
+#define MAX_MEMORY  (16u << 20)
+#define MAX_FDS     64
+#define MAX_IDS     1000
+#define BYTES_MAX   65536
+#define BODY_MAX    600
+#define WORDS_MAX   12
+#define HELD_MAX    8 // fds that were received
+#define SENT_MAX    4 // at once
+#define TURNS       2
+#define LAST_TURNS  20
+#define NO_TURN     0x80 // of an operation: the sessions see it together with the next one
 
 enum { GUEST, HOST };
 
@@ -258,13 +261,18 @@ static void create_side(
 	options.data = side;
 	options.budget = &side->budget;
 	side->budget.limits = limits;
+	int region_fd = options.region != NULL ? options.region->fd : -1;
 	if (which == GUEST) {
 		const struct handshake_hello hello = {
 			.service = "wayland",
 			.features = common->dmabufs ? CHANNEL_FEATURE_DMABUF : 0,
 		};
-		fuzz_check(handshake_welcome(side->channel, &hello, hello.features, -1, 0) == 0,
+		fuzz_check(
+			handshake_welcome(side->channel, &hello, hello.features, region_fd, 0) == 0,
 			"WELCOME is sent");
+		options.channel_input = channel_input_create_with_fd(options.channel_fd);
+		region_destroy(options.region);
+		options.region = NULL;
 	}
 	side->session = session_create(&options);
 	fuzz_check(side->session != NULL, "a session can be made");
@@ -275,7 +283,7 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 	*fixture = (struct fixture){.base = event_base_new()};
 	memset(fixture->things, -1, sizeof(fixture->things));
 	memset(fixture->held, -1, sizeof(fixture->held));
-	const struct session_options options = {
+	struct session_options options = {
 		.service = (mode & 1) != 0 ? "service" : NULL,
 		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
 		.dmabufs = (mode & 5) == 4,
@@ -283,8 +291,11 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 		.ended = handle_ended,
 	};
 	int type = (mode & 3) == 3 ? SOCK_SEQPACKET : SOCK_STREAM;
-	create_side(fixture, GUEST, &options, type);
-	create_side(fixture, HOST, &options, type);
+	for (int which = GUEST; which <= HOST; which++) {
+		bool shares = options.service == NULL && (mode & 4) != 0;
+		options.region = shares ? region_create(REGION_SIZE) : NULL;
+		create_side(fixture, which, &options, type);
+	}
 }
 
 static void turn(struct fixture *fixture)

@@ -56,6 +56,8 @@ class Type(IntEnum):
     CHALLENGE = 25
     PROOF = 26
     EVENT_ROLE = 27
+    REGION_MAP = 28
+    REGION_UNMAP = 29
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
@@ -144,6 +146,10 @@ def mem_copy(id, source, rects, stride=64, source_offset=0, offset=0, n_rects=No
 
 def mem_resize(id, size):
     return frame(Type.MEM_RESIZE, struct.pack("<Q", size), id=id)
+
+
+def region(kind, offset=0, length=65536, id=0):
+    return frame(kind, struct.pack("<QQ", offset, length), id=id)
 
 
 def ping():

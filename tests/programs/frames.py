@@ -10,7 +10,7 @@ import channel
 from channel import (BOTH, FILE, HOST_ID, MAX_PAYLOAD, MAX_ROWS, MESSAGE_WINDOW, PIPE, POOL, READ,
                      SKIPPABLE, SYNC, WRITE, Type, frame, hello, mem_copy, mem_resize, mem_write,
                      open_device, open_event, open_memory, open_pipe, open_shared, open_socket,
-                     ping, welcome)
+                     ping, region, welcome)
 from peers import KEYBOARD, SHM
 from wayland import SERVER_ID, message
 
@@ -235,7 +235,7 @@ def stream_cases():
     yield "data to an id that is unknown", ENDS, data
     yield "data to id 0", ENDS, lambda p: frame(Type.STREAM_DATA, bytes(4))
     for kind in (Type.STREAM_PAUSE, Type.STREAM_PAUSED, Type.EVENT_ADD, Type.MEM_WORDS,
-                 Type.MEM_UNUSED, Type.EVENT_ROLE):
+                 Type.MEM_UNUSED, Type.EVENT_ROLE, Type.REGION_UNMAP):
         yield f"{kind.name}, which is for other services", ENDS, lambda p, kind=kind: (
             sink(p) + frame(kind, id=p.bit | 1))
 
@@ -249,6 +249,14 @@ def session_cases():
     yield "HELLO twice", ENDS, lambda p: hello()
     yield "reserved flags", EITHER, lambda p: frame(Type.PING, bytes(8), flags=0xfffe)
     yield "MEM_READ, which is reserved", ENDS, lambda p: frame(Type.MEM_READ, bytes(8))
+    # Whoever has not heard of FEATURE_REGION has no region.
+    yield "REGION_MAP of no pool", ENDS, lambda p: region(Type.REGION_MAP)
+    yield "REGION_MAP of a pool", ENDS, lambda p: (
+        open_memory(p.bit | 1, POOL, 0) + region(Type.REGION_MAP, id=p.bit | 1))
+    yield "REGION_MAP of a file", ENDS, lambda p: (
+        open_memory(p.bit | 1, FILE, 4) + region(Type.REGION_MAP, id=p.bit | 1))
+    yield "REGION_UNMAP", ENDS, lambda p: region(Type.REGION_UNMAP)
+    yield "REGION_UNMAP of 15 bytes", ENDS, lambda p: frame(Type.REGION_UNMAP, bytes(15))
     yield "PING", GOES_ON, lambda p: ping()
     yield "PING of 7 bytes", ENDS, lambda p: frame(Type.PING, bytes(7))
     yield "PONG that was not asked for", GOES_ON, lambda p: frame(Type.PONG, bytes(24))
