@@ -66,11 +66,11 @@ def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):
 
 
 def hello(service=b"wayland", magic=MAGIC, versions=(VERSION, VERSION), contents=b"",
-          service_length=None, n_contents=None, link=bytes(16), features=0):
+          service_length=None, n_contents=None, link=bytes(16), features=0, boot_id=bytes(16)):
     return frame(Type.HELLO, struct.pack(
         "<IHHIHH16sQ16s", magic, *versions, features,
         len(service) if service_length is None else service_length,
-        len(contents) // 16 if n_contents is None else n_contents, bytes(16), 0, link)
+        len(contents) // 16 if n_contents is None else n_contents, boot_id, 0, link)
         + service + contents)
 
 
@@ -166,11 +166,17 @@ def overflowing_rect(size):
     raise AssertionError("no such stride")
 
 
+def this_boot_id():
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
 class End:
-    """A connected end of a channel, with all frames that came."""
+    """A connected end of a channel, with all frames that came, and fds where they are kept."""
 
     def __init__(self, sock):
         self.socket = sock
+        self.fds = None  # or a list, to which those are added that come
         self.rest = b""
         self.frames = []  # (type, id, arg, payload)
         self.ended = False
@@ -187,10 +193,17 @@ class End:
         except OSError:
             pass
 
+    def receive(self):
+        if self.fds is None:
+            return self.socket.recv(1 << 18)
+        data, fds, _, _ = socket.recv_fds(self.socket, 1 << 18, 8)
+        self.fds += fds
+        return data
+
     def read(self, deadline):
         self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
-            data = self.socket.recv(1 << 18)
+            data = self.receive()
         except ConnectionResetError:
             data = b""
         except TimeoutError:
