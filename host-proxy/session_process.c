@@ -302,6 +302,13 @@ static bool is_unix(int fd)
 		domain == AF_UNIX;
 }
 
+// What was used of it and is kept for good must leave room for pools that go by the channel.
+static uint64_t region_size(const struct budget_limits *limits)
+{
+	uint64_t size = limits->most[BUDGET_MEMORY] / 4 * 3;
+	return size < CHANNEL_MAX_REGION ? size : CHANNEL_MAX_REGION;
+}
+
 // What the guest is to share with us; NULL: all goes by the channel. A recording could not have what
 // is written there.
 static struct region *create_region(const struct preparation *preparation, int channel_fd,
@@ -314,7 +321,7 @@ static struct region *create_region(const struct preparation *preparation, int c
 		!is_unix(channel_fd)) {
 		return NULL;
 	}
-	struct region *region = region_create(CHANNEL_MAX_REGION);
+	struct region *region = region_create(region_size(&preparation->options->limits));
 	if (region == NULL) {
 		log_warn("no region: %m");
 	}

@@ -19,6 +19,9 @@
 #define COPY_BYTES_PER_MESSAGE (64u * 1024)
 #define COPY_ROWS_PER_MESSAGE  64u
 
+// A smaller pool that grows gets twice what it needs.
+#define GROWS_TWOFOLD (32u << 20) // bytes
+
 static const struct fdref_interface exported;
 static const struct fdref_interface imported;
 
@@ -151,28 +154,32 @@ static const char *handle_exported(struct fdref *ref, const struct channel_frame
 	return "frame of the wrong type for a pool";
 }
 
-/* The range is too short. Twice as much saves the next move. */
-static bool move(struct memory *memory, uint64_t size)
+/*
+ * The range is too short. Twice as much saves small pools the next move; what is not in the file yet
+ * may never be. Without any room the pool stays where it is, and the rest of it is not shown.
+ */
+static bool move(struct memory *memory, uint64_t size, uint64_t there)
 {
-	struct fdrefs *refs = memory->ref.refs;
-	struct region_range *range = region_allocate(refs, 2 * size, true);
-	if (range == NULL) {
-		range = region_allocate(refs, size, true);
+	const uint64_t sizes[] = {size < GROWS_TWOFOLD ? 2 * size : size, size, there};
+	struct region_range *range = NULL;
+	for (size_t i = 0; range == NULL && i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		bool longer = sizes[i] > memory->range->length;
+		range = longer ? region_allocate(memory->ref.refs, sizes[i], true) : NULL;
 	}
-	if (range == NULL || !region_push_map(range, memory->ref.id)) {
-		region_range_release(range);
-		return false;
+	if (range == NULL) {
+		return true;
 	}
 	region_range_release(memory->range);
 	memory->range = range;
-	return true;
+	return region_push_map(range, memory->ref.id);
 }
 
 bool memory_resize(struct memory *memory, uint64_t size)
 {
 	uint64_t there = file_size(memory->fd);
 	uint64_t shared = there < size ? there : size;
-	if (memory->range != NULL && size > memory->range->length && !move(memory, size)) {
+	if (memory->range != NULL && size > memory->range->length && size != memory->wanted &&
+		!move(memory, size, there)) {
 		return false;
 	}
 	memory->wanted = size;

@@ -68,19 +68,13 @@ enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
  * The compositor maps the region up to the end of the pool's range. Where the pool was before it was
  * moved, buffers may be left.
  */
-static enum wayland_verdict set_size(struct wayland_call *call, size_t arg, struct pool *pool)
+static void set_size(struct wayland_call *call, size_t arg, struct pool *pool)
 {
 	const struct region_range *range = pool->memory->range;
-	uint64_t size = (uint64_t)(int32_t)call->message.args[arg].value;
-	if (size > range->length) {
-		return wayland_fail(
-			call, WAYLAND_ERROR_IMPLEMENTATION, "a pool that is larger than its range");
-	}
 	uint64_t end = range->offset + range->length;
-	pool->memory->wanted = size;
+	pool->memory->wanted = call->message.args[arg].value;
 	pool->mapped = end > pool->mapped ? end : pool->mapped;
 	*call->message.args[arg].word = (uint32_t)pool->mapped;
-	return WAYLAND_FORWARD;
 }
 
 enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
@@ -96,7 +90,7 @@ enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 	int32_t size = (int32_t)call->message.args[2].value;
 	if (memory->range != NULL && size > 0) {
 		// A size that is not positive is for the compositor to reject.
-		return set_size(call, 2, (struct pool *)wayland_new_object(call, 0)->state);
+		set_size(call, 2, (struct pool *)wayland_new_object(call, 0)->state);
 	}
 	return WAYLAND_FORWARD;
 }
@@ -127,7 +121,8 @@ enum wayland_verdict shm_import_resize(struct wayland_call *call)
 		(uint64_t)size < pool->memory->wanted) {
 		return WAYLAND_FORWARD; // nothing to change, or for the compositor to reject
 	}
-	return set_size(call, 0, pool);
+	set_size(call, 0, pool);
+	return WAYLAND_FORWARD;
 }
 
 /* ---- buffers ---- */
@@ -166,6 +161,15 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	return WAYLAND_FORWARD;
 }
 
+/* Where length bytes of the pool are in the region; INT32_MAX if they leave the pool or its range. */
+static uint32_t place_in_region(const struct memory *memory, uint64_t offset, int64_t length)
+{
+	const struct region_range *range = memory->range;
+	uint64_t size = memory->wanted < range->length ? memory->wanted : range->length;
+	bool fits = length + (int64_t)offset <= (int64_t)size;
+	return fits ? (uint32_t)(range->offset + offset) : INT32_MAX;
+}
+
 /* The same, where the pool is in the region: there the buffer begins somewhere else. */
 enum wayland_verdict shm_import_create_buffer(struct wayland_call *call)
 {
@@ -174,10 +178,8 @@ enum wayland_verdict shm_import_create_buffer(struct wayland_call *call)
 	int32_t offset = (int32_t)args[1].value;
 	if (pool != NULL && pool->memory->range != NULL && offset >= 0) {
 		int64_t length = (int64_t)(int32_t)args[4].value * (int32_t)args[3].value;
-		bool fits = length + offset <= (int64_t)pool->memory->wanted;
 		// What leaves its pool is for the compositor to reject, also where the region goes on.
-		uint64_t at = pool->memory->range->offset + (uint64_t)offset;
-		*args[1].word = fits ? (uint32_t)at : INT32_MAX;
+		*args[1].word = place_in_region(pool->memory, (uint64_t)offset, length);
 	}
 	return shm_create_buffer(call);
 }

@@ -16,7 +16,7 @@ from wayland import message
 CASES, case = case_list("regions")
 FEATURE = 2
 STEP = 65536
-SIZE = 0x7fff0000
+SIZE = 3 << 29  # of --max-memory, three quarters
 SHRINK_GROW_SEAL = 7
 
 
@@ -98,11 +98,11 @@ def named(guest, id=1, size=4096):
 
 HOSTILE = (
     ("a range and its end", GOES_ON, pool() + frame(Type.CLOSE, id=1) + region(Type.REGION_UNMAP)),
-    ("a range of all there is", GOES_ON, pool(length=SIZE & -STEP)),
+    ("a range of all there is", GOES_ON, pool(length=SIZE)),
     ("a range that begins within a page", ENDS, pool(offset=1)),
     ("a range that ends within a page", ENDS, pool(length=STEP + 1)),
     ("a range of nothing", ENDS, pool(length=0)),
-    ("a range past the end", ENDS, pool(offset=SIZE & -STEP, length=STEP)),
+    ("a range past the end", ENDS, pool(offset=SIZE, length=STEP)),
     ("a range whose end overflows", ENDS, pool(offset=(1 << 64) - STEP, length=2 * STEP)),
     ("a length that overflows", ENDS, pool(offset=STEP, length=(1 << 64) - STEP)),
     ("two ranges that are one", ENDS, pool() + pool(2)),
@@ -149,14 +149,20 @@ def _(suite):
     stage.check()
 
 
-@case("host: a pool that is larger than its range is told of")
+@case("host: a pool that is larger than its range, and a buffer beyond it")
 def _(suite):
     stage = stage_of(suite)
-    for first, later in ((STEP + 1, None), (STEP, STEP + 1)):
+    for first, later in ((STEP + 1, 0x7fffffff), (STEP, STEP + 1)):
         with RegionGuest(stage) as guest:
             request, new = named(guest, size=first)
-            guest.end.send(pool() + request)
-            if later:
-                guest.end.send(channel.messages(message(new, 2, later)))
-            judge(guest, ENDS, f"a pool of {later or first} bytes")
+            guest.end.send(pool() + request + channel.messages(message(new, 2, later)))
+            judge(guest, GOES_ON, f"a pool of {later} bytes")
+            buffer = guest.next_id
+            guest.next_id += 1
+            guest.end.send(channel.messages(message(new, 0, buffer, STEP, 1, 1, 4, 0)))
+            guest.sync()
+            asked = guest.connection().got("wl_shm_pool", 0)
+            check(asked, "the compositor does not hear of the buffer")
+            offset = struct.unpack_from("<i", asked[-1], 4)[0]
+            check(offset == 0x7fffffff, f"it is told of one at {offset}")
     stage.check()

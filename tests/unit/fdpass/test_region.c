@@ -240,14 +240,37 @@ static void a_pool_that_outgrows_its_range_is_moved_and_what_it_was_stays(void *
 	finish(&ends);
 }
 
-static void a_pool_that_cannot_be_moved_does_not_grow(void **state)
+static void a_pool_that_cannot_be_moved_is_shown_as_far_as_it_goes(void **state)
 {
 	(void)state;
 	struct ends ends;
 	init(&ends);
 	struct shared_pool shared = open_pool(&ends, REGION / 2);
-	assert_false(memory_resize(shared.pool, REGION / 2 + 1));
+	struct region_range *range = shared.pool->range;
+	assert_int_equal(ftruncate(shared.pool->fd, REGION), 0);
+	assert_true(memory_resize(shared.pool, REGION));
 	ends_run(&ends);
+	assert_ptr_equal(shared.pool->range, range);
+	assert_int_equal(shared.pool->size, REGION);
+	push_all(shared.pool);
+	const uint8_t *there = shared.replica->range->mapping->data;
+	assert_int_equal(there[REGION / 2 - 1], pattern(REGION / 2 - 1));
+	assert_int_equal(ends.host.refs.region->used, REGION / 2);
+	finish(&ends);
+}
+
+static void a_pool_much_larger_than_its_file_finds_room_for_what_is_there(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	assert_int_equal(ftruncate(shared.pool->fd, 3 * STEP), 0);
+	assert_true(memory_resize(shared.pool, INT32_MAX));
+	ends_run(&ends);
+	assert_int_equal(shared.pool->range->length, 3 * STEP);
+	assert_true(memory_check(shared.pool));
+	assert_int_equal(shared.pool->range->length, 3 * STEP);
 	finish(&ends);
 }
 
@@ -532,7 +555,8 @@ int main(void)
 		fd_count_test(pages_that_have_vanished_are_zeros),
 		fd_count_test(a_pool_grows_within_its_range),
 		fd_count_test(a_pool_that_outgrows_its_range_is_moved_and_what_it_was_stays),
-		fd_count_test(a_pool_that_cannot_be_moved_does_not_grow),
+		fd_count_test(a_pool_that_cannot_be_moved_is_shown_as_far_as_it_goes),
+		fd_count_test(a_pool_much_larger_than_its_file_finds_room_for_what_is_there),
 		fd_count_test(a_range_is_used_again_and_begins_with_zeros),
 		fd_count_test(a_range_is_not_used_again_while_the_host_uses_it),
 		fd_count_test(a_range_that_is_held_stays_what_it_was),
