@@ -188,7 +188,7 @@ bool memory_resize(struct memory *memory, uint64_t size)
 	}
 	bool writable = memory->mapping == NULL || memory->mapping->writable;
 	if (memory->range != NULL) {
-		return map(memory, shared, writable);
+		return memory_map(memory, shared, writable);
 	}
 	struct channel_mem_resize resize;
 	channel_put64(resize.size, shared);

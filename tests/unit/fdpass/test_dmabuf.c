@@ -343,7 +343,7 @@ static void rows_of_a_real_one_are_in_a_real_one(void **state)
 	assert_false(memory_must_wait(original));
 	assert_true(memory_check(original));
 	assert_int_equal(fixture.ends.guest.refs.accessed, 1);
-	assert_true(memory_push(original, 100, PAGE, PAGE, 2));
+	assert_true(memory_push(original, NULL, 100, PAGE, PAGE, 2));
 	int copy = copy_of(&fixture, original);
 	fdrefs_settle(&fixture.ends.guest.refs);
 	fdrefs_settle(&fixture.ends.host.refs);
@@ -471,7 +471,7 @@ static void what_is_written_to_is_read_when_its_fence_has_signalled(void **state
 	assert_int_equal(retries, 1);
 	assert_false(memory_must_wait(original));
 	assert_true(memory_check(original));
-	assert_true(memory_push(original, 0, 256, 256, 64));
+	assert_true(memory_push(original, NULL, 0, 256, 256, 64));
 	ends_run(&fixture.ends);
 	assert_int_equal(fixture.ends.host.refs.counts.memory_received, 256 * 64);
 	fixture_finish(&fixture);
@@ -492,7 +492,7 @@ static void rows_come_back_to_one_that_can_be_written_to(void **state)
 	struct memory *copy = dmabuf_get(&fixture.ends.host.refs, original->ref.id);
 	memset(copy->mapping->data, 'x', PAGE);
 	assert_true(memory_check(copy));
-	assert_true(memory_push(copy, PAGE / 2, PAGE / 2, PAGE / 2, 1));
+	assert_true(memory_push(copy, NULL, PAGE / 2, PAGE / 2, PAGE / 2, 1));
 	ends_run(&fixture.ends);
 	assert_int_equal(pread(memory, &byte, 1, PAGE / 2 - 1), 1);
 	assert_int_equal(byte, 0);
