@@ -9,7 +9,8 @@
 
 struct probe {
 	bool has_contexts; // wp_security_context_manager_v1
-	// It takes dma-bufs that clients of a guest could make: linear ones, of a format that is known.
+	// It takes dma-bufs that clients of a guest could make: linear ones, of a format that is
+	// known.
 	bool takes_dmabufs;
 };
 

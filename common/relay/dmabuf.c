@@ -16,9 +16,9 @@
 #define EVENT_FAILED 1
 
 /*
- * Buffers that clients make of dma-bufs. All fds of one dma-buf are one memory, and one pool: its
- * buffers may overlap. What a buffer is made of is known when it is created; a compositor that is asked
- * to answer then (create) makes the object itself, with "created".
+ * Buffers that clients make of dma-bufs. All fds of one dma-buf are one memory, and one pool:
+ * its buffers may overlap. What a buffer is made of is known when it is created; a compositor
+ * that is asked to answer then (create) makes the object itself, with "created".
  */
 struct buffer_params {
 	struct object_state state;

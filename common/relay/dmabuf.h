@@ -9,10 +9,10 @@ struct wayland;
 /**
  * linux-dmabuf: what clients are offered (feedback.c), and the buffers that they make (dmabuf.c).
  *
- * Only linear buffers cross, since what is copied is rows. A modifier that is not told ("implicit",
- * DRM_FORMAT_MOD_INVALID) is whatever a driver chooses: on the host a driver takes a foreign dma-buf
- * without one for linear, and many drivers of virtual GPUs can name none for what they make, though
- * it is linear. So it goes on where the guest's device is known for that.
+ * Only linear buffers cross, since what is copied is rows. A modifier that is not told
+ * ("implicit", DRM_FORMAT_MOD_INVALID) is whatever a driver chooses: on the host a driver takes
+ * a foreign dma-buf without one for linear, and many drivers of virtual GPUs can name none for
+ * what they make, though it is linear. So it goes on where the guest's device is known for that.
  */
 
 #define DMABUF_GLOBAL "zwp_linux_dmabuf_v1"

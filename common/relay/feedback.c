@@ -16,12 +16,12 @@
 
 /*
  * What linux-dmabuf's clients are told that they may make. Both sides take away what they cannot
- * carry: the host what is not linear or of an unknown format, and its own devices' numbers; the guest
- * what its device would not make linear, and it puts its device's number in.
+ * carry: the host what is not linear or of an unknown format, and its own devices' numbers; the
+ * guest what its device would not make linear, and it puts its device's number in.
  *
  * From version 4 on this is told by feedback objects: a table of pairs, and tranches that name
- * entries of it. As all of them are for one device in the end, a pair is named only once, and a tranche
- * that has nothing left is not told.
+ * entries of it. As all of them are for one device in the end, a pair is named only once, and a
+ * tranche that has nothing left is not told.
  */
 
 #define VERSION_MAX       5 // of which all is known
@@ -63,7 +63,7 @@ uint32_t dmabuf_version(const struct wayland *wayland, uint32_t version)
 {
 	uint32_t most = VERSION_MAX;
 	if (!is_host(wayland) && wayland->options.device.number == 0) {
-		// There is a client that aborts where a device does not exist.
+		// There are clients that abort where a device does not exist.
 		most = NO_DEVICE_VERSION;
 	}
 	if (version < MODIFIERS_VERSION || !dmabuf_possible(wayland->options.refs)) {
@@ -229,10 +229,8 @@ enum wayland_verdict feedback_export_format_table(struct wayland_call *call)
 		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
 			"the fd of the message did not come with it");
 	}
-	if (call->object->state == NULL) {
-		// For a client that has destroyed the object, which does not look at it.
-		n = 0;
-	} else if (!take_table(call, fd, &pairs, &n)) {
+	// A client that has destroyed the object does not look at it.
+	if (call->object->state != NULL && !take_table(call, fd, &pairs, &n)) {
 		close(fd);
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, wrong);
 	}

@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 /**
- * Where the pixels of a linear buffer are, by its format (drm_fourcc.h). A plane is rows of samples,
- * each of which stands for one pixel or, where it is subsampled or packs neighbours, for several.
+ * Where the pixels of a linear buffer are, by its format (drm_fourcc.h). A plane is rows of
+ * samples, each of which stands for one pixel or, where it is subsampled or packs neighbours,
+ * for several.
  */
 
 #define FORMAT_MAX_PLANES 3

@@ -5,8 +5,9 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), capture.c (buffers that the compositor writes), times.c (clocks),
- * labels.c (titles and app ids). hooks.c holds the table. denied.c has what may be any request.
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), capture.c (buffers that
+ * the compositor writes), times.c (clocks), labels.c (titles and app ids). hooks.c holds the
+ * table. denied.c has what may be any request.
  */
 
 // Ties the table to the schema. Call it once, before the first look-up.

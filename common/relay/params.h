@@ -56,8 +56,8 @@ struct params_picture {
 
 enum params_result {
 	PARAMS_GOOD,
-	// For "failed", or PARAMS_INVALID_WL_BUFFER where the client has its buffer already: nothing
-	// that it could have known.
+	// For "failed", or PARAMS_INVALID_WL_BUFFER where the client has its buffer already:
+	// nothing that it could have known.
 	PARAMS_UNSUITABLE,
 	PARAMS_WRONG, // error is for the client
 };

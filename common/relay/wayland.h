@@ -135,8 +135,8 @@ enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, cons
 // The same with an error of the interface of the request's object, as a compositor would send it.
 enum wayland_verdict wayland_fail_object(
 	struct wayland_call *call, uint32_t code, const char *wrong);
-// Sends the client an event that no compositor has sent, after all that it was sent before. Not while
-// events are exported. False: the session cannot go on.
+// Sends the client an event that no compositor has sent, after all that it was sent before. Not
+// while events are exported. False: the session cannot go on.
 bool wayland_send_event(struct wayland *wayland, const struct wl_array *event);
 // Everything that was exported so far goes to the channel: what is pushed next comes after it.
 void wayland_flush_exports(struct wayland *wayland);

@@ -7,8 +7,8 @@
 #include <wayland-server-core.h>
 
 /**
- * The test compositor's linux-dmabuf. It imports whatever it is given, and shows what is attached to
- * any surface: there, only dma-bufs may be attached then.
+ * The test compositor's linux-dmabuf. It imports whatever it is given, and shows what is
+ * attached to any surface: there, only dma-bufs may be attached then.
  */
 
 struct compositor;

@@ -7,9 +7,9 @@
 struct resolver;
 
 /**
- * dma-bufs for clients and hosts in tests: of /dev/udmabuf where there is one, and else memfds, which
- * a program that is linked with -Wl,--wrap=fd_kind_of takes for dma-bufs. What there is no kernel for
- * then is its fences and caches.
+ * dma-bufs for clients and hosts in tests: of /dev/udmabuf where there is one, and else memfds,
+ * which a program that is linked with -Wl,--wrap=fd_kind_of takes for dma-bufs. What there is no
+ * kernel for then is its fences and caches.
  */
 
 // One of whole pages, at least size bytes, all zeros. The caller's, CLOEXEC.
