@@ -1,13 +1,17 @@
 #include "relay/handshake.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -346,6 +350,66 @@ static void welcome_gives_back_what_hello_said(void **state)
 	close(ends[1]);
 }
 
+static ino_t inode(int fd)
+{
+	struct stat st;
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_ino;
+}
+
+static void receive_welcome(struct channel_input *input)
+{
+	uint8_t read[sizeof(struct channel_header) + sizeof(struct channel_welcome)];
+	const struct iovec pieces[] = {{read, 10}, {read + 10, sizeof(read) - 10}};
+	assert_int_equal(channel_input_read(input, pieces, 2), sizeof(read));
+	struct channel_header header;
+	memcpy(&header, read, sizeof(header));
+	assert_int_equal(header.type, CHANNEL_WELCOME);
+}
+
+static void a_region_comes_with_welcome_for_who_takes_it(void **state)
+{
+	(void)state;
+	for (int takes = 0; takes < 2; takes++) {
+		struct handshake_hello hello = {.features = CHANNEL_FEATURE_REGION};
+		int ends[2];
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+		int region = memfd_create("region", MFD_CLOEXEC);
+		for (int i = 0; i < 2; i++) {
+			assert_int_equal(handshake_welcome(ends[0], &hello, CHANNEL_FEATURE_REGION,
+						 region, PATIENCE_MS),
+				0);
+		}
+		struct channel_input *input = takes ? channel_input_create_with_fd(ends[1])
+						    : channel_input_create(ends[1]);
+		receive_welcome(input);
+		int fd = channel_input_take_fd(input);
+		assert_int_equal(fd >= 0, takes);
+		if (takes) {
+			assert_int_equal(inode(fd), inode(region));
+			assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+			close(fd);
+		}
+		receive_welcome(input); // whose fd nobody waits for any more
+		assert_int_equal(channel_input_take_fd(input), -1);
+		channel_input_destroy(input);
+		close(region);
+		close(ends[0]);
+		close(ends[1]);
+	}
+}
+
+static void who_has_our_boot_id_is_local(void **state)
+{
+	(void)state;
+	struct handshake_hello hello = {0};
+	assert_false(handshake_is_local(&hello));
+	handshake_boot_id(hello.boot_id);
+	assert_true(handshake_is_local(&hello));
+	hello.boot_id[15] ^= 1;
+	assert_false(handshake_is_local(&hello));
+}
+
 static void refuse_says_why_and_ends_the_stream(void **state)
 {
 	(void)state;
@@ -403,6 +467,8 @@ int main(void)
 		fd_count_test(a_peer_that_does_not_read_is_not_waited_for),
 		fd_count_test(what_a_peer_reads_late_is_sent),
 		fd_count_test(welcome_gives_back_what_hello_said),
+		fd_count_test(a_region_comes_with_welcome_for_who_takes_it),
+		fd_count_test(who_has_our_boot_id_is_local),
 		fd_count_test(refuse_says_why_and_ends_the_stream),
 		fd_count_test(refuse_does_not_wait_for_a_peer_that_does_not_read),
 	};
