@@ -14,7 +14,7 @@ from surroundings import VSOCK
 from wayland import message
 
 CASES, case = case_list("regions")
-FEATURE = 2
+FEATURE = 4
 STEP = 65536
 SIZE = 3 << 29  # of --max-memory, three quarters
 SHRINK_GROW_SEAL = 7
