@@ -45,7 +45,7 @@ struct preparation {
 static void report(const struct preparation *preparation, const char *text)
 {
 	struct record_denied record = {.type = RECORD_DENIED};
-	snprintf(record.text, sizeof(record.text), "%s", text);
+	snprintf(record.text, sizeof(record.text), "%.*s", (int)sizeof(record.text) - 1, text);
 	int fd = preparation->options->program.session_fd;
 	if (workers_report(fd, &record, sizeof(record), -1) < 0) {
 		log_limited(LOG_WARN, "the guest was turned away: %s", text);
