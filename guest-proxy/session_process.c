@@ -23,6 +23,8 @@ static const struct budget_limits limits = {
 			[BUDGET_OBJECTS] = 4 * 65536,
 			[BUDGET_STREAMS] = 4096,
 			[BUDGET_PENDING] = 1024,
+			[BUDGET_POOLS] = 4096,
+			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
 		},
 };

@@ -27,6 +27,8 @@ static const struct budget_limits default_limits = {
 			[BUDGET_UNSENT] = 96 << 20,
 			[BUDGET_OBJECTS] = 4 * 65536,
 			[BUDGET_PENDING] = 1024,
+			[BUDGET_POOLS] = 4096,
+			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
 		},
 	.rate = 100000,
@@ -242,6 +244,8 @@ LIMIT(objects, set_count, most[BUDGET_OBJECTS])
 LIMIT(fds, set_count, most[BUDGET_FDS])
 LIMIT(streams, set_count, most[BUDGET_STREAMS])
 LIMIT(pending_fds, set_count, most[BUDGET_PENDING])
+LIMIT(pools, set_count, most[BUDGET_POOLS])
+LIMIT(mapped, set_size, most[BUDGET_MAPPED])
 LIMIT(frames, set_count, most[BUDGET_FRAMES])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
@@ -316,6 +320,10 @@ static const struct option_spec specs[] = {
 		"limits"},
 	{"max-pending-fds", "N", "of them, without their message yet (default 1024)", false,
 		set_max_pending_fds, "limits"},
+	{"max-pools", "N", "pools of a session that its compositor maps (default 4096)", false,
+		set_max_pools, "limits"},
+	{"max-mapped", "BYTES[K|M|G]", "the sum of their sizes (default 1024G)", false,
+		set_max_mapped, "limits"},
 	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
 		set_max_frames, "limits"},
 	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
@@ -338,6 +346,10 @@ static const struct option_spec specs[] = {
 		set_max_vm_streams, "limits"},
 	{"max-vm-pending-fds", "N", "as --max-pending-fds, of a VM (default: 4 times that)", false,
 		set_max_vm_pending_fds, "limits"},
+	{"max-vm-pools", "N", "as --max-pools, of a VM (default: 4 times that)", false,
+		set_max_vm_pools, "limits"},
+	{"max-vm-mapped", "BYTES[K|M|G]", "as --max-mapped, of a VM (default: 4 times that)", false,
+		set_max_vm_mapped, "limits"},
 	{"max-vm-frames", "N", "as --max-frames, of a VM (default: 4 times that)", false,
 		set_max_vm_frames, "limits"},
 	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,

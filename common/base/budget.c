@@ -26,13 +26,15 @@ static const struct {
 	[BUDGET_OBJECTS] = {"objects", "objects"},
 	[BUDGET_STREAMS] = {"streams", "streams"},
 	[BUDGET_PENDING] = {"pending fds", "pending-fds"},
+	[BUDGET_POOLS] = {"pools", "pools"},
+	[BUDGET_MAPPED] = {"mapped bytes", "mapped"},
 	[BUDGET_FRAMES] = {"waiting frames", "frames"},
 };
 
 struct slot {
 	_Alignas(64) _Atomic uint64_t used[BUDGET_COUNT];
 };
-static_assert(sizeof(struct slot) == 64, "sessions do not share cache lines");
+static_assert(sizeof(struct slot) % 64 == 0, "sessions do not share cache lines");
 
 // What is shared. Any process that has it may write anything to it.
 struct shared {
@@ -372,7 +374,7 @@ struct amounts {
 static void print(FILE *out, const char *title, const struct amounts *amounts,
 	const struct budget_limits *limits)
 {
-	char text[1024];
+	char text[2048];
 	int len = snprintf(text, sizeof(text), "%s\n", title);
 	for (size_t i = 0; i < BUDGET_COUNT && len < (int)sizeof(text); i++) {
 		len += snprintf(text + len, sizeof(text) - (size_t)len,

@@ -23,6 +23,8 @@ enum budget_kind {
 	BUDGET_OBJECTS, // Wayland's
 	BUDGET_STREAMS, // pipes and sockets
 	BUDGET_PENDING, // fdrefs that wait for their message
+	BUDGET_POOLS,   // wl_shm_pools, each of which its compositor maps
+	BUDGET_MAPPED,  // bytes of them
 	BUDGET_FRAMES,  // that wait for a local peer
 	BUDGET_COUNT,
 };

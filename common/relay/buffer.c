@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
@@ -24,6 +25,31 @@ struct pool *pool_create(struct memory *memory)
 	return pool;
 }
 
+bool pool_charge(struct pool *pool, struct budget *budget, uint64_t size)
+{
+	bool first = pool->budget == NULL;
+	if (first && !budget_charge(budget, BUDGET_POOLS, 1)) {
+		return false;
+	}
+	pool->budget = budget;
+	if (size <= pool->charged) {
+		return true;
+	}
+	if (!budget_charge(budget, BUDGET_MAPPED, size - pool->charged)) {
+		return false;
+	}
+	pool->charged = size;
+	return true;
+}
+
+static void discharge(struct pool *pool)
+{
+	if (pool->budget != NULL) {
+		budget_release(pool->budget, BUDGET_MAPPED, pool->charged);
+		budget_release(pool->budget, BUDGET_POOLS, 1);
+	}
+}
+
 struct pool *pool_ref(struct pool *pool)
 {
 	pool->refs++;
@@ -38,6 +64,7 @@ void pool_unref(struct pool *pool)
 	assert(pool->refs > 0);
 	if (--pool->refs == 0) {
 		wl_list_remove(&pool->link);
+		discharge(pool);
 		memory_release(pool->memory);
 		free(pool);
 	}

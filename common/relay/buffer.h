@@ -11,6 +11,7 @@
 #include "relay/objects.h"
 #include "relay/unchanged.h"
 
+struct budget;
 struct memory;
 struct region_range;
 struct surface;
@@ -27,6 +28,8 @@ struct pool {
 	struct memory *memory;
 	struct wl_list planes; // buffer_plane.pool_link
 	uint64_t mapped;       // the host's: of the region, as the compositor knows the pool; bytes
+	struct budget *budget; // that has been charged for the compositor's mapping; else NULL
+	uint64_t charged;      // bytes of that
 };
 
 struct buffer_plane {
@@ -61,6 +64,9 @@ struct buffer {
 
 // One reference is the caller's. Uses up one use of memory, also on failure: NULL is ENOMEM.
 struct pool *pool_create(struct memory *memory);
+// The compositor maps size bytes of it, or more than before: charged until the pool is gone. False: over
+// the budget, which is borrowed.
+bool pool_charge(struct pool *pool, struct budget *budget, uint64_t size);
 struct pool *pool_ref(struct pool *pool);
 void pool_unref(struct pool *pool); // NULL is fine
 

@@ -29,15 +29,26 @@ static void destroy_pool_object(struct object_state *state)
 }
 
 /* Uses up one use of memory, also on failure. */
-static bool create_pool(struct wayland_call *call, struct memory *memory)
+static struct pool *create_pool(struct wayland_call *call, struct memory *memory)
 {
 	struct pool *pool = pool_create(memory);
-	if (pool == NULL) {
-		return false;
+	if (pool != NULL) {
+		pool->state.destroy = destroy_pool_object;
+		wayland_new_object(call, 0)->state = &pool->state;
 	}
-	pool->state.destroy = destroy_pool_object;
-	wayland_new_object(call, 0)->state = &pool->state;
-	return true;
+	return pool;
+}
+
+/* However many pools there are of one memory, the compositor maps each of them, as it is told now. */
+static enum wayland_verdict charge_mapping(
+	struct wayland_call *call, struct pool *pool, size_t size_arg)
+{
+	int32_t size = (int32_t)*call->message.args[size_arg].word;
+	struct budget *budget = call->wayland->options.refs->budget;
+	return pool_charge(pool, budget, size > 0 ? (uint64_t)size : 0)
+		? WAYLAND_FORWARD
+		: wayland_fail(call, WAYLAND_ERROR_NO_MEMORY,
+			  "more pools than the session may have mapped");
 }
 
 /* wl_shm.create_pool(id, fd, size) */
@@ -58,7 +69,7 @@ enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
 		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, wrong);
 	}
 	call->refs[call->n_refs++] = memory->ref.id;
-	if (!create_pool(call, memory)) {
+	if (create_pool(call, memory) == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
 	return WAYLAND_FORWARD;
@@ -84,15 +95,16 @@ enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 		return wayland_fail(
 			call, WAYLAND_ERROR_IMPLEMENTATION, "an fdref that is not a pool");
 	}
-	if (!create_pool(call, memory_use(memory))) {
+	struct pool *pool = create_pool(call, memory_use(memory));
+	if (pool == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
 	int32_t size = (int32_t)call->message.args[2].value;
 	if (memory->range != NULL && size > 0) {
 		// A size that is not positive is for the compositor to reject.
-		set_size(call, 2, (struct pool *)wayland_new_object(call, 0)->state);
+		set_size(call, 2, pool);
 	}
-	return WAYLAND_FORWARD;
+	return charge_mapping(call, pool, 2);
 }
 
 /* wl_shm_pool.resize(size) */
@@ -117,12 +129,13 @@ enum wayland_verdict shm_import_resize(struct wayland_call *call)
 {
 	struct pool *pool = (struct pool *)call->object->state;
 	int32_t size = (int32_t)call->message.args[0].value;
-	if (pool == NULL || pool->memory->range == NULL || size <= 0 ||
-		(uint64_t)size < pool->memory->wanted) {
-		return WAYLAND_FORWARD; // nothing to change, or for the compositor to reject
+	if (pool == NULL || size <= 0) {
+		return WAYLAND_FORWARD; // for the compositor to reject
 	}
-	set_size(call, 0, pool);
-	return WAYLAND_FORWARD;
+	if (pool->memory->range != NULL && (uint64_t)size >= pool->memory->wanted) {
+		set_size(call, 0, pool);
+	}
+	return charge_mapping(call, pool, 0);
 }
 
 /* ---- buffers ---- */

@@ -51,6 +51,8 @@ static const struct budget_limits limits = {
 			[BUDGET_OBJECTS] = MAX_IDS,
 			[BUDGET_FDS] = MAX_FDS,
 			[BUDGET_STREAMS] = MAX_FDS,
+			[BUDGET_POOLS] = MAX_FDS,
+			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_PENDING] = 1024,
 			[BUDGET_FRAMES] = 1u << 16,
 		},

@@ -78,7 +78,7 @@ def stats_of(host, title):
                lambda: "waiting frames" in host.errors()[before:].partition(head)[2])
     text = host.errors()[before:].partition(head)[2]
     return {name: (int(used), int(most), int(limit)) for name, used, most, limit in
-            list(AMOUNTS.findall(text))[:8]}
+            list(AMOUNTS.findall(text))[:10]}
 
 
 def used_by_guests(host, name):

@@ -135,6 +135,8 @@ static void every_limit_has_its_options(void **state)
 		[BUDGET_OBJECTS] = "--max-objects",
 		[BUDGET_STREAMS] = "--max-streams",
 		[BUDGET_PENDING] = "--max-pending-fds",
+		[BUDGET_POOLS] = "--max-pools",
+		[BUDGET_MAPPED] = "--max-mapped",
 		[BUDGET_FRAMES] = "--max-frames",
 	};
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {

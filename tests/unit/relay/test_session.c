@@ -58,6 +58,8 @@ static void init(struct service *service, enum wire_direction exports, const cha
 				[BUDGET_OBJECTS] = 100,
 				[BUDGET_PENDING] = 100,
 				[BUDGET_STREAMS] = 100,
+				[BUDGET_POOLS] = 100,
+				[BUDGET_MAPPED] = 1024 * (uint64_t)MIB,
 				[BUDGET_UNSENT] = 96 * MIB,
 			},
 	};
@@ -283,6 +285,82 @@ static void a_pool_that_its_compositor_has_not_seen_stays_charged(void **state)
 	assert_int_equal(service.budget.used[BUDGET_MEMORY], 0);
 }
 
+static void send_messages(
+	struct service *service, uint32_t n_refs, const uint32_t *words, size_t n_words)
+{
+	send_frame(service, CHANNEL_MESSAGES, 0, n_refs, words, n_words * sizeof(*words));
+}
+
+// wl_shm_pools of fdref 7 with ids from 4, as many as it takes until the session is over.
+static void create_pools(struct service *service, uint32_t n, uint32_t size)
+{
+	for (uint32_t i = 0; i < n && budget_exceeded(&service->budget) == NULL; i++) {
+		const uint32_t create[] = {7, 3, 16 << 16, 4 + i, size};
+		send_messages(service, 1, create, 5);
+	}
+}
+
+static void one_memory_in_many_pools_is_charged_for_each(void **state)
+{
+	(void)state;
+	struct service service;
+	init(&service, WIRE_EVENT, NULL);
+	service.budget.limits.most[BUDGET_POOLS] = 10;
+	bind_shm(&service);
+	open_pool(&service, 7, 4096);
+	create_pools(&service, 10, 4096);
+	assert_null(budget_exceeded(&service.budget));
+	assert_int_equal(service.budget.used[BUDGET_POOLS], 10);
+	assert_int_equal(service.budget.used[BUDGET_MAPPED], 10 * 4096);
+	const uint32_t one_more[] = {7, 3, 16 << 16, 14, 4096};
+	send_messages(&service, 1, one_more, 5);
+	assert_string_equal(budget_exceeded(&service.budget),
+		"over the session's budget of pools: 10 (--max-pools)");
+	service_finish(&service);
+	assert_int_equal(service.budget.used[BUDGET_POOLS], 0);
+	assert_int_equal(service.budget.used[BUDGET_MAPPED], 0);
+}
+
+static void a_pool_is_charged_while_a_buffer_is_in_it(void **state)
+{
+	(void)state;
+	struct service service;
+	init(&service, WIRE_EVENT, NULL);
+	bind_shm(&service);
+	open_pool(&service, 7, 4096);
+	create_pools(&service, 1, 4096);
+	const uint32_t buffer_stays[] = {4, 32 << 16, 5, 0, 1, 1, 4, 0, 4, 8 << 16 | 1};
+	send_messages(&service, 0, buffer_stays, 10);
+	assert_int_equal(service.budget.used[BUDGET_POOLS], 1);
+	const uint32_t destroy[] = {5, 8 << 16};
+	send_messages(&service, 0, destroy, 2);
+	assert_false(service.ended);
+	assert_int_equal(service.budget.used[BUDGET_POOLS], 0);
+	assert_int_equal(service.budget.used[BUDGET_MAPPED], 0);
+	service_finish(&service);
+}
+
+static void a_pool_that_grows_is_charged_for_what_it_maps(void **state)
+{
+	(void)state;
+	struct service service;
+	init(&service, WIRE_EVENT, NULL);
+	service.budget.limits.most[BUDGET_MAPPED] = 3 * MIB;
+	bind_shm(&service);
+	open_pool(&service, 7, 4096);
+	create_pools(&service, 2, MIB);
+	assert_int_equal(service.budget.used[BUDGET_MAPPED], 2 * MIB);
+	const uint32_t grow[] = {4, 12 << 16 | 2, 2 * MIB};
+	send_messages(&service, 0, grow, 3);
+	assert_null(budget_exceeded(&service.budget));
+	assert_int_equal(service.budget.used[BUDGET_MAPPED], 3 * MIB);
+	const uint32_t grow_more[] = {5, 12 << 16 | 2, MIB + 1};
+	send_messages(&service, 0, grow_more, 3);
+	assert_string_equal(budget_exceeded(&service.budget),
+		"over the session's budget of mapped bytes: 3145728 (--max-mapped)");
+	service_finish(&service);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -290,6 +368,9 @@ int main(void)
 		fd_count_test(what_is_skipped_counts),
 		fd_count_test(a_large_memory_may_wait_for_the_other_side),
 		fd_count_test(a_pool_that_its_compositor_has_not_seen_stays_charged),
+		fd_count_test(one_memory_in_many_pools_is_charged_for_each),
+		fd_count_test(a_pool_is_charged_while_a_buffer_is_in_it),
+		fd_count_test(a_pool_that_grows_is_charged_for_what_it_maps),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
