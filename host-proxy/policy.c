@@ -44,7 +44,9 @@ static const char *const privileged[] = {
 	"screenshooter",
 	// sees the clipboard unasked
 	"ext_data_control_manager_v1",
-	// sees or makes input
+	// sees or makes input; that the user is away is seen of all input
+	"ext_idle_notifier_v1",
+	"org_kde_kwin_idle",
 	"org_kde_kwin_fake_input",
 	"org_kde_kwin_keystate",
 	"wl_input_method",
@@ -63,6 +65,10 @@ static const char *const privileged[] = {
 	"ivi_wm",
 	"zcr_remote_shell_v1",
 	"zcr_remote_shell_v2",
+	// has the desktop call names on the host's bus, or read files of the host
+	"gtk_shell1",
+	"org_kde_kwin_appmenu_manager",
+	"org_kde_kwin_server_decoration_palette_manager",
 	// is part of the desktop
 	"desktop_shell",
 	"ext_session_lock_manager_v1",

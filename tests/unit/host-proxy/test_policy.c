@@ -84,6 +84,11 @@ static void privileged_globals_are_hidden(void **state)
 		"hyprland_global_shortcuts_manager_v1",
 		"cosmic_atspi_manager_v1",
 		"river_xkb_config_v1",
+		"gtk_shell1",
+		"org_kde_kwin_appmenu_manager",
+		"org_kde_kwin_server_decoration_palette_manager",
+		"org_kde_kwin_idle",
+		"ext_idle_notifier_v1",
 		"zwlr_something_that_comes_later_v1",
 	};
 	struct policy policy = {0};
