@@ -75,6 +75,18 @@ static const struct wayland_hook hooks[] = {
 
 	{"xdg_toplevel", "set_title", NULL, labels_import_title},
 	{"xdg_toplevel", "set_app_id", NULL, labels_import_app_id},
+	{"xdg_surface", "get_toplevel", NULL, labels_import_window},
+	{"zxdg_toplevel_v6", "set_title", NULL, labels_import_title},
+	{"zxdg_toplevel_v6", "set_app_id", NULL, labels_import_app_id},
+	{"zxdg_surface_v6", "get_toplevel", NULL, labels_import_window},
+	{"wl_shell_surface", "set_title", NULL, labels_import_title},
+	{"wl_shell_surface", "set_class", NULL, labels_import_app_id},
+	{"wl_shell", "get_shell_surface", NULL, labels_import_window},
+	{"gtk_surface1", "set_dbus_properties", NULL, labels_import_app_id},
+	{"xdg_activation_token_v1", "set_app_id", NULL, labels_import_app_id},
+	{"xdg_toplevel_tag_manager_v1", "set_toplevel_tag", NULL, labels_import_app_id},
+	{"xdg_toplevel_tag_manager_v1", "set_toplevel_description", NULL, labels_import_title},
+	{"xdg_toplevel_icon_v1", "set_name", NULL, labels_import_icon},
 };
 
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))

@@ -5,9 +5,9 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), capture.c (buffers that
- * the compositor writes), times.c (clocks), labels.c (titles and app ids). hooks.c holds the
- * table. denied.c has what may be any request.
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), regions.c (what a compositor
+ * adds up), capture.c (buffers that the compositor writes), times.c (clocks), labels.c (titles, app
+ * ids and names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
 // Ties the table to the schema. Call it once, before the first look-up.
@@ -73,6 +73,8 @@ enum wayland_verdict capture_export_ready_time(struct wayland_call *call);
 
 enum wayland_verdict labels_import_title(struct wayland_call *call);
 enum wayland_verdict labels_import_app_id(struct wayland_call *call);
+enum wayland_verdict labels_import_icon(struct wayland_call *call);
+enum wayland_verdict labels_import_window(struct wayland_call *call);
 
 // The hook of a request that is imported and that a rule is about; NULL if none is.
 wayland_hook_func denied_find(const struct wayland *wayland, const struct wire_op *op);

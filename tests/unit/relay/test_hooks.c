@@ -153,6 +153,15 @@ static bool begins_with_a_time(const struct wire_op *op)
 		op->args[1].type == WIRE_ARG_UINT && op->args[2].type == WIRE_ARG_UINT;
 }
 
+static bool has_text(const struct wire_op *op)
+{
+	bool found = false;
+	for (size_t i = 0; i < op->n_args; i++) {
+		found = found || op->args[i].type == WIRE_ARG_STRING;
+	}
+	return found;
+}
+
 static void hooks_find_the_arguments_that_they_look_at(void **state)
 {
 	(void)state;
@@ -165,8 +174,11 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 		if (uses(hook, times_export) || uses(hook, times_import) ||
 			uses(hook, capture_export_ready_time)) {
 			right = begins_with_a_time(op);
-		} else if (uses(hook, labels_import_title) || uses(hook, labels_import_app_id)) {
-			right = op->n_args == 1 && op->args[0].type == WIRE_ARG_STRING;
+		} else if (uses(hook, labels_import_title) || uses(hook, labels_import_app_id) ||
+			uses(hook, labels_import_icon)) {
+			right = op->n_fds == 0 && !op->makes_object && has_text(op);
+		} else if (uses(hook, labels_import_window)) {
+			right = op->n_args > 0 && op->args[0].type == WIRE_ARG_NEW_ID;
 		} else if (uses(hook, capture_attach)) {
 			right = names_a_buffer(op);
 		} else if (uses(hook, surface_attach)) {
