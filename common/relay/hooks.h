@@ -62,6 +62,12 @@ enum wayland_verdict surface_get_viewport(struct wayland_call *call);
 enum wayland_verdict viewport_set_source(struct wayland_call *call);
 enum wayland_verdict viewport_set_destination(struct wayland_call *call);
 
+enum wayland_verdict regions_import_add(struct wayland_call *call);
+enum wayland_verdict regions_import_subtract(struct wayland_call *call);
+enum wayland_verdict regions_import_damage(struct wayland_call *call);
+enum wayland_verdict regions_import_commit(struct wayland_call *call);
+enum wayland_verdict regions_import_subsurface(struct wayland_call *call);
+
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_ready(struct wayland_call *call);
 enum wayland_verdict capture_drop(struct wayland_call *call);
