@@ -133,8 +133,8 @@ static int get_fd(struct fdref *ref)
 /* However often it is sent, it is one. */
 static enum fdref_again again(struct fdref *ref, int fd)
 {
-	(void)ref;
 	(void)fd;
+	counter_use((struct counter *)ref);
 	return FDREF_AGAIN_NAME;
 }
 
@@ -181,6 +181,57 @@ static struct counter *create_counter(struct fdrefs *refs, int fd)
 	return counter;
 }
 
+static struct counter *counter_at(const struct fdref_table *table, size_t i)
+{
+	struct fdref *ref = table->refs[i];
+	return ref != NULL && ref->interface == &events ? (struct counter *)ref : NULL;
+}
+
+/* ---- letting go ---- */
+
+/* The other sessions of the link do not hear of it: who has a name keeps it. */
+static bool can_let_go(const struct counter *counter)
+{
+	return counter != NULL && counter->name == 0 && !counter->asked && !counter->ref.closing;
+}
+
+/* Who has it keeps it; counts do not cross any more. What is on its way here still arrives. */
+static void let_go(struct counter *counter)
+{
+	log_limited(LOG_WARN,
+		"too many eventfds: the one that was not used for longest does not "
+		"cross any more");
+	counter->ref.identity = (struct fd_identity){0};
+	fdrefs_close(&counter->ref);
+	counter_watch(counter);
+}
+
+/*
+ * Nobody can see which eventfds are still in use, and what a service passes may come from others
+ * than who gets it. So those that were opened here take at most a share of the session's fds, but
+ * as many as one message can name.
+ */
+static void make_room(struct fdrefs *refs)
+{
+	uint64_t most = refs->budget->limits.most[BUDGET_FDS] / EVENT_SHARE;
+	struct counter *oldest = NULL;
+	uint64_t n = 0;
+	most = most < CHANNEL_MAX_FDREFS ? CHANNEL_MAX_FDREFS : most;
+	if (refs->ours.used < most) {
+		return;
+	}
+	for (size_t i = 0; i < refs->ours.size; i++) {
+		struct counter *counter = counter_at(&refs->ours, i);
+		if (can_let_go(counter)) {
+			n++;
+			oldest = oldest == NULL || counter->used < oldest->used ? counter : oldest;
+		}
+	}
+	if (oldest != NULL && n >= most) {
+		let_go(oldest);
+	}
+}
+
 /* ---- opening ---- */
 
 /* An id, but no OPEN yet. Takes fd. NULL: *wrong says why. */
@@ -192,6 +243,8 @@ static struct counter *reserve(struct fdrefs *refs, int fd, const char **wrong)
 		return NULL;
 	}
 	counter->ours = true;
+	counter->used = ++refs->uses;
+	make_room(refs);
 	if (!fdrefs_reserve(refs, &counter->ref, &events, CHANNEL_KIND_EVENT)) {
 		destroy_counter(&counter->ref);
 		*wrong = "too many fds are open in this session";
@@ -398,12 +451,6 @@ static void take_answer(struct counter *counter, const struct event_note *answer
 		close(fd);
 	}
 	open_named(counter, answer);
-}
-
-static struct counter *counter_at(const struct fdref_table *table, size_t i)
-{
-	struct fdref *ref = table->refs[i];
-	return ref != NULL && ref->interface == &events ? (struct counter *)ref : NULL;
 }
 
 /* The session that moved the counts has ended. */

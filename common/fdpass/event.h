@@ -20,8 +20,10 @@
  * was first passed. A count that does not fit any more waits. Nothing here blocks unless a local
  * process fills the counter up to 2^64-2 between two system calls of ours.
  *
- * Nobody can see that the last user of an eventfd is gone, so each stays until its session ends;
- * the budget of fds bounds them. They do not count in refs->streams.
+ * Nobody can see that the last user of an eventfd is gone, so each stays until its session ends.
+ * Those that were opened here and have no name take at most one part in EVENT_SHARE of the budget of
+ * fds: beyond that, the one that was not used for longest is closed. They do not count in
+ * refs->streams.
  *
  * One that several sessions of a link pass is one object, too. Who looks after it on each side
  * (refs->ask) has an fd of it and knows its name: an importer asks for the fd of a name, an opener
@@ -31,6 +33,7 @@
  */
 
 #define EVENT_GRACE_MS 100
+#define EVENT_SHARE    4
 
 // What a session and who looks after the eventfds of its link tell each other.
 struct event_note {

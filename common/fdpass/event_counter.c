@@ -20,6 +20,11 @@ static bool is_ready(int fd, short events)
 	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & events);
 }
 
+void counter_use(struct counter *counter)
+{
+	counter->used = ++counter->ref.refs->uses;
+}
+
 /* What is in fd, which stays there. */
 uint64_t counter_count(const struct counter *counter)
 {
@@ -94,10 +99,10 @@ void counter_put_pending(struct counter *counter)
 	}
 }
 
-/* Else another session does; or, after this one's last word, counts stay for the next one. */
+/* Else another session does, or nobody any more; or, after this one's last word, counts stay for the next one. */
 static bool takes_counts(const struct counter *counter)
 {
-	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked &&
+	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked && !counter->ref.closing &&
 		!counter->ref.refs->ending;
 }
 
@@ -168,6 +173,7 @@ static void move_count(struct counter *counter)
 	shared_push_changes(counter->ref.refs);
 	struct channel_event_add add;
 	channel_put64(add.count, count);
+	counter_use(counter);
 	counter->sent++;
 	channel_push(channel, CHANNEL_EVENT_ADD, counter->ref.id, counter->received, &add,
 		sizeof(add), NULL, 0);
@@ -259,6 +265,7 @@ const char *counter_handle_add(struct counter *counter, const struct channel_fra
 	if (unseen > counter->sent - counter->seen) {
 		return "EVENT_ADD of who has seen more, or less, than before";
 	}
+	counter_use(counter);
 	counter->seen = frame->header.arg;
 	counter->received++;
 	if (unseen == 0 || !counter->ours) {

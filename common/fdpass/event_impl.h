@@ -29,6 +29,7 @@ struct counter {
 	uint32_t told;                // of these two, who looks after it was told that it is
 	bool source;                  // counts that appear here go to the other side
 	bool paused;                  // a source whose channel is busy
+	uint64_t used;                // refs->uses when it was last passed, or a count moved
 	struct event *event;
 	struct event *turn; // a sink, when what has appeared was there for long enough
 
@@ -40,6 +41,8 @@ struct counter {
 
 /* event_counter.c */
 
+// It is in use: others are let go before it.
+void counter_use(struct counter *counter);
 // What is in fd, which stays there.
 uint64_t counter_count(const struct counter *counter);
 // 0 where there is nothing to take.

@@ -135,6 +135,7 @@ struct fdrefs {
 	uint64_t words_memory;   // bytes that are charged for their words
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
 	size_t waiting;          // sockets with a message that cannot be exported yet
+	uint64_t uses;           // of eventfds, ever
 	size_t unnamed;          // eventfds of ours that cannot be named yet
 	size_t unsettled;        // eventfds of theirs that may be others that are here already
 	size_t questions;        // for pieces of files that wait until the channel can take more

@@ -915,6 +915,81 @@ static void what_is_closed_before_the_answer_is_forgotten(void **state)
 	ends_finish(&ends);
 }
 
+/* ---- too many ---- */
+
+static uint32_t pass(struct ends *ends, int fd)
+{
+	const char *wrong;
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	struct fdref *ref = fdrefs_find(&ends->guest.refs, &identity);
+	if (ref != NULL) {
+		assert_int_equal(ref->interface->again(ref, fd), FDREF_AGAIN_NAME);
+		return ref->id;
+	}
+	uint32_t id = event_export(&ends->guest.refs, duplicate(fd), &wrong);
+	assert_int_not_equal(id, 0);
+	ends_run(ends);
+	assert_null(ends->host.wrong);
+	return id;
+}
+
+static bool has_identity(int fd)
+{
+	static const struct fd_identity unknown;
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	return !fd_identity_equal(&identity, &unknown);
+}
+
+static void those_that_nobody_uses_make_room_for_others(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_pair(&pair, 0, 0);
+	if (!has_identity(pair.guest)) {
+		finish_pair(&pair);
+		skip();
+	}
+	for (int i = 0; i < 2000; i++) { // of 1000 that may be open
+		int fd = eventfd(1, EFD_CLOEXEC);
+		pass(&pair.ends, fd);
+		close(fd);
+		assert_int_equal(pass(&pair.ends, pair.guest), pair.id); // is in use
+	}
+	assert_in_range(
+		pair.ends.host.refs.theirs.used, CHANNEL_MAX_FDREFS / 2, CHANNEL_MAX_FDREFS + 1);
+	assert_int_equal(pair.ends.guest.refs.ours.used, pair.ends.host.refs.theirs.used);
+	eventfd_write(pair.guest, 7);
+	expect_counts(&pair, 0, 7);
+	finish_pair(&pair);
+}
+
+static void who_is_let_go_still_gets_what_was_on_its_way(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_pair(&pair, 0, 0);
+	int peer = reconnect_guest(&pair);
+	for (size_t i = 0; i < CHANNEL_MAX_FDREFS; i++) {
+		const char *wrong;
+		assert_int_not_equal(
+			event_export(&pair.ends.guest.refs, eventfd(0, EFD_CLOEXEC), &wrong), 0);
+	}
+	assert_true(fdrefs_get(&pair.ends.guest.refs, pair.id)->closing);
+	struct channel_event_add add;
+	channel_put64(add.count, 5);
+	assert_null(end_frame(&pair.ends.guest, CHANNEL_EVENT_ADD, pair.id, 0, &add, sizeof(add)));
+	assert_int_equal(count_of(pair.guest), 5);
+	assert_null(end_frame(&pair.ends.guest, CHANNEL_CLOSED, pair.id, 0, NULL, 0));
+	assert_null(fdrefs_get(&pair.ends.guest.refs, pair.id));
+	eventfd_write(pair.guest, 1);
+	ends_run(&pair.ends);
+	assert_int_equal(count_of(pair.guest), 6); // nobody takes it
+	close(peer);
+	finish_pair(&pair);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -957,6 +1032,8 @@ int main(void)
 		fd_count_test(a_role_that_is_wrong_ends_the_session),
 		fd_count_test(what_is_not_opened_yet_cannot_be_spoken_of),
 		fd_count_test(what_is_closed_before_the_answer_is_forgotten),
+		fd_count_test(those_that_nobody_uses_make_room_for_others),
+		fd_count_test(who_is_let_go_still_gets_what_was_on_its_way),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
