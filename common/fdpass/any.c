@@ -96,21 +96,10 @@ static export_func choose(
 	}
 }
 
-static enum any_result result_of(uint32_t id, const char *name, const char *failure, char *wrong)
+/* The rules for what cannot cross, which wrong says. */
+static enum any_result give_up(
+	struct fdrefs *refs, const struct fd_facts *facts, uint32_t *id, char wrong[ANY_WRONG_MAX])
 {
-	if (id == 0) {
-		snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross: %s", name, failure);
-		return ANY_REFUSED;
-	}
-	return ANY_OPENED;
-}
-
-/* The rules for what cannot cross. */
-static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_facts *facts,
-	const char *what, uint32_t *id, char wrong[ANY_WRONG_MAX])
-{
-	close(fd);
-	snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross", what);
 	if (refs->rules.unsupported == FDREF_UNSUPPORTED_CLOSE) {
 		return ANY_REFUSED;
 	}
@@ -120,11 +109,11 @@ static enum any_result give_up(struct fdrefs *refs, int fd, const struct fd_fact
 		return ANY_DROPPED;
 	}
 	log_limited(LOG_WARN, "%s: /dev/null instead", wrong);
-	const char *failure = "out of fds";
+	const char *failure;
 	int access = facts->access == O_ACCMODE ? O_RDWR : facts->access;
 	int null = device_open(CHANNEL_DEVICE_NULL, access);
 	*id = null < 0 ? 0 : device_export(refs, null, &failure);
-	return result_of(*id, what, failure, wrong);
+	return *id == 0 ? ANY_REFUSED : ANY_OPENED;
 }
 
 /* A peer that may look into this process could pass it; nobody would end such a session. */
@@ -144,11 +133,17 @@ static enum any_result export_anew(struct fdrefs *refs, int fd, const struct fd_
 		export = NULL;
 	}
 	if (export == NULL) {
-		return give_up(refs, fd, facts, what, id, wrong);
+		close(fd);
+		snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross", what);
+		return give_up(refs, facts, id, wrong);
 	}
 	const char *failure = NULL;
 	*id = export(refs, fd, &failure);
-	return result_of(*id, facts->name, failure, wrong);
+	if (*id != 0) {
+		return ANY_OPENED;
+	}
+	snprintf(wrong, ANY_WRONG_MAX, "%s cannot cross: %s", facts->name, failure);
+	return give_up(refs, facts, id, wrong);
 }
 
 /* The fdref of what is behind fd; NULL: there is none. */

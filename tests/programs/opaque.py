@@ -99,7 +99,9 @@ class Session:
 
 
 class ServiceStage(Stage):
-    """The pair with a service of each type; `compositor` is what the host connects to."""
+    """The pair with a service of each type; `compositor` is what the host connects to.
+
+    What cannot cross ends the session on both sides, so that it shows."""
 
     def make_compositor(self, globals_):
         return Services(self.directory)
@@ -108,7 +110,7 @@ class ServiceStage(Stage):
         return os.path.join(self.directory, f"guest-{name}")
 
     def served(self):
-        host, guest = [], []
+        host, guest = ["--on-unsupported", "close"], []
         for name, address in ADDRESSES.items():
             host += ["--service", f"{name}={address}:{self.compositor.paths[name]}"]
             guest += ["--service", f"{name}={address}:{self.path(name)}"]

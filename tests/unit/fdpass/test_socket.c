@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -846,6 +847,25 @@ static void what_can_be_neither_read_nor_written_can_be_left_out(void **state)
 	close(got);
 }
 
+static void what_is_too_large_can_be_replaced(void **state)
+{
+	struct crossing *crossing = *state;
+	int got, fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct stat st;
+	crossing->ends.guest.refs.rules.unsupported = FDREF_UNSUPPORTED_DEVNULL;
+	crossing->ends.guest.refs.rules.max_file_copy = 4096;
+	cross(crossing, SOCK_STREAM);
+	assert_int_equal(ftruncate(fd, 8192), 0);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK), 0);
+	say(crossing->near, "x", &fd, 1);
+	run(crossing);
+	assert_string_equal(crossing->failure, "");
+	expect(crossing->far, "x", &got, 1);
+	assert_int_equal(fstat(got, &st), 0);
+	assert_true(S_ISCHR(st.st_mode));
+	close(got);
+}
+
 /* ---- what a hostile peer may send ---- */
 
 static const char *data_frame(struct crossing *crossing, uint32_t arg, size_t len)
@@ -1216,6 +1236,7 @@ int main(void)
 		TEST(the_channel_itself_cannot_cross),
 		TEST(what_cannot_cross_can_be_left_out),
 		TEST(what_can_be_neither_read_nor_written_can_be_left_out),
+		TEST(what_is_too_large_can_be_replaced),
 		TEST(wrong_data_frames_are_refused),
 		TEST(a_refused_record_leaves_nothing),
 		TEST(data_beyond_its_credit_is_refused),
