@@ -5,7 +5,7 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), regions.c (what a compositor
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), surface.c (damage), rectangles.c (what a compositor
  * adds up), capture.c (buffers that the compositor writes), times.c (clocks), labels.c (titles, app
  * ids and names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
@@ -62,11 +62,11 @@ enum wayland_verdict surface_get_viewport(struct wayland_call *call);
 enum wayland_verdict viewport_set_source(struct wayland_call *call);
 enum wayland_verdict viewport_set_destination(struct wayland_call *call);
 
-enum wayland_verdict regions_import_add(struct wayland_call *call);
-enum wayland_verdict regions_import_subtract(struct wayland_call *call);
-enum wayland_verdict regions_import_damage(struct wayland_call *call);
-enum wayland_verdict regions_import_commit(struct wayland_call *call);
-enum wayland_verdict regions_import_subsurface(struct wayland_call *call);
+enum wayland_verdict rectangles_import_add(struct wayland_call *call);
+enum wayland_verdict rectangles_import_subtract(struct wayland_call *call);
+enum wayland_verdict rectangles_import_damage(struct wayland_call *call);
+enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
+enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_ready(struct wayland_call *call);

@@ -77,12 +77,12 @@ static enum wayland_verdict import(wayland_hook_func func, const char *interface
 
 static enum wayland_verdict add(int32_t x, int32_t y, int32_t width, int32_t height)
 {
-	return import(regions_import_add, "wl_region", x, y, width, height);
+	return import(rectangles_import_add, "wl_region", x, y, width, height);
 }
 
 static enum wayland_verdict subtract(int32_t x, int32_t y, int32_t width, int32_t height)
 {
-	return import(regions_import_subtract, "wl_region", x, y, width, height);
+	return import(rectangles_import_subtract, "wl_region", x, y, width, height);
 }
 
 /* ---- regions ---- */
@@ -172,12 +172,13 @@ static void a_change_of_many_rectangles_takes_of_the_rate(void **state)
 
 static enum wayland_verdict damage(int32_t x, int32_t y)
 {
-	return import(regions_import_damage, "wl_surface", x, y, 1, 1);
+	return import(rectangles_import_damage, "wl_surface", x, y, 1, 1);
 }
 
 static void commit(void)
 {
-	assert_int_equal(import(regions_import_commit, "wl_surface", 0, 0, 0, 0), WAYLAND_FORWARD);
+	assert_int_equal(
+		import(rectangles_import_commit, "wl_surface", 0, 0, 0, 0), WAYLAND_FORWARD);
 }
 
 static void expect_words(int32_t x, int32_t y, int32_t width, int32_t height)
@@ -233,7 +234,7 @@ static void damage_of_a_sub_surface_adds_up_over_its_commits(void **state)
 	assert_null(objects_insert(&wayland.objects, 2, wire_schema_find("wl_surface"), 1));
 	call = (struct wayland_call){.wayland = &wayland, .object = &subcompositor};
 	call.message.args[1].value = 2;
-	assert_int_equal(regions_import_subsurface(&call), WAYLAND_FORWARD);
+	assert_int_equal(rectangles_import_subsurface(&call), WAYLAND_FORWARD);
 	object.state = objects_get(&wayland.objects, 2)->state;
 	for (int i = 0; i < 3; i++) {
 		for (int32_t j = 0; j < 128; j++) {
@@ -250,17 +251,17 @@ static void damage_of_a_sub_surface_adds_up_over_its_commits(void **state)
 
 int main(void)
 {
-#define regions_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define rectangles_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		regions_test(a_region_may_have_4096_rectangles),
-		regions_test(rectangles_that_become_one_count_as_one),
-		regions_test(what_is_subtracted_may_make_more_of_them),
-		regions_test(odd_rectangles_do_no_harm),
-		regions_test(rectangles_are_charged_while_they_are_there),
-		regions_test(a_change_of_many_rectangles_takes_of_the_rate),
-		regions_test(much_damage_becomes_all_of_the_surface),
-		regions_test(damage_of_many_commits_stays_as_it_is),
-		regions_test(damage_of_a_sub_surface_adds_up_over_its_commits),
+		rectangles_test(a_region_may_have_4096_rectangles),
+		rectangles_test(rectangles_that_become_one_count_as_one),
+		rectangles_test(what_is_subtracted_may_make_more_of_them),
+		rectangles_test(odd_rectangles_do_no_harm),
+		rectangles_test(rectangles_are_charged_while_they_are_there),
+		rectangles_test(a_change_of_many_rectangles_takes_of_the_rate),
+		rectangles_test(much_damage_becomes_all_of_the_surface),
+		rectangles_test(damage_of_many_commits_stays_as_it_is),
+		rectangles_test(damage_of_a_sub_surface_adds_up_over_its_commits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

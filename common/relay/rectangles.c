@@ -111,13 +111,13 @@ static enum wayland_verdict change_region(struct wayland_call *call,
 }
 
 /* wl_region.add(x, y, width, height) */
-enum wayland_verdict regions_import_add(struct wayland_call *call)
+enum wayland_verdict rectangles_import_add(struct wayland_call *call)
 {
 	return change_region(call, pixman_region32_union);
 }
 
 /* wl_region.subtract(x, y, width, height) */
-enum wayland_verdict regions_import_subtract(struct wayland_call *call)
+enum wayland_verdict rectangles_import_subtract(struct wayland_call *call)
 {
 	return change_region(call, pixman_region32_subtract);
 }
@@ -157,7 +157,7 @@ static void make_whole(const struct wire_arg *args)
 }
 
 /* wl_surface.damage(x, y, width, height), damage_buffer */
-enum wayland_verdict regions_import_damage(struct wayland_call *call)
+enum wayland_verdict rectangles_import_damage(struct wayland_call *call)
 {
 	struct damaged *damaged = get_damaged(call->object);
 	if (damaged == NULL) {
@@ -174,7 +174,7 @@ enum wayland_verdict regions_import_damage(struct wayland_call *call)
 }
 
 /* wl_surface.commit() */
-enum wayland_verdict regions_import_commit(struct wayland_call *call)
+enum wayland_verdict rectangles_import_commit(struct wayland_call *call)
 {
 	struct damaged *damaged = (struct damaged *)call->object->state;
 	if (damaged != NULL) {
@@ -186,7 +186,7 @@ enum wayland_verdict regions_import_commit(struct wayland_call *call)
 }
 
 /* wl_subcompositor.get_subsurface(id, surface, parent) */
-enum wayland_verdict regions_import_subsurface(struct wayland_call *call)
+enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call)
 {
 	struct wayland *wayland = call->wayland;
 	struct object *surface = objects_get(&wayland->objects, call->message.args[1].value);
