@@ -282,7 +282,7 @@ void fileserver_add(struct fileserver *server, struct served_file *file,
 	*file = (struct served_file){
 		.interface = interface,
 		.server = server,
-		.number = ++server->last_number,
+		.number = FD_SERVED_NUMBERS | ++server->last_number,
 		.size = size,
 	};
 	wl_list_insert(&server->files, &file->link);

@@ -34,7 +34,7 @@ struct served_file {
 	const struct served_file_interface *interface;
 	struct fileserver *server;
 	struct wl_list link; // fileserver.files
-	uint64_t number;
+	uint64_t number;     // st_ino: of FD_SERVED_NUMBERS
 	uint64_t size;
 	unsigned int opens;
 	struct fd_identity identity; // of its fds; zeros before the first fileserver_open

@@ -157,12 +157,26 @@ static enum fd_kind anonymous_kind(int fd, const char **name)
 	return FD_KIND_UNKNOWN;
 }
 
-static enum fd_kind kind_of_mode(int fd, mode_t mode, const char **name)
+/* By what is known already: whoever asks for more (fstatfs, read) waits for another session. */
+static bool is_served(const struct statx *stx)
 {
-	switch (mode & S_IFMT) {
+	const uint64_t mask = ~UINT64_C(0) << 32;
+	return stx->stx_dev_major == 0 && (stx->stx_ino & mask) == FD_SERVED_NUMBERS &&
+		stx->stx_mode == (S_IFREG | 0444);
+}
+
+static enum fd_kind regular_kind(const struct statx *stx, const char **name)
+{
+	bool served = is_served(stx);
+	*name = served ? "a file that another session serves on demand" : "a file";
+	return served ? FD_KIND_UNKNOWN : FD_KIND_FILE;
+}
+
+static enum fd_kind kind_of_statx(int fd, const struct statx *stx, const char **name)
+{
+	switch (stx->stx_mode & S_IFMT) {
 	case S_IFREG:
-		*name = "a file";
-		return FD_KIND_FILE;
+		return regular_kind(stx, name);
 	case S_IFIFO:
 		*name = "a pipe";
 		return FD_KIND_PIPE;
@@ -186,15 +200,22 @@ static enum fd_kind kind_of_mode(int fd, mode_t mode, const char **name)
 	}
 }
 
+/* What is known already is enough: a file's server is not asked. */
+static bool look(int fd, struct statx *stx)
+{
+	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+		       STATX_TYPE | STATX_MODE | STATX_INO, stx) == 0;
+}
+
 enum fd_kind fd_kind_of(int fd)
 {
-	struct stat st;
+	struct statx stx;
 	const char *name;
 	int flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || (flags & O_PATH) || fstat(fd, &st) < 0) {
+	if (flags < 0 || (flags & O_PATH) || !look(fd, &stx)) {
 		return FD_KIND_UNKNOWN;
 	}
-	return kind_of_mode(fd, st.st_mode, &name);
+	return kind_of_statx(fd, &stx, &name);
 }
 
 /* Who has made a dma-buf: a driver's name. */
@@ -368,12 +389,6 @@ static void learn_device(const struct statx *stx, struct fd_facts *facts)
 	}
 }
 
-/* What is known already is enough: a file's server is not asked. */
-static bool look(int fd, struct statx *stx)
-{
-	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, stx) == 0;
-}
-
 static void identify_eventfd(int fd, struct fd_identity *identity)
 {
 	uint64_t id;
@@ -410,7 +425,7 @@ void fd_identity_of(int fd, struct fd_identity *identity)
 
 static void learn_kind(int fd, const struct statx *stx, struct fd_facts *facts)
 {
-	facts->kind = kind_of_mode(fd, stx->stx_mode, &facts->name);
+	facts->kind = kind_of_statx(fd, stx, &facts->name);
 	identify(fd, stx, &facts->identity);
 	switch (facts->kind) {
 	case FD_KIND_FILE:

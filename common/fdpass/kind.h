@@ -34,8 +34,14 @@ struct fd_identity {
 
 #define FD_DEVICE_EVENTFD UINT64_MAX
 
+// The numbers of files that a session serves by FUSE (fdpass/fileserver.h) begin with these 32 bits, so
+// that every other session can tell without asking the file's server anything, which it may never answer.
+#define FD_SERVED_NUMBERS (UINT64_C(0x66647276) << 32)
+
 bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b);
 
+// Waits for nobody. A file that a session serves, this one or another, is FD_KIND_UNKNOWN here and for
+// fd_facts_of: nothing may be done with it but what fdpass/fileserver.h allows.
 enum fd_kind fd_kind_of(int fd);
 const char *fd_kind_name(enum fd_kind kind);
 // The same for people, with what else is known: "dma-buf of udmabuf".
@@ -72,8 +78,7 @@ struct fd_facts {
 // memory) is FD_KIND_UNKNOWN here.
 //
 // The length and the file system of a file on FUSE or on a network are its server's to tell: this
-// waits for it, as reading the file would. What is served by the caller itself must be found by its
-// identity first.
+// waits for it, as reading the file would. It does not wait for what sessions serve.
 void fd_facts_of(int fd, struct fd_facts *facts);
 
 // Waits for nobody. Zeros where it is not known: all anonymous inodes but a few are one.

@@ -291,7 +291,7 @@ static void asking_what_the_fd_is_does_not_wait_for_ourselves(void **state)
 	assert_int_equal(st.st_size, SIZE);
 	const struct fd_identity identity = {.device = st.st_dev, .number = st.st_ino};
 	assert_ptr_equal(fdrefs_find(&ends.host.refs, &identity), ref);
-	assert_int_equal(fd_kind_of(copy), FD_KIND_FILE);
+	assert_int_equal(fd_kind_of(copy), FD_KIND_UNKNOWN);
 	assert_int_equal(fd_seals(copy), CHANNEL_NO_SEALS);
 	close(copy);
 	ends_finish(&ends);
@@ -428,6 +428,28 @@ static void a_file_that_is_sent_back_is_the_original(void **state)
 	ends_run(&ends);
 	assert_null(fdrefs_get(&ends.guest.refs, id));
 	assert_null(fdrefs_get(&ends.host.refs, id));
+	ends_finish(&ends);
+}
+
+// A service has passed it on, and the session that serves it does not answer meanwhile.
+static void another_session_refuses_a_file_that_this_one_serves(void **state)
+{
+	(void)state;
+	need_mount();
+	struct ends ends, others;
+	char wrong[ANY_WRONG_MAX];
+	uint32_t id = 0;
+	ends_init(&ends);
+	ends_init(&others);
+	int copy = cross(&ends, new_file(SIZE)), again = fcntl(copy, F_DUPFD_CLOEXEC, 0);
+	alarm(20); // who asks for bytes or for the file system would wait for this process
+	assert_false(any_must_wait(&others.host.refs, copy));
+	assert_int_equal(any_export(&others.host.refs, copy, &id, wrong), ANY_REFUSED);
+	assert_string_equal(wrong, "a file that another session serves on demand cannot cross");
+	others.host.refs.rules.unsupported = FDREF_UNSUPPORTED_DROP;
+	assert_int_equal(any_export(&others.host.refs, again, &id, wrong), ANY_DROPPED);
+	alarm(0);
+	ends_finish(&others);
 	ends_finish(&ends);
 }
 
@@ -818,6 +840,7 @@ int main(void)
 		fd_count_test(a_file_is_confirmed_when_nobody_has_it_open_any_more),
 		fd_count_test(a_file_that_nobody_took_is_confirmed_at_once),
 		fd_count_test(a_file_that_is_sent_back_is_the_original),
+		fd_count_test(another_session_refuses_a_file_that_this_one_serves),
 		fd_count_test(a_read_that_is_not_answered_in_time_fails),
 		fd_count_test(a_reader_that_waits_when_the_session_ends_gets_an_error),
 		fd_count_test(no_fd_works_when_the_session_has_ended),
