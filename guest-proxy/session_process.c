@@ -26,6 +26,7 @@ static const struct budget_limits limits = {
 			[BUDGET_POOLS] = 4096,
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
+			[BUDGET_FLIGHT] = 256,
 		},
 };
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/scm.h"
 #include "host-proxy/policy_file.h"
 #include "relay/denied.h"
 
@@ -30,6 +31,7 @@ static const struct budget_limits default_limits = {
 			[BUDGET_POOLS] = 4096,
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
+			[BUDGET_FLIGHT] = 256,
 		},
 	.rate = 100000,
 	.burst = 2000000,
@@ -222,6 +224,17 @@ static const char *set_rate(uint64_t *rate, const char *value)
 	return wrong;
 }
 
+// A message has up to SCM_MAX, and would wait for ever.
+static const char *set_flight(uint64_t *count, const char *value)
+{
+	unsigned long number;
+	const char *wrong = options_number(value, SCM_MAX, UINT32_MAX, &number);
+	if (wrong == NULL) {
+		*count = number;
+	}
+	return wrong;
+}
+
 static const char *set_size(uint64_t *size, const char *value)
 {
 	return options_size(value, 1, size);
@@ -247,6 +260,7 @@ LIMIT(pending_fds, set_count, most[BUDGET_PENDING])
 LIMIT(pools, set_count, most[BUDGET_POOLS])
 LIMIT(mapped, set_size, most[BUDGET_MAPPED])
 LIMIT(frames, set_count, most[BUDGET_FRAMES])
+LIMIT(fds_in_flight, set_flight, most[BUDGET_FLIGHT])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
 
@@ -326,6 +340,8 @@ static const struct option_spec specs[] = {
 		set_max_mapped, "limits"},
 	{"max-frames", "N", "frames that wait for a session's service (default 262144)", false,
 		set_max_frames, "limits"},
+	{"max-fds-in-flight", "N", "fds of a session that are not read yet (default 256)", false,
+		set_max_fds_in_flight, "limits"},
 	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
 		"limits"},
 	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst,
@@ -352,6 +368,8 @@ static const struct option_spec specs[] = {
 		set_max_vm_mapped, "limits"},
 	{"max-vm-frames", "N", "as --max-frames, of a VM (default: 4 times that)", false,
 		set_max_vm_frames, "limits"},
+	{"max-vm-fds-in-flight", "N", "as --max-fds-in-flight, of a VM (default: the same)", false,
+		set_max_vm_fds_in_flight, "limits"},
 	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,
 		"limits"},
 	{"max-vm-burst", "N", "as --max-burst, of a VM (default: twice that)", false,
@@ -381,6 +399,8 @@ static void settle_limits(struct host_options *options)
 	if (session->most[BUDGET_STREAMS] == 0) {
 		session->most[BUDGET_STREAMS] = session->most[BUDGET_FDS];
 	}
+	settle(&vm->most[BUDGET_FLIGHT], session->most[BUDGET_FLIGHT],
+		1); // the user has one number
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {
 		settle(&vm->most[i], session->most[i], VM_FACTOR);
 	}

@@ -29,6 +29,7 @@ static const struct {
 	[BUDGET_POOLS] = {"pools", "pools"},
 	[BUDGET_MAPPED] = {"mapped bytes", "mapped"},
 	[BUDGET_FRAMES] = {"waiting frames", "frames"},
+	[BUDGET_FLIGHT] = {"fds in flight", "fds-in-flight"},
 };
 
 struct slot {

@@ -26,6 +26,7 @@ enum budget_kind {
 	BUDGET_POOLS,   // wl_shm_pools, each of which its compositor maps
 	BUDGET_MAPPED,  // bytes of them
 	BUDGET_FRAMES,  // that wait for a local peer
+	BUDGET_FLIGHT,  // fds in sockets whose local peers have not read them (base/flight.h)
 	BUDGET_COUNT,
 };
 

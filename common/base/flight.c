@@ -1,10 +1,12 @@
 #include "base/flight.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <linux/sockios.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <wayland-util.h>
@@ -18,6 +20,7 @@ struct parcel {
 	struct wl_list link; // flight.parcels
 	struct budget *budget;
 	size_t n_fds;
+	size_t in_flight;       // charged as BUDGET_FLIGHT
 	struct wl_array memory; // struct charge *
 	uint64_t end;           // flight.written by then
 };
@@ -25,6 +28,8 @@ struct parcel {
 struct flight {
 	struct wl_list link;     // flights.list
 	struct flights *flights; // NULL: nobody looks by itself
+	struct budget *budget;   // NULL: fds in flight are not charged
+	size_t loose;            // fds in flight of the parcel that comes next
 	int fd;
 	struct charge *buffer;  // may be NULL
 	bool closing;           // fd is ours
@@ -63,6 +68,7 @@ void parcel_destroy(struct parcel *parcel)
 	}
 	wl_array_release(&parcel->memory);
 	budget_release(parcel->budget, BUDGET_FDS, parcel->n_fds);
+	budget_release(parcel->budget, BUDGET_FLIGHT, parcel->in_flight);
 	wl_list_remove(&parcel->link);
 	free(parcel);
 }
@@ -86,11 +92,33 @@ bool parcel_add(struct parcel *parcel, struct charge *memory)
 
 /* ---- a socket ---- */
 
+static bool take_off(struct flight *flight, size_t n_fds)
+{
+	if (flight->budget == NULL || n_fds == 0) {
+		return true;
+	}
+	if (!budget_charge(flight->budget, BUDGET_FLIGHT, n_fds)) {
+		budget_forget(flight->budget); // it waits
+		return false;
+	}
+	flight->loose += n_fds;
+	return true;
+}
+
+static void land(struct flight *flight, size_t n_fds)
+{
+	if (flight->budget != NULL) {
+		budget_release(flight->budget, BUDGET_FLIGHT, n_fds);
+		flight->loose -= n_fds;
+	}
+}
+
 struct flight *flight_create(struct flights *flights, int fd, struct charge *buffer)
 {
 	struct flight *flight = calloc(1, sizeof(*flight));
 	if (flight != NULL) {
 		flight->flights = flights;
+		flight->budget = flights != NULL ? flights->budget : NULL;
 		flight->fd = fd;
 		flight->buffer = buffer != NULL ? charge_ref(buffer) : NULL;
 		wl_list_init(&flight->parcels);
@@ -111,6 +139,7 @@ void flight_destroy(struct flight *flight)
 	wl_list_for_each_safe (parcel, next, &flight->parcels, link) {
 		parcel_destroy(parcel);
 	}
+	land(flight, flight->loose);
 	wl_list_remove(&flight->link);
 	if (flight->closing) {
 		close(flight->fd);
@@ -146,6 +175,24 @@ static bool is_taken(struct flight *flight)
 	return wl_list_empty(&flight->parcels) && !(flight->alone && left > 0);
 }
 
+/*
+ * The kernel compares what the user has in flight with the sender's limit of open files, which need not
+ * be the same at other times. It knows what all sessions have, also those that have ended.
+ */
+static ssize_t send_below_limit(
+	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
+{
+	struct rlimit own;
+	if (n_fds == 0 || getrlimit(RLIMIT_NOFILE, &own) < 0 || own.rlim_cur <= FLIGHT_USER_MAX) {
+		return scm_send(sock, iov, n_iov, fds, n_fds);
+	}
+	const struct rlimit low = {.rlim_cur = FLIGHT_USER_MAX, .rlim_max = own.rlim_max};
+	setrlimit(RLIMIT_NOFILE, &low);
+	ssize_t n = scm_send(sock, iov, n_iov, fds, n_fds);
+	setrlimit(RLIMIT_NOFILE, &own);
+	return n;
+}
+
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
 	const struct fdlist *fds, size_t n_fds)
 {
@@ -154,8 +201,13 @@ ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov
 	}
 	uint64_t before = unread(flight);
 	drop_taken(flight, before);
-	ssize_t n = scm_send(flight->fd, iov, n_iov, fds, n_fds);
-	if (n >= 0) {
+	if (!take_off(flight, n_fds)) {
+		return -ETOOMANYREFS;
+	}
+	ssize_t n = send_below_limit(flight->fd, iov, n_iov, fds, n_fds);
+	if (n < 0) {
+		land(flight, n_fds);
+	} else {
 		// Less than it is if the reader was just taking something, but never more.
 		uint64_t after = unread(flight);
 		uint64_t added = after > before ? after - before : 0;
@@ -175,8 +227,11 @@ static void look_later(struct flights *flights)
 void flight_add(struct flight *flight, struct parcel *parcel)
 {
 	if (parcel == NULL) {
+		land(flight, flight->loose); // nobody will know when it has been taken
 		return;
 	}
+	parcel->in_flight = flight->loose;
+	flight->loose = 0;
 	parcel->end = flight->written;
 	wl_list_insert(flight->parcels.prev, &parcel->link);
 	if (flight->flights != NULL) {

@@ -16,10 +16,16 @@ struct iovec;
  * reader has taken it, also when nobody else has these fds any more. So they, and the memory behind
  * them, are charged to the session until then.
  *
+ * The kernel lets a program that is not root's pass fds only while all programs of its user have fewer in
+ * flight than it may have files open, mostly 1024: who has a thousand in flight stops the user's desktop.
+ *
  * A parcel is the fds that go together. It is made before they are written; when they are, the
  * socket's flight takes it. The kernel tells how much in a socket is unread, which is in order: a
  * parcel has been taken when that is not more than was written after it.
  */
+
+// Fds that the user may have in flight when a message with fds is sent; with it, it may be more.
+#define FLIGHT_USER_MAX 512
 
 struct flights; // of a session
 struct flight;  // of a socket
@@ -48,7 +54,8 @@ void flight_destroy(struct flight *flight);
 // the socket (alone), all that was written has to be, and the peer sees no difference; else the peer
 // sees the end that much later.
 void flight_close(struct flight *flight, bool alone);
-// As scm_send.
+// As scm_send. -ETOOMANYREFS, which the kernel gives, too: as many fds are in flight as may be, by
+// BUDGET_FLIGHT or of all that the user's programs have (FLIGHT_USER_MAX). To be tried again later.
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
 	const struct fdlist *fds, size_t n_fds);
 // The last of its fds have just been sent. Takes parcel; NULL is fine.

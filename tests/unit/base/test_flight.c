@@ -7,7 +7,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -33,6 +35,7 @@ static void begin(struct fixture *fixture, int type)
 	*fixture = (struct fixture){.own = pair[0], .reader = pair[1]};
 	fixture->budget.limits.most[BUDGET_FDS] = 1000;
 	fixture->budget.limits.most[BUDGET_MEMORY] = 1000;
+	fixture->budget.limits.most[BUDGET_FLIGHT] = 1000;
 	fixture->base = event_base_new();
 	fixture->flights = flights_create(fixture->base, &fixture->budget);
 	fixture->flight = flight_create(fixture->flights, fixture->own, NULL);
@@ -45,6 +48,7 @@ static void end(struct fixture *fixture)
 	flights_destroy(fixture->flights);
 	assert_int_equal(fixture->budget.used[BUDGET_FDS], 0);
 	assert_int_equal(fixture->budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(fixture->budget.used[BUDGET_FLIGHT], 0);
 	event_base_free(fixture->base);
 	if (fixture->own >= 0) {
 		close(fixture->own);
@@ -52,8 +56,8 @@ static void end(struct fixture *fixture)
 	close(fixture->reader);
 }
 
-// A byte with n fds of some memory, which may be NULL.
-static void send_fds(struct fixture *fixture, size_t n, struct charge *memory)
+// A byte with n fds of some memory, which may be NULL. As flight_send.
+static ssize_t try_to_send(struct fixture *fixture, size_t n, struct charge *memory)
 {
 	struct parcel *parcel = parcel_create(&fixture->budget);
 	struct iovec iov = {"x", 1};
@@ -63,9 +67,19 @@ static void send_fds(struct fixture *fixture, size_t n, struct charge *memory)
 		assert_true(parcel_add(parcel, memory));
 		assert_true(fdlist_push(&fds, open("/dev/null", O_RDONLY | O_CLOEXEC)));
 	}
-	assert_int_equal(flight_send(fixture->flight, &iov, 1, &fds, n), 1);
+	ssize_t sent = flight_send(fixture->flight, &iov, 1, &fds, n);
 	fdlist_finish(&fds);
-	flight_add(fixture->flight, parcel);
+	if (sent >= 0) {
+		flight_add(fixture->flight, parcel);
+	} else {
+		parcel_destroy(parcel);
+	}
+	return sent;
+}
+
+static void send_fds(struct fixture *fixture, size_t n, struct charge *memory)
+{
+	assert_int_equal(try_to_send(fixture, n, memory), 1);
 }
 
 static void take(struct fixture *fixture)
@@ -230,6 +244,97 @@ static void a_reader_that_leaves_has_taken_all(void **state)
 	end(&fixture);
 }
 
+static void fds_wait_while_too_many_are_in_flight(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	fixture.budget.limits.most[BUDGET_FLIGHT] = 5;
+	send_fds(&fixture, 3, NULL);
+	assert_int_equal(try_to_send(&fixture, 3, NULL), -ETOOMANYREFS);
+	assert_null(budget_exceeded(&fixture.budget)); // nobody has done anything wrong
+	assert_int_equal(fixture.budget.used[BUDGET_FLIGHT], 3);
+	send_fds(&fixture, 0, NULL);
+	send_fds(&fixture, 2, NULL);
+	assert_int_equal(try_to_send(&fixture, 1, NULL), -ETOOMANYREFS);
+	take(&fixture);
+	send_fds(&fixture, 3, NULL);
+	assert_int_equal(fixture.budget.used[BUDGET_FLIGHT], 5);
+	end(&fixture);
+}
+
+static void a_parcel_in_parts_is_in_flight_by_its_parts(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture, SOCK_STREAM);
+	struct iovec iov = {"x", 1};
+	struct fdlist fds;
+	fdlist_init(&fds);
+	for (size_t i = 0; i < 3; i++) {
+		assert_true(fdlist_push(&fds, open("/dev/null", O_RDONLY | O_CLOEXEC)));
+	}
+	struct parcel *parcel = parcel_create(&fixture.budget);
+	assert_int_equal(flight_send(fixture.flight, &iov, 1, &fds, 2), 1);
+	assert_int_equal(flight_send(fixture.flight, &iov, 1, &fds, 1), 1);
+	assert_int_equal(fixture.budget.used[BUDGET_FLIGHT], 3);
+	flight_add(fixture.flight, parcel);
+	take(&fixture);
+	take(&fixture);
+	send_fds(&fixture, 1, NULL); // looks
+	assert_int_equal(fixture.budget.used[BUDGET_FLIGHT], 1);
+	assert_int_equal(flight_send(fixture.flight, &iov, 1, &fds, 2), 1); // no parcel will come
+	fdlist_finish(&fds);
+	end(&fixture);
+}
+
+#define NOBODY 65534
+
+// How many fds can be in flight of a user who is not root.
+static size_t fill(void)
+{
+	struct rlimit limit, after;
+	struct fixture fixture;
+	size_t n = 0;
+	begin(&fixture, SOCK_STREAM);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	ssize_t sent = 1;
+	while (sent == 1 && n < 900) {
+		sent = try_to_send(&fixture, 28, NULL);
+		n += sent == 1 ? 28 : 0;
+	}
+	assert_true(sent == 1 || sent == -ETOOMANYREFS);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &after), 0);
+	assert_int_equal(after.rlim_cur, limit.rlim_cur);
+	end(&fixture);
+	return n;
+}
+
+static void fds_wait_while_the_user_has_too_many_in_flight(void **state)
+{
+	(void)state;
+	struct rlimit limit;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	if (limit.rlim_max < 1024 || geteuid() != 0) {
+		skip(); // who runs the tests may have any number in flight
+	}
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		limit.rlim_cur = 1024;
+		bool ok = setrlimit(RLIMIT_NOFILE, &limit) == 0 && setgid(NOBODY) == 0 &&
+			setuid(NOBODY) == 0;
+		_exit(!ok ? 2 : fill() > FLIGHT_USER_MAX + 28);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 2) {
+		skip();
+	}
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +346,9 @@ int main(void)
 		fd_count_test(what_was_written_without_fds_is_charged_by_the_buffer),
 		fd_count_test(one_that_others_have_is_not_shut_down),
 		fd_count_test(a_reader_that_leaves_has_taken_all),
+		fd_count_test(fds_wait_while_too_many_are_in_flight),
+		fd_count_test(a_parcel_in_parts_is_in_flight_by_its_parts),
+		fd_count_test(fds_wait_while_the_user_has_too_many_in_flight),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

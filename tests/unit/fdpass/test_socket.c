@@ -1117,6 +1117,34 @@ static void fds_that_nobody_reads_are_limited(void **state)
 	take_message(crossing->far, SCM_MAX);
 }
 
+static bool has_message(int fd)
+{
+	char byte;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+static void fds_wait_until_others_were_read(void **state)
+{
+	struct crossing *crossing = *state;
+	struct end *host = &crossing->ends.host;
+	cross(crossing, SOCK_STREAM);
+	host->budget.limits.most[BUDGET_FLIGHT] = SCM_MAX;
+	open_file(host, 100, 10);
+	assert_null(name_fd(host, crossing->id, 100, SCM_MAX - 1));
+	assert_null(name_fd(host, crossing->id, 100, 2));
+	assert_null(name_fd(host, crossing->id, 100, SCM_MAX));
+	take_message(crossing->far, SCM_MAX - 1);
+	const size_t others[] = {2, SCM_MAX};
+	for (size_t i = 0; i < 2; i++) {
+		assert_false(has_message(crossing->far)); // before the loop has run
+		while (!has_message(crossing->far)) {
+			event_base_loop(crossing->ends.base, EVLOOP_ONCE);
+		}
+		take_message(crossing->far, others[i]);
+	}
+	assert_null(host->wrong);
+}
+
 static void frames_out_of_place_are_refused(void **state)
 {
 	struct crossing *crossing = *state;
@@ -1247,6 +1275,7 @@ int main(void)
 		TEST(a_socket_that_is_widened_for_a_record_is_charged_for_more),
 		TEST(shared_memory_stays_charged_until_the_local_peer_has_it),
 		TEST(fds_that_nobody_reads_are_limited),
+		TEST(fds_wait_until_others_were_read),
 		TEST(frames_out_of_place_are_refused),
 		TEST(a_second_eof_or_data_after_it_is_refused),
 		TEST(opens_that_are_wrong_are_refused),
