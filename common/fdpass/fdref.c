@@ -36,10 +36,10 @@ static bool charge(struct fdrefs *refs, enum channel_kind kind)
 	return true;
 }
 
-static void discharge(struct fdrefs *refs, bool carries)
+static void discharge(struct fdrefs *refs, enum channel_kind kind)
 {
 	budget_release(refs->budget, BUDGET_FDS, 1);
-	if (carries) {
+	if (carries(kind)) {
 		budget_release(refs->budget, BUDGET_STREAMS, 1);
 	}
 }
@@ -50,7 +50,7 @@ static void finish_table(struct fdrefs *refs, struct fdref_table *table)
 		if (table->refs[i] != NULL) {
 			struct fdref *ref = table->refs[i];
 			table->refs[i] = NULL;
-			discharge(refs, ref->carries);
+			discharge(refs, ref->kind);
 			ref->interface->destroy(ref);
 		}
 	}
@@ -121,7 +121,7 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum cha
 	size_t index;
 	struct fdref_table *table = table_of(refs, id, &index);
 	if (!grow(table, index)) {
-		discharge(refs, carries(kind));
+		discharge(refs, kind);
 		return false;
 	}
 	assert(table->refs[index] == NULL);
@@ -129,7 +129,7 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum cha
 	table->used++;
 	ref->refs = refs;
 	ref->id = id;
-	ref->carries = carries(kind);
+	ref->kind = kind;
 	return true;
 }
 
@@ -139,7 +139,7 @@ static void remove_and_destroy(struct fdref *ref)
 	struct fdref_table *table = table_of(ref->refs, ref->id, &index);
 	table->refs[index] = NULL;
 	table->used--;
-	discharge(ref->refs, ref->carries);
+	discharge(ref->refs, ref->kind);
 	if (index < table->next) {
 		table->next = index;
 	}
@@ -272,7 +272,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 	}
 	const char *wrong = kinds[kind].import(refs, frame, &ref);
 	if (wrong != NULL) {
-		discharge(refs, carries(kind));
+		discharge(refs, kind);
 		return wrong;
 	}
 	ref->closing = false;

@@ -67,7 +67,7 @@ struct fdref {
 	const struct fdref_interface *interface;
 	struct fdrefs *refs;
 	uint32_t id;
-	bool carries; // bytes, as a stream of the budget
+	enum channel_kind kind;
 	bool closing; // opened here: CLOSE is sent; opened there: CLOSE has come
 	// What the local peers' fds of it have in common; zeros if it does not matter.
 	struct fd_identity identity;

@@ -536,6 +536,21 @@ static bool import_refs(struct wayland_call *call)
 	return true;
 }
 
+/* Else the compositor would write into a pool, which has no limit, what it takes for a pipe. */
+static bool is_expected(const struct wire_op *op, const struct fdref *ref)
+{
+	static const enum channel_kind kinds[] = {
+		[PROTOCOL_FD_POOL] = CHANNEL_KIND_POOL,
+		[PROTOCOL_FD_FILE] = CHANNEL_KIND_FILE,
+		[PROTOCOL_FD_STREAM] = CHANNEL_KIND_PIPE,
+		[PROTOCOL_FD_DMABUF] = CHANNEL_KIND_DMABUF,
+	};
+	if (!op->fd_kind_known) { // as export_fd
+		return ref->kind == CHANNEL_KIND_FILE || ref->kind == CHANNEL_KIND_PIPE;
+	}
+	return op->fd_kind < sizeof(kinds) / sizeof(kinds[0]) && kinds[op->fd_kind] == ref->kind;
+}
+
 static bool import_fd(
 	struct wayland_call *call, uint32_t id, struct fdlist *fds, struct parcel *parcel)
 {
@@ -543,6 +558,10 @@ static bool import_fd(
 	if (ref == NULL || ref->interface->get_fd == NULL) {
 		wayland_fail(
 			call, WAYLAND_ERROR_IMPLEMENTATION, "an fdref that is not open for it");
+		return false;
+	}
+	if (!is_expected(call->message.op, ref)) {
+		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, "an fdref of another kind");
 		return false;
 	}
 	if (!parcel_add(parcel, ref->memory)) {

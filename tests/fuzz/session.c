@@ -54,6 +54,7 @@ static const struct budget_limits limits = {
 			[BUDGET_POOLS] = MAX_FDS,
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_PENDING] = 1024,
+			[BUDGET_FLIGHT] = 256,
 			[BUDGET_FRAMES] = 1u << 16,
 		},
 };

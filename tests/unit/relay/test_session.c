@@ -61,6 +61,7 @@ static void init(struct service *service, enum wire_direction exports, const cha
 				[BUDGET_POOLS] = 100,
 				[BUDGET_MAPPED] = 1024 * (uint64_t)MIB,
 				[BUDGET_UNSENT] = 96 * MIB,
+				[BUDGET_FLIGHT] = 100,
 			},
 	};
 	const struct session_options options = {
@@ -361,6 +362,52 @@ static void a_pool_that_grows_is_charged_for_what_it_maps(void **state)
 	service_finish(&service);
 }
 
+// Whether the session goes on after weston_debug_v1.subscribe, which wants a pipe, has named id 7.
+static bool subscribes(enum channel_kind kind, const void *open, size_t len)
+{
+	static const char name[16] = "weston_debug_v1";
+	static const uint32_t get_registry[] = {1, 12 << 16 | 1, 2};
+	uint32_t global[9] = {2, 36 << 16, 1, sizeof(name), [8] = 1};
+	uint32_t bind[10] = {2, 40 << 16, 1, sizeof(name), [8] = 1, [9] = 3};
+	const uint32_t subscribe[] = {7, 3, 20 << 16 | 1, 2, 0x61, 4}; // "a"
+	struct service service;
+	memcpy(&global[4], name, sizeof(name));
+	memcpy(&bind[4], name, sizeof(name));
+	init(&service, WIRE_EVENT, NULL);
+	send_frame(&service, CHANNEL_MESSAGES, 0, 0, get_registry, sizeof(get_registry));
+	assert_int_equal(send(service.local, global, sizeof(global), 0), sizeof(global));
+	run(&service);
+	send_frame(&service, CHANNEL_MESSAGES, 0, 0, bind, sizeof(bind));
+	send_frame(&service, CHANNEL_OPEN, 7, kind, open, len);
+	assert_false(service.ended);
+	const struct channel_header header = {
+		.type = CHANNEL_MESSAGES, .arg = 1, .length = sizeof(subscribe)};
+	assert_int_equal(send(service.channel, &header, sizeof(header), 0), sizeof(header));
+	assert_int_equal(send(service.channel, subscribe, sizeof(subscribe), 0), sizeof(subscribe));
+	run(&service);
+
+	uint8_t bytes[4096];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	while (scm_recv(service.local, bytes, sizeof(bytes), &fds) > 0) {
+	}
+	bool arrived = fds.count == 1;
+	fdlist_finish(&fds);
+	service_finish(&service);
+	return arrived;
+}
+
+static void an_fdref_of_another_kind_ends_the_session(void **state)
+{
+	(void)state;
+	const struct channel_open_pipe pipe = {.access = CHANNEL_ACCESS_WRITE};
+	const struct channel_open_memory pool = {.access = CHANNEL_ACCESS_BOTH, .size = {1}};
+	const struct channel_open_memory file = {.access = CHANNEL_ACCESS_BOTH, .exact = 1};
+	assert_true(subscribes(CHANNEL_KIND_PIPE, &pipe, sizeof(pipe)));
+	assert_false(subscribes(CHANNEL_KIND_POOL, &pool, sizeof(pool)));
+	assert_false(subscribes(CHANNEL_KIND_FILE, &file, sizeof(file)));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -371,6 +418,7 @@ int main(void)
 		fd_count_test(one_memory_in_many_pools_is_charged_for_each),
 		fd_count_test(a_pool_is_charged_while_a_buffer_is_in_it),
 		fd_count_test(a_pool_that_grows_is_charged_for_what_it_maps),
+		fd_count_test(an_fdref_of_another_kind_ends_the_session),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
