@@ -16,6 +16,8 @@
 // Limits of a VM, if not given, of those of a session.
 #define VM_FACTOR      4
 #define VM_RATE_FACTOR 2 // all use the time of one compositor
+#define VM_STREAM_FACTOR \
+	2 // of a page each at least, when 16384 pages are what a user's pipes may have
 // Connections of a VM per second, and at once in seconds of that.
 #define CONNECTION_RATE  100
 #define CONNECTION_BURST 10
@@ -358,7 +360,7 @@ static const struct option_spec specs[] = {
 		set_max_vm_objects, "limits"},
 	{"max-vm-fds", "N", "as --max-fds, of a VM (default: 4 times that)", false, set_max_vm_fds,
 		"limits"},
-	{"max-vm-streams", "N", "as --max-streams, of a VM (default: 4 times that)", false,
+	{"max-vm-streams", "N", "as --max-streams, of a VM (default: twice that)", false,
 		set_max_vm_streams, "limits"},
 	{"max-vm-pending-fds", "N", "as --max-pending-fds, of a VM (default: 4 times that)", false,
 		set_max_vm_pending_fds, "limits"},
@@ -401,6 +403,7 @@ static void settle_limits(struct host_options *options)
 	}
 	settle(&vm->most[BUDGET_FLIGHT], session->most[BUDGET_FLIGHT],
 		1); // the user has one number
+	settle(&vm->most[BUDGET_STREAMS], session->most[BUDGET_STREAMS], VM_STREAM_FACTOR);
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {
 		settle(&vm->most[i], session->most[i], VM_FACTOR);
 	}

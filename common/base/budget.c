@@ -165,6 +165,11 @@ bool budget_set(struct budget *budget, enum budget_kind kind, uint64_t amount)
 	return !more || fits(budget, kind);
 }
 
+uint64_t budget_total(const struct budget *budget, enum budget_kind kind)
+{
+	return budget->page != NULL ? sum(budget->page, kind) : budget->used[kind];
+}
+
 static uint64_t now(void)
 {
 	struct timespec time;

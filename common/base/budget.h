@@ -60,6 +60,8 @@ void budget_release(struct budget *budget, enum budget_kind kind, uint64_t amoun
 bool budget_set(struct budget *budget, enum budget_kind kind, uint64_t amount);
 // n messages came. False as above.
 bool budget_messages(struct budget *budget, uint64_t n);
+// What all sessions of its VM have now, or this one if it is of none.
+uint64_t budget_total(const struct budget *budget, enum budget_kind kind);
 // NULL, or which budget was exceeded last since budget_forget: "over the session's budget of fds: 4096
 // (--max-fds)".
 const char *budget_exceeded(const struct budget *budget);

@@ -696,6 +696,13 @@ uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wr
 	return stream->ref.id;
 }
 
+static void shrink_if_many(const struct fdrefs *refs, int fd)
+{
+	if (budget_total(refs->budget, BUDGET_STREAMS) > STREAM_FULL_PIPES) {
+		fcntl(fd, F_SETPIPE_SZ, 1); // a page
+	}
+}
+
 const char *stream_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
@@ -712,6 +719,7 @@ const char *stream_import(
 		log_errno("cannot make a pipe");
 		return "out of fds for a pipe";
 	}
+	shrink_if_many(refs, ends[1]);
 	// The opener's access mode is that of the end which our local peer gets.
 	int given = ends[open.access == CHANNEL_ACCESS_WRITE];
 	int own = ends[open.access != CHANNEL_ACCESS_WRITE];

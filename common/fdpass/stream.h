@@ -10,6 +10,10 @@
  * here blocks, and nothing changes the flags of an fd that came from outside.
  */
 
+// Of a VM's streams. The pipes that are made for more have the smallest buffer that there is: all that the
+// pipes of a user may have together is 64 MiB (pipe-user-pages-soft), then new ones of any program have little.
+#define STREAM_FULL_PIPES 256
+
 // Opens a stream for fd, which is taken also on failure. writer says what an fd that can be both
 // read and written is for: true if the far side is to write into it. Gives the id, or 0 with *wrong
 // set.

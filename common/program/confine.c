@@ -47,6 +47,7 @@ static const struct sandbox_rule session_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETFL)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_ADD_SEALS)),
+	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETPIPE_SZ)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, FIONREAD)), // and SIOCINQ
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	{0},

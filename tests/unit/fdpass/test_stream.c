@@ -449,6 +449,32 @@ static void the_null_device_takes_all_and_gives_nothing(void **state)
 	ends_finish(&ends);
 }
 
+static int import_pipe(struct ends *ends, uint32_t id)
+{
+	const struct channel_open_pipe open = {.access = CHANNEL_ACCESS_READ};
+	assert_null(
+		end_frame(&ends->host, CHANNEL_OPEN, id, CHANNEL_KIND_PIPE, &open, sizeof(open)));
+	int fd = fdrefs_get_fd(&ends->host.refs, id);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void pipes_beyond_the_first_ones_are_small(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init(&ends);
+	for (uint32_t id = 1; id <= STREAM_FULL_PIPES; id++) {
+		int fd = import_pipe(&ends, id);
+		assert_true(fcntl(fd, F_GETPIPE_SZ) > sysconf(_SC_PAGESIZE));
+		close(fd);
+	}
+	int fd = import_pipe(&ends, STREAM_FULL_PIPES + 1);
+	assert_int_equal(fcntl(fd, F_GETPIPE_SZ), sysconf(_SC_PAGESIZE));
+	close(fd);
+	ends_finish(&ends);
+}
+
 static void what_is_no_stream_is_refused(void **state)
 {
 	(void)state;
@@ -761,6 +787,7 @@ int main(void)
 		fd_count_test(a_regular_file_is_written_where_its_offset_is),
 		fd_count_test(a_regular_file_is_read_to_its_end),
 		fd_count_test(the_null_device_takes_all_and_gives_nothing),
+		fd_count_test(pipes_beyond_the_first_ones_are_small),
 		fd_count_test(what_is_no_stream_is_refused),
 		fd_count_test(the_flags_of_the_original_are_not_touched),
 		fd_count_test(a_blocking_fd_is_never_blocked_on),
