@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -39,13 +41,39 @@ void log_set_session(unsigned int number)
 	session_number = number;
 }
 
+// How many bytes the character of UTF-8 has that text begins with; 0: it is a control, or none.
+static size_t character_length(const char *text)
+{
+	static const uint32_t least[] = {
+		[2] = 0xa0, [3] = 0x800, [4] = 0x10000}; // after the controls
+	const unsigned char *c = (const unsigned char *)text;
+	if (c[0] < 0x80) {
+		return c[0] >= ' ' && c[0] != 0x7f;
+	}
+	if (c[0] < 0xc2 || c[0] > 0xf4) {
+		return 0;
+	}
+	size_t len = c[0] >= 0xf0 ? 4 : c[0] >= 0xe0 ? 3 : 2;
+	uint32_t code = c[0] & (0xffu >> (len + 1));
+	for (size_t i = 1; i < len; i++) {
+		if ((c[i] & 0xc0) != 0x80) {
+			return 0;
+		}
+		code = code << 6 | (c[i] & 0x3fu);
+	}
+	bool surrogate = code >= 0xd800 && code < 0xe000;
+	return code >= least[len] && code <= 0x10ffff && !surrogate ? len : 0;
+}
+
 // What a peer has sent is not to look like lines of ours, nor to speak to a terminal.
 static void mask_controls(char *text)
 {
-	for (; *text != '\0'; text++) {
-		if ((unsigned char)*text < ' ' || *text == 0x7f) {
+	while (*text != '\0') {
+		size_t len = character_length(text);
+		if (len == 0) {
 			*text = '?';
 		}
+		text += len > 0 ? len : 1;
 	}
 }
 

@@ -75,6 +75,21 @@ static void what_a_peer_says_stays_on_its_line(void **state)
 	assert_string_equal(text, "test: warn: said: a?test: forged ?[2J?\xc3\xa9\n");
 }
 
+static void write_odd_bytes(void)
+{
+	log_warn("\xc2\x9b[2J \xc2\x80 \xc2\xa0 \xe2\x82\xac \xf0\x9f\x98\x80"); // U+009B is CSI
+	log_warn("\x9b \xc0\x8a \xe0\x82\x9b \xed\xa0\x80 \xf4\x90\x80\x80 \xff \xe2\x82");
+}
+
+static void controls_of_eight_bits_and_what_is_no_utf_8_are_masked(void **state)
+{
+	(void)state;
+	capture(write_odd_bytes);
+	assert_string_equal(text,
+		"test: warn: ??[2J ?? \xc2\xa0 \xe2\x82\xac \xf0\x9f\x98\x80\n"
+		"test: warn: ? ?? ??? ??? ???? ? ??\n");
+}
+
 static void lines_beyond_the_level_are_not_written(void **state)
 {
 	(void)state;
@@ -196,6 +211,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		log_test(lines_name_the_program_and_are_marked_by_level),
 		log_test(what_a_peer_says_stays_on_its_line),
+		log_test(controls_of_eight_bits_and_what_is_no_utf_8_are_masked),
 		log_test(lines_beyond_the_level_are_not_written),
 		log_test(a_session_is_named),
 		log_test(errno_is_told_and_kept),
