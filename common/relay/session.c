@@ -585,7 +585,7 @@ static void init_refs(struct session *session)
 		.budget = options->budget,
 		.rules = options->rules,
 		.region = options->region,
-		.contents = options->contents,
+		.contents = options->exports == WIRE_REQUEST ? options->contents : NULL,
 		.peer_contents = options->peer_contents,
 		.n_peer_contents = options->n_peer_contents,
 		.stored = handle_stored,

@@ -53,7 +53,7 @@ struct session_options {
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;
 	size_t n_peer_contents;
-	struct content_store *contents;
+	struct content_store *contents; // not looked at on the host, which trusts no guest's hashes
 
 	// The version to offer a global at, at most version; 0 hides it. NULL offers all that can cross.
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);

@@ -25,6 +25,7 @@ struct service {
 	struct event_base *base;
 	struct session *session;
 	struct budget budget;
+	struct content_store contents;
 	int local, channel;
 	bool ended;
 };
@@ -48,6 +49,7 @@ static void init(struct service *service, enum wire_direction exports, const cha
 	make_pair(local);
 	make_pair(channel);
 	*service = (struct service){.local = local[0], .channel = channel[0]};
+	content_store_init(&service->contents);
 	service->base = event_base_new();
 	assert_non_null(service->base);
 	service->budget.limits = (struct budget_limits){
@@ -72,6 +74,7 @@ static void init(struct service *service, enum wire_direction exports, const cha
 		.service = name,
 		.rules.shared = FDREF_SHARED_DIFF,
 		.budget = &service->budget,
+		.contents = &service->contents,
 		.ended = handle_ended,
 		.data = service,
 	};
@@ -88,6 +91,7 @@ static void service_finish(struct service *service)
 {
 	session_destroy(service->session);
 	event_base_free(service->base);
+	content_store_finish(&service->contents);
 	close(service->local);
 	close(service->channel);
 }
@@ -362,6 +366,31 @@ static void a_pool_that_grows_is_charged_for_what_it_maps(void **state)
 	service_finish(&service);
 }
 
+// Whether a file that is in the session's store already can be opened as such.
+static bool knows_files(enum wire_direction exports, uint32_t id)
+{
+	struct service service;
+	const struct channel_open_memory open = {
+		.seals = CHANNEL_NO_SEALS, .cached = 1, .size = {4096}};
+	struct content_hash hash;
+	memcpy(hash.bytes, open.hash, sizeof(hash.bytes));
+	init(&service, exports, NULL);
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	content_store_put(&service.contents, &hash, fd);
+	send_frame(&service, CHANNEL_OPEN, id, CHANNEL_KIND_FILE, &open, sizeof(open));
+	bool known = session_stats(service.session)->fds_cached == 1;
+	service_finish(&service);
+	return known;
+}
+
+static void a_host_keeps_no_files(void **state)
+{
+	(void)state;
+	assert_true(knows_files(WIRE_REQUEST, CHANNEL_ID_HOST | 1));
+	assert_false(knows_files(WIRE_EVENT, 1));
+}
+
 // Whether the session goes on after weston_debug_v1.subscribe, which wants a pipe, has named id 7.
 static bool subscribes(enum channel_kind kind, const void *open, size_t len)
 {
@@ -419,6 +448,7 @@ int main(void)
 		fd_count_test(a_pool_is_charged_while_a_buffer_is_in_it),
 		fd_count_test(a_pool_that_grows_is_charged_for_what_it_maps),
 		fd_count_test(an_fdref_of_another_kind_ends_the_session),
+		fd_count_test(a_host_keeps_no_files),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
