@@ -132,10 +132,8 @@ void counter_watch(struct counter *counter)
 	event_del(counter->event);
 	event_assign(counter->event, base, counter->fd, events, event_get_callback(counter->event),
 		counter);
-	if (event_base_get_npriorities(base) > 1) {
-		event_priority_set(
-			counter->event, 1); // what was written before the count comes first
-	}
+	// What was written before the count comes first.
+	event_priority_set(counter->event, event_base_get_npriorities(base) - 1);
 	if ((events & (EV_READ | EV_WRITE)) && event_add(counter->event, NULL) < 0) {
 		fdrefs_fail(counter->ref.refs, "an eventfd cannot be waited for: out of memory");
 	}

@@ -127,10 +127,10 @@ void ends_init(struct ends *ends)
 {
 	int sockets[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
-	// two priorities, so that a test can come before what it watches
+	// As a session process: a test can come before what it watches, and counts come last.
 	ends->base = event_base_new();
 	assert_non_null(ends->base);
-	assert_int_equal(event_base_priority_init(ends->base, 2), 0);
+	assert_int_equal(event_base_priority_init(ends->base, 3), 0);
 	init_end(&ends->guest, ends->base, sockets[0], 0);
 	init_end(&ends->host, ends->base, sockets[1], CHANNEL_ID_HOST);
 }

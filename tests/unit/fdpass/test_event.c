@@ -145,6 +145,38 @@ static void what_the_other_side_writes_is_read_at_the_openers(void **state)
 	finish_pair(&pair);
 }
 
+// As a socket's bytes would be, of which a count tells.
+static void look_at_count(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct pair *pair = data;
+	assert_int_equal(count_of(pair->guest), 1); // nobody has taken it yet
+}
+
+static void what_was_written_before_a_count_leaves_first(void **state)
+{
+	(void)state;
+	struct pair pair;
+	int pipe_ends[2];
+	init_pair(&pair, 0, 0);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
+	struct event *bytes =
+		event_new(pair.ends.base, pipe_ends[0], EV_READ, look_at_count, &pair);
+	for (int i = 0; i < 10; i++) {
+		eventfd_write(pair.guest, 1); // what is ready first is told first by epoll
+		assert_int_equal(write(pipe_ends[1], "x", 1), 1);
+		event_add(bytes, NULL);
+		expect_counts(&pair, 0, 1);
+		assert_false(event_pending(bytes, EV_READ, NULL));
+		assert_int_equal(take(pair.host), 1);
+	}
+	event_free(bytes);
+	close(pipe_ends[0]);
+	close(pipe_ends[1]);
+	finish_pair(&pair);
+}
+
 static void counts_that_nobody_reads_add_up(void **state)
 {
 	(void)state;
@@ -995,6 +1027,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(what_the_opener_writes_is_read_on_the_other_side),
 		fd_count_test(what_the_other_side_writes_is_read_at_the_openers),
+		fd_count_test(what_was_written_before_a_count_leaves_first),
 		fd_count_test(counts_that_nobody_reads_add_up),
 		fd_count_test(a_count_that_is_there_goes_with_the_eventfd),
 		fd_count_test(a_semaphore_stays_one),
