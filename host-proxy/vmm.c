@@ -41,6 +41,7 @@ struct vmm {
 	pid_t pid;                      // of the device process; 0: none
 	int device_fd;                  // -1
 	struct event *readable;         // NULL
+	bool violated;                  // the device process its sandbox
 	bool stopping;
 };
 
@@ -48,7 +49,8 @@ static void handle_record(void *data, const void *bytes, size_t len, struct fdli
 {
 	struct vmm *vmm = data;
 	const struct device_record *record = bytes;
-	if (len == sizeof(*record) && record->type == DEVICE_VIOLATION) {
+	if (len == sizeof(*record) && record->type == DEVICE_VIOLATION && !vmm->violated) {
+		vmm->violated = true; // once of each process
 		struct sandbox_violation violation;
 		memcpy(&violation, record, sizeof(violation));
 		sandbox_log_violation(vmm->pid, &violation);
@@ -109,6 +111,7 @@ static bool send_start(struct vmm *vmm, int fd)
 // Takes fd, the VMM's.
 static void start_device(struct vmm *vmm, int fd)
 {
+	vmm->violated = false;
 	vmm->device_fd = child_start(vmm->argv, &vmm->pid);
 	if (vmm->device_fd < 0) {
 		log_error("cannot start a device process: %s", strerror(-vmm->device_fd));

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#define LINES_PER_SECOND 10
+
 static const char *const level_names[] = {
 	[LOG_ERROR] = "error",
 	[LOG_WARN] = "warn",
@@ -105,29 +107,25 @@ void log_write(enum log_level level, const char *fmt, ...)
 	va_end(args);
 }
 
-void log_limited(enum log_level level, const char *fmt, ...)
+void log_write_limited(struct log_limit *limit, enum log_level level, const char *fmt, ...)
 {
-	static time_t second;
-	static unsigned int written, withheld;
-
 	if (level > threshold) {
 		return;
 	}
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	if (now.tv_sec != second) {
-		if (withheld > 0) {
-			log_write(
-				level, "%u more lines like the last ones were left out", withheld);
+	if (now.tv_sec != limit->second) {
+		if (limit->withheld > 0) {
+			log_write(level, "%u more lines like the last ones were left out",
+				limit->withheld);
 		}
-		second = now.tv_sec;
-		written = withheld = 0;
+		*limit = (struct log_limit){.second = now.tv_sec};
 	}
-	if (written >= 10) {
-		withheld++;
+	if (limit->written >= LINES_PER_SECOND) {
+		limit->withheld++;
 		return;
 	}
-	written++;
+	limit->written++;
 	va_list args;
 	va_start(args, fmt);
 	write_line(level, fmt, args);

@@ -499,7 +499,7 @@ int sandbox_enter(const struct sandbox_profile *profile, struct sandbox_filter *
 void sandbox_log_violation(pid_t pid, const struct sandbox_violation *reported)
 {
 	char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, (int)reported->number);
-	log_limited(LOG_ERROR, "process %d called %s (%u), which its sandbox forbids", (int)pid,
+	log_error("process %d called %s (%u), which its sandbox forbids", (int)pid,
 		name != NULL ? name : "an unknown system call", reported->number);
 	free(name);
 }

@@ -87,7 +87,7 @@ void sandbox_filter_finish(struct sandbox_filter *filter);
 // not made yet is made.
 int sandbox_enter(const struct sandbox_profile *profile, struct sandbox_filter *filter);
 
-// For the parent. What a process reported is not more than a hint: the process may be somebody else's.
+// For the parent, once of each process. What it reported is not more than a hint: it may be somebody else's.
 void sandbox_log_violation(pid_t pid, const struct sandbox_violation *violation);
 
 #endif

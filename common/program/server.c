@@ -49,6 +49,7 @@ struct seat {
 	struct worker_peer peer;
 	struct vm *vm; // NULL: none
 	size_t slot;
+	bool violated; // its sandbox: it is dying, and says so once
 };
 
 struct server {
@@ -325,6 +326,19 @@ static bool handle_event_record(struct server *server, unsigned int number,
 	return eventfds_handle(&server->eventfds, &asker, record, fdlist_take(fds));
 }
 
+// Nobody else's lines can hide it, and it is said once of each process.
+static bool log_violation(struct server *server, const struct workers_sender *from,
+	const struct sandbox_violation *violation)
+{
+	struct seat *seat = find_seat(server, from->number);
+	if (seat == NULL || seat->violated) {
+		return false;
+	}
+	seat->violated = true;
+	sandbox_log_violation(from->pid, violation);
+	return true;
+}
+
 static bool take_record(struct server *server, const struct workers_sender *from,
 	const void *record, size_t len, struct fdlist *fds)
 {
@@ -344,7 +358,7 @@ static bool take_record(struct server *server, const struct workers_sender *from
 		part.stats.sessions = 0; // counted when the process is gone
 		stats_add(&server->totals, &part.stats);
 	} else if (type == RECORD_VIOLATION && len == sizeof(struct sandbox_violation)) {
-		sandbox_log_violation(from->pid, record);
+		return log_violation(server, from, record);
 	} else if (type == RECORD_DENIED && len == sizeof(struct record_denied)) {
 		log_denied(server, from->number, record);
 	} else {
