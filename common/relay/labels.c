@@ -92,17 +92,30 @@ enum wayland_verdict labels_import_icon(struct wayland_call *call)
 
 /* ---- windows that say nothing ---- */
 
-/* False: the window's interface has no such request, or the memory is out. */
-static bool encode_first(struct wl_array *out, const struct object *window, uint32_t id,
-	const char *request, const char *text)
+/* NULL: the window's interface has no such request. */
+static const struct wire_op *find_request(const struct object *window, const char *name)
 {
 	const struct wire_ops *ops = &window->interface->ops[WIRE_REQUEST];
-	size_t start = out->size;
-	uint32_t opcode = 0;
-	while (opcode < ops->count && strcmp(ops->ops[opcode].name, request) != 0) {
-		opcode++;
+	for (size_t i = 0; i < ops->count; i++) {
+		if (strcmp(ops->ops[i].name, name) == 0) {
+			return &ops->ops[i];
+		}
 	}
-	return opcode < ops->count && wire_encode_begin(out, id, opcode) &&
+	return NULL;
+}
+
+/* What is denied is not said for the client either. text may be NULL. */
+static bool encode_first(struct wayland_call *call, const char *request, const char *text)
+{
+	const struct object *window = wayland_new_object(call, 0);
+	const struct wire_op *op = find_request(window, request);
+	if (text == NULL || op == NULL || denied_find(call->wayland, op) != NULL) {
+		return true;
+	}
+	struct wl_array *out = call->replacement;
+	size_t start = out->size;
+	uint32_t opcode = (uint32_t)(op - window->interface->ops[WIRE_REQUEST].ops);
+	return wire_encode_begin(out, call->message.args[0].value, opcode) &&
 		wire_encode_string(out, text) && wire_encode_end(out, start);
 }
 
@@ -111,17 +124,13 @@ enum wayland_verdict labels_import_window(struct wayland_call *call)
 {
 	const struct wayland_options *options = &call->wayland->options;
 	const struct wire_message *message = &call->message;
-	const struct object *window = wayland_new_object(call, 0);
-	const char *title = options->title_prefix, *app_id = options->app_id_prefix;
-	uint32_t id = message->args[0].value;
-	struct wl_array *out = call->replacement;
-	if (title == NULL && app_id == NULL) {
+	if (options->title_prefix == NULL && options->app_id_prefix == NULL) {
 		return WAYLAND_FORWARD;
 	}
-	bool ok = append(out, message->data, message->header.size) &&
-		(title == NULL || encode_first(out, window, id, "set_title", title)) &&
-		(app_id == NULL || encode_first(out, window, id, "set_app_id", app_id) ||
-			encode_first(out, window, id, "set_class", app_id));
+	bool ok = append(call->replacement, message->data, message->header.size) &&
+		encode_first(call, "set_title", options->title_prefix) &&
+		encode_first(call, "set_app_id", options->app_id_prefix) &&
+		encode_first(call, "set_class", options->app_id_prefix);
 	return ok ? WAYLAND_REPLACE
 		  : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "no room for a window's prefixes");
 }
