@@ -111,7 +111,9 @@ static void limits_of_a_vm_follow_from_those_of_a_session(void **state)
 		OPTIONS_STATUS_RUN);
 	assert_int_equal(options.limits.most[BUDGET_STREAMS], 50);
 	assert_int_equal(options.vms.limits.most[BUDGET_FDS], 200);
-	assert_int_equal(options.vms.limits.most[BUDGET_STREAMS], 200);
+	assert_int_equal(options.vms.limits.most[BUDGET_STREAMS], 100);
+	assert_int_equal(options.limits.most[BUDGET_FLIGHT], 256);
+	assert_int_equal(options.vms.limits.most[BUDGET_FLIGHT], 256);
 	assert_int_equal(options.vms.limits.most[BUDGET_MEMORY], UINT64_C(3) << 30);
 	assert_int_equal(options.limits.rate, 7);
 	assert_int_equal(options.vms.limits.rate, 14);
@@ -149,18 +151,22 @@ static void every_limit_has_its_options(void **state)
 		[BUDGET_POOLS] = "--max-pools",
 		[BUDGET_MAPPED] = "--max-mapped",
 		[BUDGET_FRAMES] = "--max-frames",
+		[BUDGET_FLIGHT] = "--max-fds-in-flight",
 	};
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {
 		struct host_options options;
 		char vm[40] = "--max-vm-";
 		strcat(vm, options_of[i] + strlen("--max-"));
-		assert_int_equal(
-			parse(&options, LISTEN, options_of[i], "11", vm, "13"), OPTIONS_STATUS_RUN);
-		assert_int_equal(options.limits.most[i], 11);
-		assert_int_equal(options.vms.limits.most[i], 13);
+		assert_int_equal(parse(&options, LISTEN, options_of[i], "1100", vm, "1300"),
+			OPTIONS_STATUS_RUN);
+		assert_int_equal(options.limits.most[i], 1100);
+		assert_int_equal(options.vms.limits.most[i], 1300);
 		assert_int_equal(parse(&options, LISTEN, options_of[i], "0"), OPTIONS_STATUS_USAGE);
 		assert_int_equal(parse(&options, LISTEN, vm, "x"), OPTIONS_STATUS_USAGE);
 	}
+	struct host_options options; // a message's fds would wait for ever
+	assert_int_equal(
+		parse(&options, LISTEN, "--max-fds-in-flight", "252"), OPTIONS_STATUS_USAGE);
 }
 
 static void a_vm_has_a_rate_of_connections(void **state)

@@ -338,6 +338,23 @@ static void no_file_can_be_opened(void **state)
 
 /* ---- what is left ---- */
 
+static bool limit_what_the_user_shares(const void *data)
+{
+	struct rlimit limit;
+	int ends[2];
+	(void)data;
+	return getrlimit(RLIMIT_NOFILE, &limit) == 0 && setrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+		pipe2(ends, O_CLOEXEC) == 0 &&
+		fcntl(ends[0], F_SETPIPE_SZ, 1) == sysconf(_SC_PAGESIZE);
+}
+
+static void fds_in_flight_and_pages_of_pipes_can_be_limited(void **state)
+{
+	(void)state;
+	expect_passed(false, limit_what_the_user_shares, NULL);
+	expect_passed(true, limit_what_the_user_shares, NULL);
+}
+
 static bool wait_for_end(const void *data)
 {
 	(void)data;
@@ -504,6 +521,7 @@ int main(void)
 		fd_count_test(calls_of_other_architectures_end_the_process),
 #endif
 		fd_count_test(no_file_can_be_opened),
+		fd_count_test(fds_in_flight_and_pages_of_pipes_can_be_limited),
 		fd_count_test(capabilities_privileges_and_limits_are_gone),
 		fd_count_test(what_a_session_needs_works),
 		fd_count_test(a_session_makes_dmabufs_by_what_it_has_open),
