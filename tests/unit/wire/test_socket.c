@@ -263,7 +263,7 @@ static void one_that_is_destroyed_tries_no_more(void **state)
 static void fds_are_charged_until_the_peer_has_them(void **state)
 {
 	struct fixture *f = *state;
-	struct budget budget = {.limits.most[BUDGET_FDS] = 100};
+	struct budget budget = {.limits.most = {[BUDGET_FDS] = 100, [BUDGET_FLIGHT] = 100}};
 	struct parcel *parcel = parcel_create(&budget);
 	struct fdlist list;
 	char bytes[8];
