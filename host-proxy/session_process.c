@@ -312,13 +312,13 @@ static uint64_t region_size(const struct budget_limits *limits)
 // What the guest is to share with us; NULL: all goes by the channel. A recording could not have what
 // is written there.
 static struct region *create_region(const struct preparation *preparation, int channel_fd,
-	const struct session_options *session)
+	const struct worker_peer *peer, const struct session_options *session)
 {
 	const struct program_options *program = &preparation->options->program;
 	const struct handshake_hello *hello = &preparation->hello;
 	if (!program->region || program->record != NULL || session->service != NULL ||
 		(hello->features & CHANNEL_FEATURE_REGION) == 0 || !handshake_is_local(hello) ||
-		!is_unix(channel_fd)) {
+		peer->by_device || !is_unix(channel_fd)) {
 		return NULL;
 	}
 	struct region *region = region_create(region_size(&preparation->options->limits));
@@ -340,14 +340,15 @@ static int send_welcome(const struct preparation *preparation, int channel_fd,
 }
 
 // The service's end, for which the guest has been welcomed; -1.
-static int welcome(struct preparation *preparation, int channel_fd, struct session_options *session)
+static int welcome(struct preparation *preparation, int channel_fd, const struct worker_peer *peer,
+	struct session_options *session)
 {
 	int local_fd = open_service(preparation, channel_fd, session);
 	if (local_fd < 0) {
 		return -1;
 	}
 	open_resolver(preparation, session);
-	session->region = create_region(preparation, channel_fd, session);
+	session->region = create_region(preparation, channel_fd, peer, session);
 	int error = send_welcome(preparation, channel_fd, session);
 	if (error < 0) {
 		region_destroy(session->region);
@@ -364,7 +365,8 @@ static bool prepare(
 	struct preparation *preparation = data;
 	log_connection(channel_fd, peer);
 	preparation->input = create_input(channel_fd, peer);
-	int local_fd = preparation->input != NULL ? welcome(preparation, channel_fd, session) : -1;
+	int local_fd =
+		preparation->input != NULL ? welcome(preparation, channel_fd, peer, session) : -1;
 	if (local_fd < 0) {
 		channel_input_destroy(preparation->input);
 		close(channel_fd);

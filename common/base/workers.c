@@ -141,7 +141,7 @@ static void worker_free(struct worker *worker)
 {
 	wl_list_remove(&worker->link);
 	event_free(worker->readable);
-	close(worker->fd);
+	closer_close(worker->fd); // with the fds of what was not read
 	free(worker);
 }
 

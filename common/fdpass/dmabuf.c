@@ -24,8 +24,9 @@
  * is looked at again and again: soon at first, then less often.
  */
 #define FIRST_LOOK_MS 1
-#define LAST_LOOK_MS  256
-#define LOOKS_MS      10000 // in all; then the local peer is said to hold it
+#define LAST_SOON_MS  256
+#define LONG_MS       10000 // in all; then the local peer is said to hold it
+#define LAST_LOOK_MS  4096  // after that
 
 struct dmabuf {
 	struct memory memory;
@@ -34,6 +35,7 @@ struct dmabuf {
 	int info;              // where its count of references is read; -1: none
 	struct event *look;
 	unsigned int next_ms, waited_ms;
+	bool told; // that it is held for long
 };
 
 static const struct fdref_interface exported;
@@ -276,37 +278,44 @@ const char *dmabuf_import(
 
 /* ---- its end ---- */
 
-/* Of our fd, and of whoever was given one. */
+/* Of our fd, and of whoever was given one. Where nobody tells, it takes a while. */
 static bool is_held(const struct dmabuf *dmabuf)
 {
 	uint64_t count;
-	return dmabuf->info >= 0 && fd_info_number(dmabuf->info, "count", 10, &count) && count > 1;
+	if (dmabuf->info < 0 || !fd_info_number(dmabuf->info, "count", 10, &count)) {
+		return dmabuf->memory.fd >= 0 && dmabuf->waited_ms < LONG_MS;
+	}
+	return count > 1;
 }
 
 static void look_later(struct dmabuf *dmabuf)
 {
-	const struct timeval after = {.tv_usec = dmabuf->next_ms * 1000};
+	const struct timeval after = {
+		.tv_sec = dmabuf->next_ms / 1000,
+		.tv_usec = dmabuf->next_ms % 1000 * 1000,
+	};
 	if (dmabuf->look == NULL || event_add(dmabuf->look, &after) < 0) {
 		fdrefs_confirm_closed(&dmabuf->memory.ref);
 	}
 }
 
+/* A peer that keeps it for long keeps it charged, or a guest could have it keep any number. */
 static void look(struct dmabuf *dmabuf)
 {
 	struct fdrefs *refs = dmabuf->memory.ref.refs;
-	bool held = is_held(dmabuf);
-	if (held && dmabuf->waited_ms < LOOKS_MS) {
-		look_later(dmabuf);
+	if (!is_held(dmabuf)) {
+		fdrefs_confirm_closed(&dmabuf->memory.ref);
+		channel_flush(refs->channel);
 		return;
 	}
-	if (held) {
+	if (dmabuf->waited_ms >= LONG_MS && !dmabuf->told) {
+		dmabuf->told = true;
 		refs->counts.dmabufs_held++;
 		log_limited(LOG_WARN,
 			"a dma-buf of %" PRIu64 " bytes is still in use after its end",
 			dmabuf->memory.size);
 	}
-	fdrefs_confirm_closed(&dmabuf->memory.ref);
-	channel_flush(refs->channel);
+	look_later(dmabuf);
 }
 
 static void handle_look(evutil_socket_t fd, short what, void *data)
@@ -315,7 +324,7 @@ static void handle_look(evutil_socket_t fd, short what, void *data)
 	(void)what;
 	struct dmabuf *dmabuf = data;
 	dmabuf->waited_ms += dmabuf->next_ms;
-	if (dmabuf->next_ms < LAST_LOOK_MS) {
+	if (dmabuf->next_ms < (dmabuf->told ? LAST_LOOK_MS : LAST_SOON_MS)) {
 		dmabuf->next_ms *= 2;
 	}
 	look(dmabuf);
