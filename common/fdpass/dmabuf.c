@@ -282,10 +282,10 @@ const char *dmabuf_import(
 static bool is_held(const struct dmabuf *dmabuf)
 {
 	uint64_t count;
-	if (dmabuf->info < 0 || !fd_info_number(dmabuf->info, "count", 10, &count)) {
+	if (dmabuf->info < 0) {
 		return dmabuf->memory.fd >= 0 && dmabuf->waited_ms < LONG_MS;
 	}
-	return count > 1;
+	return fd_info_number(dmabuf->info, "count", 10, &count) && count > 1;
 }
 
 static void look_later(struct dmabuf *dmabuf)
