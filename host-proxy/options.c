@@ -485,8 +485,6 @@ static void init(struct host_options *options)
 		.device_fd = -1,
 	};
 	program_options_init(&options->program);
-	// Who is to be told is not the service, but whoever gave it the fd.
-	options->program.rules.unsupported = FDREF_UNSUPPORTED_DEVNULL;
 }
 
 static int read_command_line(struct host_options *options, int argc, char *argv[])

@@ -99,9 +99,7 @@ class Session:
 
 
 class ServiceStage(Stage):
-    """The pair with a service of each type; `compositor` is what the host connects to.
-
-    What cannot cross ends the session on both sides, so that it shows."""
+    """The pair with a service of each type; `compositor` is what the host connects to."""
 
     def make_compositor(self, globals_):
         return Services(self.directory)
@@ -110,7 +108,7 @@ class ServiceStage(Stage):
         return os.path.join(self.directory, f"guest-{name}")
 
     def served(self):
-        host, guest = ["--on-unsupported", "close"], []
+        host, guest = [], []
         for name, address in ADDRESSES.items():
             host += ["--service", f"{name}={address}:{self.compositor.paths[name]}"]
             guest += ["--service", f"{name}={address}:{self.path(name)}"]

@@ -127,17 +127,6 @@ static void limits_of_a_vm_follow_from_those_of_a_session(void **state)
 	assert_true(options.vms.limits.most[BUDGET_MEMORY] == UINT64_MAX);
 }
 
-static void what_a_service_passes_does_not_end_who_gets_it(void **state)
-{
-	(void)state;
-	struct host_options options;
-	const struct fdref_rules *rules = &options.program.rules;
-	assert_int_equal(parse(&options, LISTEN), OPTIONS_STATUS_RUN);
-	assert_int_equal(rules->unsupported, FDREF_UNSUPPORTED_DEVNULL);
-	assert_int_equal(parse(&options, LISTEN, "--on-unsupported", "close"), OPTIONS_STATUS_RUN);
-	assert_int_equal(rules->unsupported, FDREF_UNSUPPORTED_CLOSE);
-}
-
 static void every_limit_has_its_options(void **state)
 {
 	(void)state;
@@ -339,7 +328,6 @@ int main(void)
 		fd_count_test(a_vsock_device_has_a_cid_and_ports),
 		fd_count_test(a_vsock_device_needs_its_listener),
 		fd_count_test(limits_of_a_vm_follow_from_those_of_a_session),
-		fd_count_test(what_a_service_passes_does_not_end_who_gets_it),
 		fd_count_test(every_limit_has_its_options),
 		fd_count_test(a_vm_has_a_rate_of_connections),
 		fd_count_test(memory_has_units),
