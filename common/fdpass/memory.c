@@ -123,7 +123,7 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	channel_put64(open.size, memory->range != NULL ? 0 : shared);
 	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
 		*wrong = "too many fds are open in this session";
-		region_range_release(memory->range);
+		region_forget(memory->range);
 		mapping_unref(memory->mapping);
 		close(fd);
 		free(memory);

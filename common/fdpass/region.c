@@ -23,6 +23,12 @@
 
 #define WORTH_STREAMING (512u * 1024) // bytes
 
+struct kept_range {
+	struct wl_list link; // region.kept
+	struct region_range *range;
+	uint32_t object;
+};
+
 struct region *region_create(uint64_t size)
 {
 	assert(size <= CHANNEL_MAX_REGION);
@@ -59,6 +65,7 @@ struct region *region_open(int fd)
 	region->fd = fd;
 	region->size = size < CHANNEL_MAX_REGION ? size : CHANNEL_MAX_REGION;
 	wl_list_init(&region->ranges);
+	wl_list_init(&region->kept);
 	return region;
 }
 
@@ -81,10 +88,21 @@ static void destroy_range(struct region_range *range)
 	free(range);
 }
 
+static void destroy_kept(struct kept_range *kept)
+{
+	wl_list_remove(&kept->link);
+	free(kept);
+}
+
 void region_destroy(struct region *region)
 {
 	if (region == NULL) {
 		return;
+	}
+	struct kept_range *kept, *next_kept;
+	wl_list_for_each_safe (kept, next_kept, &region->kept, link) {
+		kept->range->users--;
+		destroy_kept(kept);
 	}
 	struct region_range *range, *next;
 	wl_list_for_each_safe (range, next, &region->ranges, link) {
@@ -190,6 +208,36 @@ void region_range_release(struct region_range *range)
 
 /* ---- the guest ---- */
 
+void region_keep(struct region_range *range, uint32_t object)
+{
+	if (range == NULL || is_host(range->refs)) {
+		return;
+	}
+	struct kept_range *kept = calloc(1, sizeof(*kept));
+	if (kept == NULL) {
+		range->held = true;
+		return;
+	}
+	kept->range = region_range_use(range);
+	kept->object = object;
+	wl_list_insert(&range->refs->region->kept, &kept->link);
+}
+
+void region_let_go(struct region *region, uint32_t object)
+{
+	struct kept_range *kept, *next;
+	if (region == NULL) {
+		return;
+	}
+	wl_list_for_each_safe (kept, next, &region->kept, link) {
+		if (kept->object == object) {
+			struct region_range *range = kept->range;
+			destroy_kept(kept);
+			region_range_release(range);
+		}
+	}
+}
+
 static bool find_gap(const struct region *region, uint64_t length, uint64_t *offset)
 {
 	const struct region_range *range;
@@ -216,6 +264,13 @@ struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool gr
 		return NULL;
 	}
 	return create_range(refs, offset, length);
+}
+
+void region_forget(struct region_range *range)
+{
+	if (range != NULL) {
+		destroy_range(range);
+	}
 }
 
 bool region_push_map(const struct region_range *range, uint32_t pool)

@@ -23,6 +23,7 @@ struct region {
 	uint64_t size;
 	uint64_t used;         // bytes of ranges
 	struct wl_list ranges; // region_range.link, by offset
+	struct wl_list kept;   // see region_keep
 	bool stopped;          // no more frames can be sent
 };
 
@@ -48,6 +49,8 @@ void region_destroy(struct region *region); // NULL is fine
 // The guest: a range of at least size bytes, with one user. A pool that is new gets none of the half
 // that is kept for those that grow. NULL: no room, or no region.
 struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows);
+// Gives it back before the host has heard of it. NULL is fine.
+void region_forget(struct region_range *range);
 // Tells the host that the pool is in the range from now on.
 bool region_push_map(const struct region_range *range, uint32_t pool);
 // The host: a REGION_MAP frame. A range with one user; NULL with *wrong.
@@ -58,6 +61,11 @@ const char *region_handle_unmap(struct fdrefs *refs, const struct channel_frame 
 
 struct region_range *region_range_use(struct region_range *range); // NULL is fine
 void region_range_release(struct region_range *range);             // NULL is fine
+// The guest: what was an object is in the range, and the host's local peer may look at it until it has
+// deleted that. Keeps the range in use until then. NULL is fine.
+void region_keep(struct region_range *range, uint32_t object);
+// wl_display.delete_id has come for an object. NULL is fine.
+void region_let_go(struct region *region, uint32_t object);
 
 // Copies rows, which their owner may truncate meanwhile, to offset in the range, with the stride that
 // they have. They fit.

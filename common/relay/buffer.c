@@ -76,8 +76,8 @@ static void destroy_buffer_object(struct object_state *state)
 {
 	struct buffer *buffer = (struct buffer *)state;
 	buffer->alive = false;
-	if (buffer->busy) {
-		buffer_hold(buffer); // nobody will be told when it is not
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		region_keep(buffer->planes[i].range, buffer->id);
 	}
 	buffer_unref(buffer);
 }

@@ -47,7 +47,7 @@ struct buffer {
 	struct object_state state;
 	unsigned int refs; // its object and the surfaces that show it or will
 	bool alive;        // its object is
-	bool busy;         // the guest's: it was committed, and has not been released since
+	uint32_t id;       // of its object, if it is in a wl_shm_pool
 	int32_t width, height;
 	uint32_t format; // as its protocol numbers it
 	size_t n_planes;

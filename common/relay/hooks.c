@@ -13,7 +13,6 @@ static const struct wayland_hook hooks[] = {
 	{"wl_shm", "create_pool", shm_export_create_pool, shm_import_create_pool},
 	{"wl_shm_pool", "create_buffer", shm_create_buffer, shm_import_create_buffer},
 	{"wl_shm_pool", "resize", shm_export_resize, shm_import_resize},
-	{"wl_buffer", "release", NULL, shm_import_release},
 
 	{"zwp_linux_dmabuf_v1", "format", feedback_format, feedback_format},
 	{"zwp_linux_dmabuf_v1", "modifier", feedback_modifier, feedback_modifier},

@@ -27,7 +27,6 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call);
 enum wayland_verdict shm_import_create_buffer(struct wayland_call *call);
 enum wayland_verdict shm_export_resize(struct wayland_call *call);
 enum wayland_verdict shm_import_resize(struct wayland_call *call);
-enum wayland_verdict shm_import_release(struct wayland_call *call);
 // Any other request that names a wl_buffer: all of it must be on the host first.
 enum wayland_verdict shm_export_buffer_args(struct wayland_call *call);
 

@@ -1,6 +1,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fdpass/fdref.h"
+#include "fdpass/region.h"
 #include "relay/crossing.h"
 #include "relay/dmabuf.h"
 #include "relay/hooks.h"
@@ -110,7 +112,9 @@ enum wayland_verdict registry_bind(struct wayland_call *call)
 
 enum wayland_verdict display_delete_id(struct wayland_call *call)
 {
-	objects_remove(&call->wayland->objects, call->message.args[0].value);
+	uint32_t id = call->message.args[0].value;
+	objects_remove(&call->wayland->objects, id);
+	region_let_go(call->wayland->options.refs->region, id);
 	return WAYLAND_FORWARD;
 }
 

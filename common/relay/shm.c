@@ -169,6 +169,7 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	if (buffer == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
+	buffer->id = args[0].value;
 	add_plane(buffer, pool, (uint64_t)offset, (uint32_t)stride);
 	wayland_new_object(call, 0)->state = &buffer->state;
 	return WAYLAND_FORWARD;
@@ -195,16 +196,6 @@ enum wayland_verdict shm_import_create_buffer(struct wayland_call *call)
 		*args[1].word = place_in_region(pool->memory, (uint64_t)offset, length);
 	}
 	return shm_create_buffer(call);
-}
-
-/* wl_buffer.release() */
-enum wayland_verdict shm_import_release(struct wayland_call *call)
-{
-	struct buffer *buffer = (struct buffer *)call->object->state;
-	if (buffer != NULL) {
-		buffer->busy = false;
-	}
-	return WAYLAND_FORWARD;
 }
 
 /* The buffer that is argument i; NULL. */

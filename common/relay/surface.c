@@ -351,9 +351,6 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 		forget_buffers(surface);
 	}
 	if (surface->pending.attached) {
-		if (buffer != NULL) {
-			buffer->busy = buffer->alive;
-		}
 		buffer_unref(surface->buffer);
 		surface->buffer = surface->pending.buffer;
 		surface->pending.buffer = NULL;

@@ -197,7 +197,7 @@ static void a_new_pool_with_other_pixels(struct stage *stage)
 	client_roundtrip(stage->client);
 }
 
-static void what_was_never_released_keeps_its_pixels(void **state)
+static void what_is_shown_keeps_its_pixels_though_its_buffer_is_gone(void **state)
 {
 	(void)state;
 	struct stage stage;
@@ -211,20 +211,25 @@ static void what_was_never_released_keeps_its_pixels(void **state)
 	assert_int_equal(pread(fd, before, SIZE, offset), SIZE);
 	assert_memory_equal(before, stage.pool.data, SIZE);
 	wl_buffer_destroy(buffer);
+	struct wl_surface *shows = stage.surface;
+	stage.surface = wl_compositor_create_surface(stage.compositor);
 	for (size_t i = 0; i < 5; i++) {
 		a_new_pool_with_other_pixels(&stage);
 	}
+	wl_surface_destroy(stage.surface);
+	stage.surface = shows;
 	assert_int_equal(pread(fd, after, SIZE, offset), SIZE);
 	assert_memory_equal(before, after, SIZE);
 	close(fd);
 	end(&stage);
 }
 
-static void what_was_released_makes_room(void **state)
+/* Whether the compositor releases buffers or not: they are shown no more, and it knows that. */
+static void makes_room(bool released)
 {
-	(void)state;
 	struct stage stage;
 	begin(&stage);
+	stage.world->screen.keeps_buffers = !released;
 	struct wl_buffer *buffer = make_buffer(&stage, 0);
 	commit(&stage, buffer);
 	int32_t first, last;
@@ -240,6 +245,18 @@ static void what_was_released_makes_room(void **state)
 	assert_in_range(last, 0, first + 2 * (2 * SIZE + 65536)); // two pools, at most, at a time
 	wl_buffer_destroy(buffer);
 	end(&stage);
+}
+
+static void what_was_released_makes_room(void **state)
+{
+	(void)state;
+	makes_room(true);
+}
+
+static void what_is_shown_no_more_makes_room_though_never_released(void **state)
+{
+	(void)state;
+	makes_room(false);
 }
 
 /* ---- what the compositor rejects ---- */
@@ -298,8 +315,9 @@ int main(void)
 		fd_count_test(pixels_are_there_and_do_not_cross_the_channel),
 		fd_count_test(where_the_fd_gets_lost_pixels_go_by_the_channel),
 		fd_count_test(a_pool_is_moved_with_buffers_in_flight),
-		fd_count_test(what_was_never_released_keeps_its_pixels),
+		fd_count_test(what_is_shown_keeps_its_pixels_though_its_buffer_is_gone),
 		fd_count_test(what_was_released_makes_room),
+		fd_count_test(what_is_shown_no_more_makes_room_though_never_released),
 		fd_count_test(buffers_that_leave_their_pool_are_rejected_though_the_region_goes_on),
 		fd_count_test(a_pool_that_shrinks_is_rejected),
 		fd_count_test(a_pool_of_no_size_is_rejected),

@@ -339,6 +339,48 @@ static void a_range_that_is_held_stays_what_it_was(void **state)
 	finish(&ends);
 }
 
+static void a_pool_that_cannot_be_opened_leaves_no_range(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	const char *wrong;
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, STEP), 0);
+	ends.guest.budget.limits.most[BUDGET_FDS] = ends.guest.budget.used[BUDGET_FDS];
+	assert_null(memory_export(&ends.guest.refs, fd, STEP, &wrong));
+	assert_int_equal(ends.guest.refs.region->used, 0);
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_REGION_UNMAP], 0);
+	finish(&ends);
+}
+
+static void a_range_stays_until_the_object_in_it_is_deleted(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	region_keep(shared.pool->range, 7);
+	region_keep(shared.pool->range, 7); // of several planes
+	region_keep(NULL, 7);
+	close_pool(&ends, &shared);
+	region_let_go(ends.guest.refs.region, 8);
+	region_let_go(NULL, 7);
+	ends_run(&ends);
+	assert_int_equal(ends.guest.refs.region->used, STEP);
+	region_let_go(ends.guest.refs.region, 7);
+	for (int i = 0; i < 3; i++) {
+		ends_run(&ends);
+	}
+	assert_int_equal(ends.guest.refs.region->used, 0);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 0);
+	shared = open_pool(&ends, STEP);
+	region_keep(shared.pool->range, 9); // and the session ends
+	close_pool(&ends, &shared);
+	finish(&ends);
+}
+
 /* ---- peers that may write anything ---- */
 
 static struct channel_region_range range_of(uint64_t offset, uint64_t length)
@@ -560,6 +602,8 @@ int main(void)
 		fd_count_test(a_range_is_used_again_and_begins_with_zeros),
 		fd_count_test(a_range_is_not_used_again_while_the_host_uses_it),
 		fd_count_test(a_range_that_is_held_stays_what_it_was),
+		fd_count_test(a_pool_that_cannot_be_opened_leaves_no_range),
+		fd_count_test(a_range_stays_until_the_object_in_it_is_deleted),
 		fd_count_test(ranges_that_are_not_in_the_region_are_wrong),
 		fd_count_test(ranges_that_overlap_are_wrong),
 		fd_count_test(only_ranges_in_use_can_be_unmapped_and_once),
