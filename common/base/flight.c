@@ -27,6 +27,7 @@ struct parcel {
 
 struct flight {
 	struct wl_list link;     // flights.list
+	struct wl_list turn;     // flights.waiting, or empty
 	struct flights *flights; // NULL: nobody looks by itself
 	struct budget *budget;   // NULL: fds in flight are not charged
 	size_t loose;            // fds in flight of the parcel that comes next
@@ -40,8 +41,9 @@ struct flight {
 
 struct flights {
 	struct budget *budget;
-	struct wl_list list; // flight.link
-	struct event *timer; // pending while there are parcels
+	struct wl_list list;    // flight.link
+	struct wl_list waiting; // flight.turn: who came first goes first
+	struct event *timer;    // pending while there are parcels
 };
 
 /* ---- parcels ---- */
@@ -92,15 +94,33 @@ bool parcel_add(struct parcel *parcel, struct charge *memory)
 
 /* ---- a socket ---- */
 
+static void leave_queue(struct flight *flight)
+{
+	wl_list_remove(&flight->turn);
+	wl_list_init(&flight->turn);
+}
+
+/* Sockets may be in what others carry: who comes first may be the only way to the next. */
+static bool is_next(const struct flight *flight)
+{
+	const struct flights *flights = flight->flights;
+	return flights == NULL || wl_list_empty(&flights->waiting) ||
+		flights->waiting.next == &flight->turn;
+}
+
 static bool take_off(struct flight *flight, size_t n_fds)
 {
 	if (flight->budget == NULL || n_fds == 0) {
 		return true;
 	}
-	if (!budget_charge(flight->budget, BUDGET_FLIGHT, n_fds)) {
+	if (!is_next(flight) || !budget_charge(flight->budget, BUDGET_FLIGHT, n_fds)) {
 		budget_forget(flight->budget); // it waits
+		if (flight->flights != NULL && wl_list_empty(&flight->turn)) {
+			wl_list_insert(flight->flights->waiting.prev, &flight->turn);
+		}
 		return false;
 	}
+	leave_queue(flight);
 	flight->loose += n_fds;
 	return true;
 }
@@ -123,6 +143,7 @@ struct flight *flight_create(struct flights *flights, int fd, struct charge *buf
 		flight->buffer = buffer != NULL ? charge_ref(buffer) : NULL;
 		wl_list_init(&flight->parcels);
 		wl_list_init(&flight->link);
+		wl_list_init(&flight->turn);
 		if (flights != NULL) {
 			wl_list_insert(&flights->list, &flight->link);
 		}
@@ -141,6 +162,7 @@ void flight_destroy(struct flight *flight)
 	}
 	land(flight, flight->loose);
 	wl_list_remove(&flight->link);
+	wl_list_remove(&flight->turn);
 	if (flight->closing) {
 		close(flight->fd);
 	}
@@ -243,6 +265,7 @@ void flight_close(struct flight *flight, bool alone)
 {
 	flight->closing = true;
 	flight->alone = alone;
+	leave_queue(flight);
 	if (flight->flights == NULL || is_taken(flight)) {
 		flight_destroy(flight);
 		return;
@@ -296,6 +319,7 @@ struct flights *flights_create(struct event_base *base, struct budget *budget)
 	}
 	flights->budget = budget;
 	wl_list_init(&flights->list);
+	wl_list_init(&flights->waiting);
 	flights->timer = evtimer_new(base, handle_timer, flights);
 	if (flights->timer == NULL) {
 		free(flights);
@@ -314,6 +338,7 @@ void flights_destroy(struct flights *flights)
 	struct flight *flight, *next;
 	wl_list_for_each_safe (flight, next, &flights->list, link) {
 		flight->flights = NULL;
+		leave_queue(flight);
 		wl_list_remove(&flight->link);
 		wl_list_init(&flight->link);
 		if (flight->closing) {

@@ -141,7 +141,11 @@ static void worker_free(struct worker *worker)
 {
 	wl_list_remove(&worker->link);
 	event_free(worker->readable);
-	closer_close(worker->fd); // with the fds of what was not read
+	if (worker->rejected) {
+		closer_close(worker->fd); // with the fds of what was not read
+	} else {
+		close(worker->fd);
+	}
 	free(worker);
 }
 

@@ -263,6 +263,41 @@ static void fds_wait_while_too_many_are_in_flight(void **state)
 	end(&fixture);
 }
 
+static ssize_t try_by(struct fixture *fixture, struct flight *flight, size_t n)
+{
+	struct flight *own = fixture->flight;
+	fixture->flight = flight;
+	ssize_t sent = try_to_send(fixture, n, NULL);
+	fixture->flight = own;
+	return sent;
+}
+
+static void who_waits_first_goes_first(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int pair[2];
+	begin(&fixture, SOCK_STREAM);
+	fixture.budget.limits.most[BUDGET_FLIGHT] = 2;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	struct flight *second = flight_create(fixture.flights, pair[0], NULL);
+	struct flight *third = flight_create(fixture.flights, pair[1], NULL);
+	send_fds(&fixture, 2, NULL);
+	assert_int_equal(try_by(&fixture, second, 1), -ETOOMANYREFS);
+	assert_int_equal(try_by(&fixture, third, 1), -ETOOMANYREFS);
+	take(&fixture);
+	assert_int_equal(try_by(&fixture, third, 1), -ETOOMANYREFS);
+	assert_int_equal(try_by(&fixture, second, 2), 1);
+	assert_int_equal(try_to_send(&fixture, 1, NULL), -ETOOMANYREFS);
+	flight_destroy(second);
+	assert_int_equal(try_to_send(&fixture, 1, NULL), -ETOOMANYREFS);
+	flight_destroy(third); // whose turn it was
+	assert_int_equal(try_to_send(&fixture, 1, NULL), 1);
+	close(pair[0]);
+	close(pair[1]);
+	end(&fixture);
+}
+
 static void a_parcel_in_parts_is_in_flight_by_its_parts(void **state)
 {
 	(void)state;
@@ -347,6 +382,7 @@ int main(void)
 		fd_count_test(one_that_others_have_is_not_shut_down),
 		fd_count_test(a_reader_that_leaves_has_taken_all),
 		fd_count_test(fds_wait_while_too_many_are_in_flight),
+		fd_count_test(who_waits_first_goes_first),
 		fd_count_test(a_parcel_in_parts_is_in_flight_by_its_parts),
 		fd_count_test(fds_wait_while_the_user_has_too_many_in_flight),
 	};
