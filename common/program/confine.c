@@ -7,6 +7,7 @@
 #include <linux/sync_file.h>
 #include <linux/udmabuf.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <xf86drm.h>
 
@@ -48,6 +49,7 @@ static const struct sandbox_rule session_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_ADD_SEALS)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETPIPE_SZ)),
+	SANDBOX_IF_BOTH("prlimit64", SANDBOX_ARG(0, 0), SANDBOX_ARG(1, RLIMIT_NOFILE)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, FIONREAD)), // and SIOCINQ
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	{0},
