@@ -381,12 +381,17 @@ static void two_fds_of_one_buffer_are_one_memory(void **state)
 	resolver_destroy(resolver);
 }
 
+static void run_once(struct fixture *fixture)
+{
+	channel_flush(fixture->ends.guest.channel);
+	channel_flush(fixture->ends.host.channel);
+	event_base_loop(fixture->ends.base, EVLOOP_ONCE);
+}
+
 static void run_until_closed(struct fixture *fixture)
 {
 	while (fixture->ends.guest.frames[CHANNEL_CLOSED] == 0) {
-		channel_flush(fixture->ends.guest.channel);
-		channel_flush(fixture->ends.host.channel);
-		event_base_loop(fixture->ends.base, EVLOOP_ONCE);
+		run_once(fixture);
 	}
 }
 
@@ -429,7 +434,7 @@ static void one_that_is_held_for_long_is_counted_and_stays_charged(void **state)
 	memory_release(original);
 	struct end *host = &fixture.ends.host;
 	while (host->refs.counts.dmabufs_held == 0) {
-		event_base_loop(fixture.ends.base, EVLOOP_ONCE);
+		run_once(&fixture);
 	}
 	assert_int_equal(fixture.ends.guest.frames[CHANNEL_CLOSED], 0);
 	assert_int_equal(host->budget.used[BUDGET_MEMORY], PAGE);
