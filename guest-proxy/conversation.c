@@ -95,7 +95,7 @@ static size_t next_message(const uint8_t *data, size_t len, struct wire_header *
 	return whole ? header->size : 0;
 }
 
-size_t conversation_read(struct conversation *conversation, enum wire_direction direction,
+size_t conversation_look(struct conversation *conversation, enum wire_direction direction,
 	uint8_t *messages, size_t len, conversation_func func, void *data)
 {
 	struct wire_header header;
@@ -104,21 +104,27 @@ size_t conversation_read(struct conversation *conversation, enum wire_direction 
 		struct conversation_message message;
 		decode(conversation, direction, &header, messages + done, &message);
 		func(data, &message);
-		follow(conversation, &message);
 		done += size;
 	}
 	return done;
 }
 
-void conversation_look(struct conversation *conversation, enum wire_direction direction,
+struct reading {
+	struct conversation *conversation;
+	conversation_func func;
+	void *data;
+};
+
+static void read_message(void *data, const struct conversation_message *message)
+{
+	const struct reading *reading = data;
+	reading->func(reading->data, message);
+	follow(reading->conversation, message);
+}
+
+size_t conversation_read(struct conversation *conversation, enum wire_direction direction,
 	uint8_t *messages, size_t len, conversation_func func, void *data)
 {
-	struct wire_header header;
-	size_t done = 0, size;
-	while ((size = next_message(messages + done, len - done, &header)) > 0) {
-		struct conversation_message message;
-		decode(conversation, direction, &header, messages + done, &message);
-		func(data, &message);
-		done += size;
-	}
+	struct reading reading = {conversation, func, data};
+	return conversation_look(conversation, direction, messages, len, read_message, &reading);
 }

@@ -43,7 +43,7 @@ size_t conversation_read(struct conversation *conversation, enum wire_direction 
 	uint8_t *messages, size_t len, conversation_func func, void *data);
 
 // The same without a change of what is known: the messages are still to be read.
-void conversation_look(struct conversation *conversation, enum wire_direction direction,
+size_t conversation_look(struct conversation *conversation, enum wire_direction direction,
 	uint8_t *messages, size_t len, conversation_func func, void *data);
 
 // Whether the message is this one.
