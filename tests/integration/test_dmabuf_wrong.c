@@ -284,7 +284,7 @@ static void each_wrong_set_is_told_by_the_protocol_s_own_error(void **state)
 /* ---- guests ---- */
 
 // What a guest without a client, that is the test, gives its objects for ids.
-enum { DISPLAY = 1, REGISTRY, GLOBAL, PARAMS, MADE };
+enum { DISPLAY = 1, REGISTRY, SYNC, GLOBAL, PARAMS, MADE };
 
 #define FDREF 1
 
@@ -294,6 +294,8 @@ struct guest {
 	size_t start;
 	uint32_t refs[MAX_ADDED];
 	uint32_t n_refs;
+	uint8_t received[65536]; // all that the host sent
+	size_t n_received;
 };
 
 static void send_bytes(const struct guest *guest, const void *bytes, size_t len)
@@ -347,15 +349,37 @@ static void open_dmabuf(struct guest *guest)
 	send_bytes(guest, &open, sizeof(open));
 }
 
+/* More of what the host sends. False: there is no more. */
+static bool receive(struct guest *guest)
+{
+	const int fd = guest->stage->client->pair.channel_fd;
+	world_until_readable(guest->stage->world, fd);
+	ssize_t n = recv(fd, guest->received + guest->n_received,
+		sizeof(guest->received) - guest->n_received, MSG_DONTWAIT);
+	guest->n_received += n > 0 ? (size_t)n : 0;
+	return n > 0;
+}
+
+static bool is_told(const struct guest *guest, const uint32_t *words, size_t n)
+{
+	return memmem(guest->received, guest->n_received, words, n * sizeof(*words)) != NULL;
+}
+
 static void bind_global(struct guest *guest)
 {
-	const uint32_t name = 5;          // after those of the screen
-	begin_message(guest, DISPLAY, 1); // get_registry
+	const uint32_t name = 5;                                  // after those of the screen
+	const uint32_t deleted[] = {DISPLAY, 12 << 16 | 1, SYNC}; // after all globals
+	begin_message(guest, DISPLAY, 1);                         // get_registry
 	add_words(guest, (uint32_t[]){REGISTRY}, 1);
+	end_message(guest);
+	begin_message(guest, DISPLAY, 0); // sync
+	add_words(guest, (uint32_t[]){SYNC}, 1);
 	end_message(guest);
 	send_messages(guest);
 	guest->messages.size = 0;
-	world_turns(guest->stage->world, 20); // it is told of the globals
+	while (!is_told(guest, deleted, 3)) {
+		assert_true(receive(guest));
+	}
 	begin_message(guest, REGISTRY, 0);
 	add_words(guest, &name, 1);
 	assert_true(wire_encode_string(&guest->messages, zwp_linux_dmabuf_v1_interface.name));
@@ -389,28 +413,20 @@ static void add_create(struct guest *guest, const struct wrong *wrong, bool imme
 	end_message(guest);
 }
 
-/* All that the host sends until its session is over. */
-static size_t receive(struct guest *guest, uint8_t *bytes, size_t size)
+static void end_session(struct guest *guest)
 {
-	const int fd = guest->stage->client->pair.channel_fd;
-	size_t len = 0;
-	ssize_t n;
-	do {
-		world_until_readable(guest->stage->world, fd);
-		n = recv(fd, bytes + len, size - len, MSG_DONTWAIT);
-		len += n > 0 ? (size_t)n : 0;
-	} while (n > 0 && len < size);
-	shutdown(fd, SHUT_RDWR);
+	while (receive(guest)) {
+	}
+	shutdown(guest->stage->client->pair.channel_fd, SHUT_RDWR);
 	client_wait_over(guest->stage->client);
-	return len;
 }
 
-/* Whether wl_display.error for the params is among the bytes. */
-static bool has_error(const uint8_t *bytes, size_t len, uint32_t code)
+/* Whether wl_display.error told a code for the params. */
+static bool has_error(const struct guest *guest, uint32_t code)
 {
-	for (size_t at = 0; at + 16 <= len; at++) {
+	for (size_t at = 0; at + 16 <= guest->n_received; at++) {
 		uint32_t words[4];
-		memcpy(words, bytes + at, sizeof(words));
+		memcpy(words, guest->received + at, sizeof(words));
 		if (words[0] == DISPLAY && (words[1] & 0xffff) == 0 && words[2] == PARAMS &&
 			words[3] == code) {
 			return true;
@@ -422,7 +438,6 @@ static bool has_error(const uint8_t *bytes, size_t len, uint32_t code)
 /* A guest that forwards what its client has done wrong, as if it did not know. */
 static void forward_wrong(struct stage *stage, const struct wrong *wrong, bool immediately)
 {
-	static uint8_t bytes[65536];
 	const struct pair_options options = {.resolver = stage->resolver, .no_guest = true};
 	struct guest guest = {.stage = stage};
 	wl_array_init(&guest.messages);
@@ -439,8 +454,8 @@ static void forward_wrong(struct stage *stage, const struct wrong *wrong, bool i
 	}
 	add_create(&guest, wrong, immediately && !wrong->twice);
 	send_messages(&guest);
-	size_t len = receive(&guest, bytes, sizeof(bytes));
-	assert_true(has_error(bytes, len, wrong->expected));
+	end_session(&guest);
+	assert_true(has_error(&guest, wrong->expected));
 	assert_non_null(strstr(stage->client->pair.host.reason, "zwp_linux_buffer_params_v1"));
 	assert_int_equal(stage->screen.n_requests, wrong->twice);
 	stage->screen.n_requests = 0;
