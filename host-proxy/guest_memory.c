@@ -131,18 +131,27 @@ const char *guest_memory_remove(struct guest_memory *memory, const struct guest_
 	return "a memory region to be removed that was never added";
 }
 
-uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, size_t *len)
+const struct guest_region *guest_memory_find(const struct guest_memory *memory, uint64_t address)
 {
 	for (size_t i = 0; i < memory->count; i++) {
-		const struct guest_region *region = &memory->regions[i];
-		uint64_t offset = address - region->range.address;
-		if (address >= region->range.address && offset < region->range.size) {
-			uint64_t rest = region->range.size - offset;
-			*len = *len < rest ? *len : (size_t)rest;
-			return region->data + offset;
+		const struct guest_range *range = &memory->regions[i].range;
+		if (address >= range->address && address - range->address < range->size) {
+			return &memory->regions[i];
 		}
 	}
 	return NULL;
+}
+
+uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, size_t *len)
+{
+	const struct guest_region *region = guest_memory_find(memory, address);
+	if (region == NULL) {
+		return NULL;
+	}
+	uint64_t offset = address - region->range.address;
+	uint64_t rest = region->range.size - offset;
+	*len = *len < rest ? *len : (size_t)rest;
+	return region->data + offset;
 }
 
 bool guest_memory_locate(
