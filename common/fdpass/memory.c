@@ -141,7 +141,7 @@ const char *memory_place_in_original(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
-	if (rows_fit(memory, write)) {
+	if (rows_fit(memory, write) && !memory->shared) {
 		place_at(memory, write, rows);
 	}
 	return NULL;
@@ -199,6 +199,9 @@ bool memory_resize(struct memory *memory, uint64_t size)
 
 bool memory_check(struct memory *memory)
 {
+	if (memory->shared) {
+		return true;
+	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_reading(memory, true);
 		return true;
@@ -258,6 +261,9 @@ const char *memory_place_in_replica(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
+	if (memory->shared) {
+		return "MEM_WRITE to a memory that both sides share";
+	}
 	if (!rows_fit(memory, write)) {
 		return "MEM_WRITE past the end of its memory";
 	}
@@ -414,6 +420,9 @@ const char *memory_copy_from_twin(struct memory *memory, const struct channel_fr
 	if (source == NULL) {
 		return "MEM_COPY from an fdref that is not a pool";
 	}
+	if (memory->shared || source->shared) {
+		return "MEM_COPY of a memory that both sides share";
+	}
 	const char *wrong = check_rects(memory, source, &copy, rects);
 	if (wrong != NULL || !begin_copy(memory, source)) {
 		return wrong;
@@ -531,6 +540,10 @@ bool memory_push(struct memory *memory, struct region_range *range, uint64_t off
 	size_t row_bytes, size_t rows)
 {
 	uint64_t size;
+	if (memory->shared) {
+		memory->ref.refs->counts.memory_saved += row_bytes * rows;
+		return true;
+	}
 	struct mapping *mapping = pushed_from(memory, range, &size);
 	if (mapping == NULL || row_bytes == 0 || offset >= size) {
 		return true;

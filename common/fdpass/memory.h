@@ -23,6 +23,8 @@ struct memory {
 	struct region_range *range; // for what is new in it; NULL: the replica is no range
 	unsigned int users;         // objects that refer to it; see memory_release
 	bool is_dmabuf;             // dmabuf.h
+	// Both sides have the same pages: what is written to them is there at once, so nothing is pushed.
+	bool shared;
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both
@@ -53,7 +55,8 @@ bool memory_check(struct memory *memory);
 bool memory_must_wait(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
-// is left out. range is the one that the memory had when what is pushed was made of it; may be NULL.
+// is left out. range is the one that the memory had when what is pushed was made of it; may be NULL. Of
+// one that is shared it is only counted.
 bool memory_push(struct memory *memory, struct region_range *range, uint64_t offset, size_t stride,
 	size_t row_bytes, size_t rows);
 

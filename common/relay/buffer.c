@@ -334,11 +334,24 @@ static bool push_plane_twin(const struct buffer_plane *plane, const struct buffe
 		rects, (size_t)n * sizeof(rects[0]));
 }
 
+static bool has_shared(const struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		if (buffer->planes[i].pool->memory->shared) {
+			return true;
+		}
+	}
+	return false;
+}
+
 bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region32_t *region)
 {
 	unchanged_forget_region(buffer, region);
 	if (!buffer_is_whole(buffer) || !buffer_is_whole(twin)) {
 		return buffer_push_region(buffer, region); // truncated by its owner
+	}
+	if (has_shared(buffer) || has_shared(twin)) {
+		return buffer_push_region(buffer, region); // the other side maps none of them
 	}
 	if (buffer->planes[0].range != NULL || twin->planes[0].range != NULL) {
 		// One copy as well; and what the other side copied later could be something else by then.

@@ -727,6 +727,7 @@ const struct stats *session_stats(const struct session *session)
 	stats->memory_bytes_received = counts->memory_received;
 	stats->memory_bytes_twinned = counts->memory_twinned;
 	stats->memory_bytes_shared = counts->memory_shared;
+	stats->memory_bytes_saved = counts->memory_saved;
 	stats->memory_conflicts = counts->shared_conflicts;
 	stats->stream_bytes_sent = counts->stream_sent;
 	stats->stream_bytes_received = counts->stream_received;

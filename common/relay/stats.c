@@ -22,6 +22,7 @@ void stats_add(struct stats *sum, const struct stats *part)
 	sum->memory_bytes_received += part->memory_bytes_received;
 	sum->memory_bytes_twinned += part->memory_bytes_twinned;
 	sum->memory_bytes_shared += part->memory_bytes_shared;
+	sum->memory_bytes_saved += part->memory_bytes_saved;
 	sum->memory_conflicts += part->memory_conflicts;
 	sum->stream_bytes_sent += part->stream_bytes_sent;
 	sum->stream_bytes_received += part->stream_bytes_received;
@@ -68,6 +69,9 @@ static void print_memory(FILE *out, const struct stats *stats)
 		stats->memory_bytes_twinned);
 	if (stats->memory_bytes_shared > 0) {
 		fprintf(out, ", %" PRIu64 " shared", stats->memory_bytes_shared);
+	}
+	if (stats->memory_bytes_saved > 0) {
+		fprintf(out, ", %" PRIu64 " not copied", stats->memory_bytes_saved);
 	}
 	if (stats->memory_conflicts > 0) {
 		fprintf(out, ", %" PRIu64 " words in conflict", stats->memory_conflicts);

@@ -172,7 +172,8 @@ static bool can_be_hashed(const struct buffer *buffer)
 {
 	const struct format_plane *sample = &buffer->planes[0].sample;
 	return buffer->n_planes == 1 && sample->width == 1 && sample->height == 1 &&
-		!buffer_is_dmabuf(buffer) && buffer_is_whole(buffer);
+		!buffer_is_dmabuf(buffer) && !buffer->planes[0].pool->memory->shared &&
+		buffer_is_whole(buffer);
 }
 
 static bool make_ready(struct buffer *buffer)
