@@ -107,6 +107,13 @@ static const char *set_compositor(void *data, const char *value)
 	return NULL;
 }
 
+static const char *set_resolver(void *data, const char *value)
+{
+	struct host_options *options = data;
+	options->resolver_text = value;
+	return transport_parse_resolver(value, &options->resolver);
+}
+
 static const char *set_service(void *data, const char *value)
 {
 	struct host_options *options = data;
@@ -305,6 +312,8 @@ static const struct option_spec specs[] = {
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
+	{"resolver", "ADDR", "unix:PATH: what knows the buffers of the VM's GPU", false,
+		set_resolver},
 	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow,
 		"globals"},
 	{"deny", "G", "never offer a global", true, set_deny, "globals"},

@@ -24,8 +24,10 @@ struct host_options {
 	const char *listen_text; // as it was given; NULL: the service manager has to pass a socket
 	uint32_t guest_cid;      // of the VM whose vsock device is ours (vhost-user)
 	struct vsock_ports vsock_ports;
-	int device_fd;          // -1 in other than device processes
-	const char *compositor; // NULL: $WAYLAND_DISPLAY
+	int device_fd;             // -1 in other than device processes
+	const char *compositor;    // NULL: $WAYLAND_DISPLAY
+	const char *resolver_text; // as it was given; NULL: guests' buffers are copied
+	struct transport resolver;
 	struct admission admission;
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL

@@ -37,6 +37,7 @@ struct preparation {
 	struct denied_request denied[POLICY_MAX_REQUESTS];
 	struct channel_input *input;
 	struct resolver *resolver; // NULL: no dma-bufs
+	struct resolver *handles;  // finds those of the VM's GPU; NULL: they are copied
 	int context_fd; // is open as long as the compositor is to know the context; or -1
 	struct handshake_hello hello; // the session borrows its contents
 };
@@ -295,6 +296,24 @@ static void open_resolver(struct preparation *preparation, struct session_option
 	session->resolver = preparation->resolver;
 }
 
+// The service that knows the buffers of the VM's GPU. It may not run yet, or not any more.
+static void connect_resolver(struct preparation *preparation, struct session_options *session)
+{
+	const struct host_options *options = preparation->options;
+	bool offered = (preparation->hello.features & CHANNEL_FEATURE_HANDLE) != 0;
+	if (!session->dmabufs || !offered || options->resolver_text == NULL) {
+		return;
+	}
+	int fd = transport_connect_now(&options->resolver);
+	if (fd < 0) {
+		log_warn("dma-bufs are copied: cannot connect to the resolver at %s: %s",
+			options->resolver_text, strerror(-fd));
+		return;
+	}
+	preparation->handles = resolver_create_handle(fd);
+	session->handles = preparation->handles;
+}
+
 static bool is_unix(int fd)
 {
 	int domain;
@@ -334,6 +353,7 @@ static int send_welcome(const struct preparation *preparation, int channel_fd,
 	const struct region *region = session->region;
 	uint32_t features = CHANNEL_FEATURE_TOKEN |
 		(session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0) |
+		(session->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
 		(region != NULL ? CHANNEL_FEATURE_REGION : 0);
 	return handshake_welcome(channel_fd, &preparation->hello, features,
 		region != NULL ? region->fd : -1, WELCOME_TIMEOUT_MS);
@@ -348,6 +368,7 @@ static int welcome(struct preparation *preparation, int channel_fd, const struct
 		return -1;
 	}
 	open_resolver(preparation, session);
+	connect_resolver(preparation, session);
 	session->region = create_region(preparation, channel_fd, peer, session);
 	int error = send_welcome(preparation, channel_fd, session);
 	if (error < 0) {
@@ -405,6 +426,7 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 		close(preparation.context_fd);
 	}
 	resolver_destroy(preparation.resolver);
+	resolver_destroy(preparation.handles);
 	free(preparation.handout.policy);
 	return status;
 }

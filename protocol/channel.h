@@ -126,6 +126,8 @@ enum channel_kind {
 #define CHANNEL_FEATURE_DMABUF 0x00000002u
 // The fd of a region comes with WELCOME.
 #define CHANNEL_FEATURE_REGION 0x00000004u
+// Beside DMABUF: the guest names buffers of its virtio-gpu, and the host can find them.
+#define CHANNEL_FEATURE_HANDLE 0x00000008u
 
 struct channel_hello {
 	uint32_t magic;

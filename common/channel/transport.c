@@ -105,6 +105,15 @@ const char *transport_parse_service(const char *text, struct transport *transpor
 	return "must be unix:PATH or seqpacket:PATH";
 }
 
+const char *transport_parse_resolver(const char *text, struct transport *transport)
+{
+	*transport = (struct transport){0};
+	if (strncmp(text, "unix:", 5) == 0) {
+		return parse_path(text + 5, TRANSPORT_SEQPACKET, transport);
+	}
+	return "must be unix:PATH";
+}
+
 static void unix_address(const struct transport *transport, struct address *address)
 {
 	size_t len = strlen(transport->path);

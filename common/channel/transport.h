@@ -8,7 +8,7 @@
 
 /**
  * Where a channel is reached: "unix:PATH", "vsock:[CID:]PORT", "vhost-user:PATH"; or where a service is, on its own
- * machine: "unix:PATH", "seqpacket:PATH". Listening: CID defaults to VMADDR_CID_ANY; connecting: to
+ * machine: "unix:PATH", "seqpacket:PATH"; or where a resolver is: "unix:PATH". Listening: CID defaults to VMADDR_CID_ANY; connecting: to
  * VMADDR_CID_HOST.
  */
 enum transport_kind {
@@ -29,6 +29,8 @@ struct transport {
 const char *transport_parse(const char *text, struct transport *transport);
 // Of a service: UNIX or SEQPACKET.
 const char *transport_parse_service(const char *text, struct transport *transport);
+// Of a resolver (protocol/resolver.md), which has records: SEQPACKET, also where the text has unix:.
+const char *transport_parse_resolver(const char *text, struct transport *transport);
 
 // A CLOEXEC, non-blocking listening socket; -errno on failure (-EADDRINUSE: somebody is
 // listening there). A dead UNIX socket is replaced. vsock buffers are raised to 1 MiB

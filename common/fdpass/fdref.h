@@ -145,6 +145,8 @@ struct fdrefs {
 	bool dmabufs;                  // both sides have agreed to them (dmabuf.h)
 	// Makes dma-bufs for those of the other side; borrowed. NULL: there can be none here.
 	struct resolver *resolver;
+	// Finds those of the guest's GPU; borrowed. NULL: they are copied.
+	struct resolver *handles;
 	struct fdref_rules rules;
 
 	struct region *region;          // ours; NULL: none is shared

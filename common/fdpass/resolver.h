@@ -6,14 +6,14 @@
 struct mapping;
 
 /**
- * Where the importer of a dma-buf gets one of its own from, which compositors can import. What the
- * other side says of a buffer is all that it goes by, and none of it is trusted.
+ * Where the importer of a dma-buf gets one of its own from, which compositors can import: it is made, or
+ * found. What the other side says of a buffer is all that it goes by, and none of it is trusted.
  */
 
 struct resolver_buffer {
-	int fd;                  // the dma-buf: CLOEXEC, for reading and writing
-	struct mapping *mapping; // of its bytes, writable
-	uint64_t size;           // of the dma-buf: what was asked for, in whole pages
+	int fd;                  // the dma-buf: CLOEXEC
+	struct mapping *mapping; // of its bytes, writable; NULL: of one that was found
+	uint64_t size;           // of the dma-buf: at least what was asked for, in whole pages
 };
 
 struct resolver {
@@ -21,16 +21,25 @@ struct resolver {
 };
 
 struct resolver_interface {
-	const char *name; // "copy"
+	const char *name; // "copy", "handle"
 	// Makes a buffer for at least size bytes, which is not 0 and has been charged: all zeros. It is the
-	// caller's: fd and one reference to mapping. 0 or -errno, which has been logged.
+	// caller's: fd and one reference to mapping. 0 or -errno, which has been logged. NULL: never.
 	int (*make)(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer);
+	// Finds the one that the guest's GPU knows by this number, in which the guest has size bytes. The
+	// pages are the guest's. buffer->fd is the caller's. 0 or -errno, which has been logged. NULL: never.
+	int (*find)(struct resolver *resolver, uint32_t resource, uint64_t size,
+		struct resolver_buffer *buffer);
 	void (*destroy)(struct resolver *resolver);
 };
 
 // Buffers that rows are copied into: pages of ours behind /dev/udmabuf, else of /dev/dma_heap/system.
 // The devices are opened now, as they cannot be later in a sandbox. NULL with errno: there is neither.
 struct resolver *resolver_create_copy(void);
+
+// Buffers of the guest's virtio-gpu, which a service knows (protocol/resolver.md) that socket is connected to:
+// SOCK_SEQPACKET, taken also on failure. It is waited for, for two seconds at most; one that does not
+// answer, or in no way that makes sense, is not asked again, and nothing is found any more. NULL: ENOMEM.
+struct resolver *resolver_create_handle(int socket);
 
 void resolver_destroy(struct resolver *resolver); // NULL is fine
 

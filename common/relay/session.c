@@ -594,6 +594,7 @@ static void init_refs(struct session *session)
 		.retried = handle_retried,
 		.dmabufs = options->dmabufs && !peer_is_client(session),
 		.resolver = options->resolver,
+		.handles = options->handles,
 		.data = session,
 	};
 	fd_identity_of(options->channel_fd, &session->refs.channel_identity);

@@ -48,6 +48,8 @@ struct session_options {
 	// On the host: HELLO has, WELCOME does, and resolver, which is borrowed, makes them.
 	bool dmabufs;
 	struct resolver *resolver;
+	// On the host: finds the buffers of the guest's GPU, borrowed. NULL: WELCOME has not said HANDLE.
+	struct resolver *handles;
 	struct dmabuf_device device; // of the guest; zeros on the host
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
