@@ -96,11 +96,20 @@ static export_func choose(
 	}
 }
 
+/*
+ * A service on the host passes on what another session, mostly of another VM, has given it. The end
+ * of this one would tell nothing to who has sent it, and let him choose whose session ends.
+ */
+static bool is_passed_on(const struct fdrefs *refs, const struct fd_facts *facts)
+{
+	return facts->of_session && refs->own_bit == CHANNEL_ID_HOST;
+}
+
 /* The rules for what cannot cross, which wrong says. */
 static enum any_result give_up(
 	struct fdrefs *refs, const struct fd_facts *facts, uint32_t *id, char wrong[ANY_WRONG_MAX])
 {
-	if (refs->rules.unsupported == FDREF_UNSUPPORTED_CLOSE) {
+	if (refs->rules.unsupported == FDREF_UNSUPPORTED_CLOSE && !is_passed_on(refs, facts)) {
 		return ANY_REFUSED;
 	}
 	refs->counts.unsupported++;

@@ -374,7 +374,7 @@ static const struct fdref_interface imported = {
 
 static const char *make_empty(struct file *file)
 {
-	file->fd = fd_new_memory("fdferry-file", file->open.exact ? file->open.seals : 0);
+	file->fd = fd_new_memory(FD_MEMORY_NAMES "file", file->open.exact ? file->open.seals : 0);
 	if (file->fd < 0 || ftruncate(file->fd, (off_t)file->size) < 0) {
 		log_errno("cannot make a file of %llu bytes", (unsigned long long)file->size);
 		return "out of memory for a file";

@@ -297,9 +297,19 @@ static const struct {
 	{TRACEFS_MAGIC, FD_KIND_FILE, "a file of the kernel's"},
 };
 
+/* By the name: who gives a memory of its own one of ours is told what he would be told of ours. */
+static bool is_copied_memory(int fd)
+{
+	static const char ours[] = "/memfd:" FD_MEMORY_NAMES;
+	char link[sizeof(ours)];
+	read_link(fd, link, sizeof(link));
+	return strcmp(link, ours) == 0;
+}
+
 static void learn_memory(int fd, struct fd_facts *facts)
 {
 	facts->memory = true;
+	facts->of_session = is_copied_memory(fd);
 	facts->seals = fd_seals(fd);
 	facts->immutable = facts->seals != CHANNEL_NO_SEALS &&
 		(facts->seals & SEALS_IMMUTABLE) == SEALS_IMMUTABLE;
@@ -427,6 +437,7 @@ static void learn_kind(int fd, const struct statx *stx, struct fd_facts *facts)
 {
 	facts->kind = kind_of_statx(fd, stx, &facts->name);
 	identify(fd, stx, &facts->identity);
+	facts->of_session = is_served(stx);
 	switch (facts->kind) {
 	case FD_KIND_FILE:
 		learn_file(fd, facts);

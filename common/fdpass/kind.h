@@ -38,6 +38,9 @@ struct fd_identity {
 // that every other session can tell without asking the file's server anything, which it may never answer.
 #define FD_SERVED_NUMBERS (UINT64_C(0x66647276) << 32)
 
+// The names of memfds that sessions make for their local peers begin so.
+#define FD_MEMORY_NAMES "fdferry-"
+
 bool fd_identity_equal(const struct fd_identity *a, const struct fd_identity *b);
 
 // Waits for nobody. A file that a session serves, this one or another, is FD_KIND_UNKNOWN here and for
@@ -61,9 +64,10 @@ struct fd_facts {
 	enum fd_kind kind;
 	int access; // O_RDONLY, O_WRONLY, O_RDWR
 	bool nonblocking;
-	bool path_only;     // O_PATH: nothing can be done with it
-	bool memory;        // FILE that several may map and share: memfd, tmpfs, hugetlbfs
-	bool immutable;     // ... and that is sealed against WRITE, SHRINK and GROW
+	bool path_only; // O_PATH: nothing can be done with it
+	bool memory;    // FILE that several may map and share: memfd, tmpfs, hugetlbfs
+	bool immutable; // ... and that is sealed against WRITE, SHRINK and GROW
+	bool of_session; // that a session has made of another side's: served on demand, or a copied memory
 	bool readable_file; // FILE whose length can be trusted: not procfs, sysfs and the like
 	uint32_t seals;     // CHANNEL_NO_SEALS where there are none
 	uint64_t size;      // of a FILE

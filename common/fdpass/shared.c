@@ -326,7 +326,7 @@ static const struct fdref_interface imported = {
  */
 static int create_copy(uint64_t size, uint32_t seals)
 {
-	int made = fd_new_memory("fdferry-shared", seals != CHANNEL_NO_SEALS ? seals : 0);
+	int made = fd_new_memory(FD_MEMORY_NAMES "shared", seals != CHANNEL_NO_SEALS ? seals : 0);
 	if (made < 0) {
 		return -1;
 	}

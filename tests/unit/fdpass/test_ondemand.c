@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -431,8 +432,8 @@ static void a_file_that_is_sent_back_is_the_original(void **state)
 	ends_finish(&ends);
 }
 
-// A service has passed it on, and the session that serves it does not answer meanwhile.
-static void another_session_refuses_a_file_that_this_one_serves(void **state)
+// The session that serves it does not answer meanwhile.
+static void another_session_does_not_look_at_a_file_that_this_one_serves(void **state)
 {
 	(void)state;
 	need_mount();
@@ -443,12 +444,38 @@ static void another_session_refuses_a_file_that_this_one_serves(void **state)
 	ends_init(&others);
 	int copy = cross(&ends, new_file(SIZE)), again = fcntl(copy, F_DUPFD_CLOEXEC, 0);
 	alarm(20); // who asks for bytes or for the file system would wait for this process
-	assert_false(any_must_wait(&others.host.refs, copy));
-	assert_int_equal(any_export(&others.host.refs, copy, &id, wrong), ANY_REFUSED);
+	assert_false(any_must_wait(&others.guest.refs, copy));
+	assert_int_equal(any_export(&others.guest.refs, copy, &id, wrong), ANY_REFUSED);
 	assert_string_equal(wrong, "a file that another session serves on demand cannot cross");
 	others.host.refs.rules.unsupported = FDREF_UNSUPPORTED_DROP;
 	assert_int_equal(any_export(&others.host.refs, again, &id, wrong), ANY_DROPPED);
 	alarm(0);
+	ends_finish(&others);
+	ends_finish(&ends);
+}
+
+// Who has sent it is another VM, which would learn nothing of the end of this session.
+static void what_a_service_passes_on_ends_no_session_on_the_host(void **state)
+{
+	(void)state;
+	need_mount();
+	struct ends ends, others;
+	char wrong[ANY_WRONG_MAX];
+	uint32_t id = 0;
+	ends_init(&ends);
+	ends_init(&others);
+	others.guest.takes = true;
+	int copy = cross(&ends, new_file(SIZE));
+	alarm(20);
+	assert_int_equal(any_export(&others.host.refs, copy, &id, wrong), ANY_OPENED);
+	assert_string_equal(wrong, "a file that another session serves on demand cannot cross");
+	assert_int_equal(others.host.refs.counts.unsupported, 1);
+	alarm(0);
+	ends_run(&others);
+	struct stat st;
+	assert_int_equal(fstat(others.guest.taken, &st), 0);
+	assert_int_equal(st.st_rdev, makedev(1, 3)); // /dev/null
+	close(others.guest.taken);
 	ends_finish(&others);
 	ends_finish(&ends);
 }
@@ -840,7 +867,8 @@ int main(void)
 		fd_count_test(a_file_is_confirmed_when_nobody_has_it_open_any_more),
 		fd_count_test(a_file_that_nobody_took_is_confirmed_at_once),
 		fd_count_test(a_file_that_is_sent_back_is_the_original),
-		fd_count_test(another_session_refuses_a_file_that_this_one_serves),
+		fd_count_test(another_session_does_not_look_at_a_file_that_this_one_serves),
+		fd_count_test(what_a_service_passes_on_ends_no_session_on_the_host),
 		fd_count_test(a_read_that_is_not_answered_in_time_fails),
 		fd_count_test(a_reader_that_waits_when_the_session_ends_gets_an_error),
 		fd_count_test(no_fd_works_when_the_session_has_ended),

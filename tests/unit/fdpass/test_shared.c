@@ -15,6 +15,7 @@
 
 #include "channel/channel.h"
 #include "ends.h"
+#include "fdpass/any.h"
 #include "fdpass/file.h"
 #include "tests/support/fd_count.h"
 
@@ -686,6 +687,29 @@ static void hostile_frames_are_wrong(void **state)
 	finish(&fixture);
 }
 
+// A service has it from a session that shares memory, and gives it to one that does not.
+static void memory_that_a_service_passes_on_ends_no_session_on_the_host(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct ends others;
+	char wrong[ANY_WRONG_MAX];
+	uint32_t id;
+	share(&fixture, new_memfd(PAGE), PAGE);
+	ends_init(&others);
+	others.host.refs.rules.shared = others.guest.refs.rules.shared = FDREF_SHARED_REFUSE;
+	assert_int_equal(
+		any_export(&others.host.refs, duplicate(fixture.copy), &id, wrong), ANY_OPENED);
+	assert_int_equal(others.host.refs.counts.unsupported, 1);
+	// but what the service has made itself does, and in the guest all does
+	assert_int_equal(any_export(&others.host.refs, new_memfd(PAGE), &id, wrong), ANY_REFUSED);
+	assert_int_equal(
+		any_export(&others.guest.refs, duplicate(fixture.copy), &id, wrong), ANY_REFUSED);
+	ends_finish(&others);
+	leave(&fixture);
+	finish(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -694,6 +718,7 @@ int main(void)
 		fd_count_test(seals_and_offset_are_the_originals),
 		fd_count_test(fds_of_one_memory_are_of_one_memory_there),
 		fd_count_test(an_fd_that_comes_home_is_of_the_original),
+		fd_count_test(memory_that_a_service_passes_on_ends_no_session_on_the_host),
 		fd_count_test(nobody_gets_more_access_than_was_given),
 		fd_count_test(what_cannot_be_shared_is_refused),
 		fd_count_test(an_fd_beyond_the_limit_is_refused),
