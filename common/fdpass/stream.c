@@ -647,25 +647,33 @@ static int open_nonblocking(int fd, int access)
 	return own;
 }
 
-uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wrong)
+/* What is only read of a file is its content, which has a kind of its own: as a stream it could go on for ever. */
+static const char *why_no_stream(enum fd_kind kind, int access)
 {
-	*wrong = NULL;
-	int flags = fcntl(fd, F_GETFL);
-	enum fd_kind kind = fd_kind_of(fd);
 	switch (kind) {
+	case FD_KIND_FILE:
+		return access == O_WRONLY ? NULL : "a file that is to be read is not a pipe";
 	case FD_KIND_PIPE:
 	case FD_KIND_UNIX_SOCKET:
-	case FD_KIND_FILE:
 	case FD_KIND_CHARACTER_DEVICE:
-		break;
+		return NULL;
 	default:
-		*wrong = "an fd that should be a pipe is not one";
-		close(fd);
-		return 0;
+		return "an fd that should be a pipe is not one";
 	}
+}
+
+uint32_t stream_export(struct fdrefs *refs, int fd, bool writer, const char **wrong)
+{
+	int flags = fcntl(fd, F_GETFL);
+	enum fd_kind kind = fd_kind_of(fd);
 	int access = flags & O_ACCMODE;
 	if (access == O_RDWR) {
 		access = writer ? O_WRONLY : O_RDONLY;
+	}
+	*wrong = why_no_stream(kind, access);
+	if (*wrong != NULL) {
+		close(fd);
+		return 0;
 	}
 	if (kind == FD_KIND_PIPE) {
 		fd = open_nonblocking(fd, access);
