@@ -4,15 +4,22 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 
+// Threads at a time. Each has a stack, which costs little until it is used.
+#define THREADS_MAX 64
+
+static atomic_uint threads;
+
 static void *run(void *data)
 {
 	close((int)(intptr_t)data);
+	threads--;
 	return NULL;
 }
 
@@ -33,8 +40,10 @@ static int start(int fd)
 
 void closer_close(int fd)
 {
+	threads++;
 	int error = start(fd);
 	if (error != 0) {
+		threads--;
 		log_limited(
 			LOG_WARN, "an fd stays open, no thread can close it: %s", strerror(error));
 		return;
@@ -44,4 +53,9 @@ void closer_close(int fd)
 	while (fcntl(fd, F_GETFD) >= 0) {
 		sched_yield();
 	}
+}
+
+bool closer_is_full(void)
+{
+	return threads >= THREADS_MAX;
 }

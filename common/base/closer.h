@@ -1,6 +1,8 @@
 #ifndef BASE_CLOSER_H
 #define BASE_CLOSER_H
 
+#include <stdbool.h>
+
 /**
  * close(2) of what somebody else has sent may wait: a FUSE file's asks its server, which may be who has
  * sent it, a lingering socket's waits for its peer. A process that must not wait leaves it to a thread.
@@ -8,5 +10,9 @@
 
 // Takes fd. Its number is free at once, whatever its close waits for.
 void closer_close(int fd);
+
+// So many threads wait that nothing should be taken which would need one more: the kernel can drop an fd that
+// has no number yet (scm_recv_none), and waits for nobody then.
+bool closer_is_full(void);
 
 #endif

@@ -123,6 +123,13 @@ ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds)
 	return receive_with(sock, &iov, 1, fds, &envelope, CMSG_LEN(sizeof(int)));
 }
 
+ssize_t scm_recv_none(int sock, void *data, size_t len, struct fdlist *fds)
+{
+	struct envelope envelope;
+	struct iovec iov = {.iov_base = data, .iov_len = len};
+	return receive_with(sock, &iov, 1, fds, &envelope, 0);
+}
+
 ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct fdlist *fds)
 {
 	struct envelope envelope;

@@ -27,6 +27,8 @@ ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct 
 // The same for who wants one fd at most: the kernel drops all others, which never have a number here, and
 // says so (-EPROTO).
 ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds);
+// The same for who wants none.
+ssize_t scm_recv_none(int sock, void *data, size_t len, struct fdlist *fds);
 
 // Prepares an AF_UNIX socket that was somebody else's for the two functions below: switches off what
 // its former owner asked to have with every message, and timestamps on for records. Whoever else

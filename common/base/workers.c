@@ -91,14 +91,16 @@ static void drop_fds(struct fdlist *fds)
 	fdlist_finish(fds);
 }
 
-// As scm_recv_one, but that a record whose fd was lost, because we have too many, is empty.
+// As scm_recv_one, but that a record whose fd was lost, because we have too many or too many wait to be
+// closed, is empty.
 static ssize_t read_record(struct worker *worker)
 {
 	const struct workers *workers = worker->workers;
 	_Alignas(8) unsigned char record[CHILD_RECORD_MAX];
 	struct fdlist fds;
 	fdlist_init(&fds);
-	ssize_t n = scm_recv_one(worker->fd, record, sizeof(record), &fds);
+	ssize_t n = closer_is_full() ? scm_recv_none(worker->fd, record, sizeof(record), &fds)
+				     : scm_recv_one(worker->fd, record, sizeof(record), &fds);
 	bool ok = n != -EPROTO || fds.count == 0;
 	if (n == sizeof(ready_record) && memcmp(record, ready_record, (size_t)n) == 0) {
 		worker->ready = true;
@@ -106,7 +108,8 @@ static ssize_t read_record(struct worker *worker)
 		ok = workers->handler->record(
 			workers->data, &worker->sender, record, (size_t)n, &fds);
 	} else if (n == -EPROTO && ok) {
-		log_limited(LOG_WARN, "a session process's record is lost: too many open files");
+		log_limited(LOG_WARN, "a session process's record is lost: too many %s",
+			closer_is_full() ? "fds wait to be closed" : "open files");
 	}
 	drop_fds(&fds);
 	if (!ok) {
@@ -141,7 +144,7 @@ static void worker_free(struct worker *worker)
 {
 	wl_list_remove(&worker->link);
 	event_free(worker->readable);
-	if (worker->rejected) {
+	if (worker->rejected && !closer_is_full()) {
 		closer_close(worker->fd); // with the fds of what was not read
 	} else {
 		close(worker->fd);

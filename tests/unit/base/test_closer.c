@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -41,11 +42,37 @@ static void signals_are_as_before(void **state)
 	}
 }
 
+#define MANY 100
+
+// Each costs a thread: who takes more than there may be has not asked.
+static void threads_that_wait_are_counted(void **state)
+{
+	(void)state;
+	int peers[MANY];
+	size_t n = 0;
+	while (n < MANY && !closer_is_full()) {
+		int fd = lingering_create(&peers[n]);
+		if (fd < 0) {
+			skip();
+		}
+		closer_close(fd);
+		n++;
+	}
+	assert_in_range(n, 1, MANY - 1);
+	while (n > 0) {
+		close(peers[--n]);
+	}
+	while (closer_is_full()) {
+		sched_yield();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(an_fd_whose_close_waits_is_gone_at_once),
 		fd_count_test(signals_are_as_before),
+		fd_count_test(threads_that_wait_are_counted),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
