@@ -131,6 +131,10 @@ static void check_over(struct socket *sock)
 	sock->over = true;
 	free_events(sock);
 	close_fd(sock);
+	if (sock->home) {
+		socket_claim_again(
+			sock->ref.refs, &sock->ref.identity); // it may have been passed anew
+	}
 	if (sock->ours) {
 		fdrefs_close(&sock->ref);
 	}
@@ -138,6 +142,7 @@ static void check_over(struct socket *sock)
 
 void socket_end_reading(struct socket *sock)
 {
+	socket_give_up_claim(sock);
 	sock->read_over = true;
 	socket_drop_held(sock);
 	socket_answer_pause(sock);
@@ -303,7 +308,7 @@ static enum fdref_again again(struct fdref *ref, int fd)
 {
 	struct socket *sock = (struct socket *)ref;
 	if (sock->ours) {
-		return sock->named ? FDREF_AGAIN_NEW : FDREF_AGAIN_NAME; // twice in one message
+		return FDREF_AGAIN_NEW; // or not: export knows
 	}
 	if (sock->over || sock->homing == HOMING_NOT) {
 		return FDREF_AGAIN_NEW;
@@ -398,8 +403,12 @@ static int take_home(struct socket *sock)
 	}
 	scm_release(sock->fd, sock->adopted);
 	int fd = fcntl(sock->fd, F_DUPFD_CLOEXEC, 0);
-	sock->home = fd >= 0;
-	return fd < 0 ? -errno : fd;
+	if (fd < 0) {
+		return -errno;
+	}
+	socket_give_up_claim(sock);
+	sock->home = true;
+	return fd;
 }
 
 static int get_fd(struct fdref *ref)
@@ -470,6 +479,18 @@ static struct socket *create(struct fdrefs *refs, int fd, int type)
 	return sock;
 }
 
+/* Takes fd, which is sock's once more. */
+static uint32_t export_again(struct socket *sock, int fd, const char **wrong)
+{
+	close(fd);
+	socket_claim_again(sock->ref.refs, &sock->ref.identity);
+	if (!sock->named) {
+		return sock->ref.id;
+	}
+	*wrong = "it was passed before, and is used there";
+	return 0;
+}
+
 static uint32_t export(struct fdrefs *refs, int fd, bool root, const char **wrong)
 {
 	int type = socket_type(fd);
@@ -484,18 +505,25 @@ static uint32_t export(struct fdrefs *refs, int fd, bool root, const char **wron
 		.nonblocking = (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
 		.root = root,
 	};
-	struct stat st;
-	bool known = fstat(fd, &st) == 0;
-	struct socket *sock = create(refs, fd, type);
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
+	struct socket *sock = socket_find_reader(refs, &identity);
+	if (sock != NULL) {
+		return export_again(sock, fd, wrong);
+	}
+	if (!root && !socket_claim(fd)) {
+		*wrong = "it was passed in another session, and is used there";
+		close(fd);
+		return 0;
+	}
+	sock = create(refs, fd, type);
 	if (sock == NULL) {
 		*wrong = "out of memory";
 		return 0;
 	}
 	sock->ours = true;
-	sock->root = root;
-	if (known) {
-		sock->ref.identity = (struct fd_identity){st.st_dev, st.st_ino};
-	}
+	sock->root = sock->named = root;
+	sock->ref.identity = identity;
 	if (!fdrefs_open(refs, &sock->ref, &sockets, CHANNEL_KIND_SOCKET, &open, sizeof(open))) {
 		destroy_socket(&sock->ref);
 		*wrong = "too many fds are open in this session";

@@ -16,9 +16,9 @@ struct flight;
 struct parcel;
 
 /**
- * What the three parts of a socket's fdref share, and nobody else includes: its life and its way home
- * (socket.c), what it reads from the local peer (socket_source.c), what it writes to it
- * (socket_sink.c).
+ * What the four parts of a socket's fdref share, and nobody else includes: its life and its way home
+ * (socket.c), what it reads from the local peer (socket_source.c), that nobody else reads that
+ * (socket_reader.c), what it writes to it (socket_sink.c).
  */
 
 // What is to be written to the local peer: fds go with its first byte. A piece without fds may go
@@ -111,6 +111,17 @@ void socket_stop_reading(struct socket *sock);
 void socket_update(struct socket *sock);
 // Something has happened to it. It may be gone after this.
 void socket_settle(struct socket *sock);
+
+/* socket_reader.c */
+
+// A local peer's socket is to be read by this process. False: another one reads from it.
+bool socket_claim(int fd);
+// sock is to be read no more.
+void socket_give_up_claim(const struct socket *sock);
+// Opened here and reading what comes for that socket; NULL: none of this session is.
+struct socket *socket_find_reader(const struct fdrefs *refs, const struct fd_identity *identity);
+// After an fd of that socket was closed: the claim may be gone with it.
+void socket_claim_again(const struct fdrefs *refs, const struct fd_identity *identity);
 
 /* socket_source.c */
 

@@ -72,6 +72,8 @@ static const struct sandbox_rule service_rules[] = {
 	// whether memory is used: leases
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETSIG)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETLEASE)),
+	// whether another session carries a socket: record locks
+	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETLK)),
 	// sockets as base/scm.h needs them
 	SANDBOX_IF_BOTH("setsockopt", SANDBOX_ARG(1, SOL_SOCKET), SANDBOX_ARG(2, SO_PASSCRED)),
 	SANDBOX_IF_BOTH("setsockopt", SANDBOX_ARG(1, SOL_SOCKET), SANDBOX_ARG(2, SO_PASSSEC)),

@@ -347,6 +347,37 @@ static void what_cannot_cross_ends_the_session_with_a_text(void **state)
 	}
 }
 
+/* A socket's bytes have one reader, also when the socket goes to and fro. */
+static void a_socket_goes_to_and_fro_but_not_twice(void **state)
+{
+	(void)state;
+	struct carried carried;
+	int pair[2];
+	begin(&carried);
+	make_pair(SOCK_STREAM, pair);
+	int socket = pair[1];
+	for (int i = 0; i < 10; i++) {
+		say(carried.client, "go", &socket, 1);
+		expect(&carried, carried.service, "go", &socket, 1);
+		say(carried.service, "come", &socket, 1);
+		expect(&carried, carried.client, "come", &socket, 1);
+		say(pair[0], "here", NULL, 0);
+		expect(&carried, socket, "here", NULL, 0);
+	}
+	int kept = dup(socket), there;
+	say(carried.client, "go", &socket, 1);
+	expect(&carried, carried.service, "go", &there, 1);
+	say(carried.client, "again", &kept, 1);
+	expect_end(&carried, carried.service);
+	carried_close(&carried.client);
+	carried_close(&carried.service);
+	carried_wait_over(&carried);
+	assert_non_null(strstr(carried.pair.host.reason, "passed before"));
+	carried_finish(&carried);
+	close(there);
+	close(pair[0]);
+}
+
 /* ---- kinds ---- */
 
 static int reopen(int fd, int flags)
@@ -545,6 +576,7 @@ int main(void)
 		fd_count_test(a_channel_that_is_cut_ends_everything),
 		fd_count_test(a_session_lasts_as_long_as_one_of_its_sockets),
 		fd_count_test(what_cannot_cross_ends_the_session_with_a_text),
+		fd_count_test(a_socket_goes_to_and_fro_but_not_twice),
 		fd_count_test(every_kind_crosses_both_ways),
 		fd_count_test(an_eventfd_that_is_sent_twice_is_one),
 		fd_count_test(what_comes_home_is_what_it_was),

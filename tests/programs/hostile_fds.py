@@ -286,6 +286,39 @@ def own_end(passing):
 add("the sender's own end of the connection", own_end)
 
 
+# ---- a socket twice ----
+
+def again(passing):
+    near, far = socket.socketpair()
+    with near, far:
+        passing.pass_one(far.fileno())
+        passing.pass_fds(far.fileno())
+        passing.expect_end("it was passed before")
+
+
+add("a socket once more, while its first copy is in use", again)
+
+
+def in_two_sessions(passing):
+    stage = passing.stage
+    other = Passing(stage, "client" if passing.program is stage.guest else "service")
+    near, far = socket.socketpair()
+    try:
+        with near, far:
+            copy = passing.pass_one(far.fileno())
+            other.pass_fds(far.fileno())
+            other.expect_end("it was passed in another session")
+            near.send(b"all of it")
+            with socket.socket(fileno=os.dup(copy)) as reader:
+                reader.settimeout(DEADLINE)
+                check(read_exactly(reader, 9) == b"all of it", "something else comes")
+    finally:
+        other.close()
+
+
+add("a socket in two sessions", in_two_sessions)
+
+
 # ---- cycles and depth ----
 
 def ring(passing):

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -394,6 +395,180 @@ static void a_socket_that_comes_home_is_what_it_was(void **state)
 	close(pair[0]);
 	close(pair[1]);
 	close(home);
+}
+
+static void one_that_is_used_there_does_not_cross_again(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	say(crossing->near, "again", &pair[1], 1);
+	run(crossing);
+	assert_non_null(strstr(crossing->failure, "passed before"));
+	close(pair[0]);
+	close(visitor);
+}
+
+static void left_out_it_disturbs_nobody(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor;
+	crossing->ends.guest.refs.rules.unsupported = FDREF_UNSUPPORTED_DROP;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	say(crossing->near, "again", &pair[1], 1);
+	run(crossing);
+	expect(crossing->far, "again", NULL, 0);
+	for (int i = 0; i < 20; i++) {
+		say(pair[0], "x", NULL, 0);
+		run(crossing);
+		expect(visitor, "x", NULL, 0);
+	}
+	close(pair[0]);
+	close(visitor);
+}
+
+static void one_that_was_closed_there_may_cross_again(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor;
+	cross(crossing, SOCK_SEQPACKET);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(visitor);
+	run(crossing);
+	say(crossing->near, "again", &pair[1], 1);
+	run(crossing);
+	assert_string_equal(crossing->failure, "");
+	struct fdlist fds;
+	fdlist_init(&fds);
+	char bytes[16];
+	assert_int_equal(scm_recv(crossing->far, bytes, sizeof(bytes), &fds), 5);
+	assert_int_equal(fds.count, 1);
+	fdlist_finish(&fds);
+	close(pair[0]);
+}
+
+/* As another session does, in a process of its own. */
+static bool crosses_elsewhere(int fd)
+{
+	fflush(NULL);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct ends ends;
+		const char *wrong;
+		ends_init(&ends);
+		_exit(socket_export(&ends.guest.refs, dup(fd), &wrong) == 0);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status) == 0;
+}
+
+static void one_that_came_home_may_cross_again(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, kept, home;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(pair[1]);
+	kept = dup(visitor); // the first one goes on, for what is written to it
+	say(crossing->far, "home", &visitor, 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	int away = dup(home);
+	say(crossing->near, "again", &home, 1);
+	run(crossing);
+	expect(crossing->far, "again", &visitor, 1);
+	assert_string_equal(crossing->failure, "");
+	for (int i = 0; i < 20; i++) {
+		say(pair[0], "x", NULL, 0);
+		run(crossing);
+		expect(visitor, "x", NULL, 0);
+	}
+	say(kept, "y", NULL, 0);
+	run(crossing);
+	expect(pair[0], "y", NULL, 0);
+	close(kept);
+	run(crossing);
+	assert_int_equal(crossing->ends.guest.refs.streams, 2); // the first one is over
+	assert_false(crosses_elsewhere(away));
+	close(away);
+	close(visitor);
+	close(pair[0]);
+}
+
+static void one_that_is_used_there_does_not_cross_in_another_session(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, home;
+	crossing->ends.guest.refs.rules.unsupported = FDREF_UNSUPPORTED_DROP;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	assert_true(crosses_elsewhere(pair[1]));
+	say(crossing->near, "go", (int[]){dup(pair[1]), dup(pair[1])}, 2);
+	run(crossing);
+	int got[2];
+	expect(crossing->far, "go", got, 2);
+	visitor = got[0];
+	close(got[1]);
+	assert_false(crosses_elsewhere(pair[1]));
+	say(crossing->near, "again", (int[]){dup(pair[1])}, 1);
+	run(crossing);
+	expect(crossing->far, "again", NULL, 0);
+	assert_false(crosses_elsewhere(pair[1]));
+	assert_true(crosses_elsewhere(pair[0]));
+	say(crossing->far, "home", &visitor, 1);
+	run(crossing);
+	expect(crossing->near, "home", &home, 1);
+	assert_true(crosses_elsewhere(home));
+	close(home);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void one_whose_reading_has_ended_may_cross_in_another_session(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	assert_false(crosses_elsewhere(pair[1]));
+	shutdown(pair[0], SHUT_WR);
+	run(crossing);
+	expect_end(visitor);
+	assert_true(crosses_elsewhere(pair[1]));
+	close(visitor);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void a_detour_that_is_passed_twice_in_a_message_is_one(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, got[2];
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	send_away(crossing, pair, &visitor);
+	close(pair[1]);
+	say(pair[0], "unread", NULL, 0);
+	run(crossing);
+	say(crossing->far, "home", (int[]){visitor, dup(visitor)}, 2);
+	run(crossing);
+	expect(crossing->near, "home", got, 2);
+	assert_true(same_file(got[0], got[1]));
+	run(crossing);
+	expect(got[1], "unread", NULL, 0);
+	close(got[0]);
+	close(got[1]);
+	close(pair[0]);
 }
 
 static void what_was_not_read_comes_home_too(void **state)
@@ -1244,6 +1419,13 @@ int main(void)
 		TEST(sockets_go_through_sockets),
 		TEST(one_that_is_passed_twice_in_a_message_is_one),
 		TEST(a_socket_that_comes_home_is_what_it_was),
+		TEST(one_that_is_used_there_does_not_cross_again),
+		TEST(left_out_it_disturbs_nobody),
+		TEST(one_that_was_closed_there_may_cross_again),
+		TEST(one_that_came_home_may_cross_again),
+		TEST(one_that_is_used_there_does_not_cross_in_another_session),
+		TEST(one_whose_reading_has_ended_may_cross_in_another_session),
+		TEST(a_detour_that_is_passed_twice_in_a_message_is_one),
 		TEST(what_was_not_read_comes_home_too),
 		TEST(a_pipe_that_comes_home_is_what_it_was),
 		TEST(a_pipe_comes_home_with_what_is_in_it),

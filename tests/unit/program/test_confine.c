@@ -225,6 +225,7 @@ static void each_kind_of_session_has_only_what_it_needs(void **state)
 {
 	static const struct call services[] = {
 		{"fcntl", {0, F_SETLEASE}},
+		{"fcntl", {0, F_SETLK}},
 		{"fcntl", {0, F_SETSIG}},
 		{"setsockopt", {0, SOL_SOCKET, SO_PASSCRED}},
 	};
