@@ -45,7 +45,7 @@ struct vmm {
 	bool stopping;
 };
 
-static void handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
+static bool handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
 {
 	struct vmm *vmm = data;
 	const struct device_record *record = bytes;
@@ -66,6 +66,7 @@ static void handle_record(void *data, const void *bytes, size_t len, struct fdli
 	} else {
 		log_limited(LOG_WARN, "a device process sent a record that makes no sense");
 	}
+	return true;
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -73,7 +74,8 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct vmm *vmm = data;
-	if (!child_read_records(vmm->device_fd, RECORDS_PER_WAKE, handle_record, vmm)) {
+	if (child_read_records(vmm->device_fd, RECORDS_PER_WAKE, handle_record, vmm) !=
+		CHILD_GOES_ON) {
 		event_del(vmm->readable); // SIGCHLD follows
 	}
 }

@@ -9,7 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/closer.h"
 #include "base/fdlist.h"
+#include "base/log.h"
 #include "base/scm.h"
 
 #define CHILD_FD 3
@@ -82,20 +84,46 @@ int child_start(char *const argv[], pid_t *pid)
 	return pair[0];
 }
 
-bool child_read_records(int fd, unsigned int max, child_record_func handle, void *data)
+// What the other process may have sent can have been made to let us wait.
+static void drop_fds(struct fdlist *fds)
 {
-	for (unsigned int i = 0; i < max; i++) {
-		_Alignas(max_align_t) unsigned char record[CHILD_RECORD_MAX];
-		struct fdlist fds;
-		fdlist_init(&fds);
-		ssize_t n = scm_recv_one(fd, record, sizeof(record), &fds);
-		if (n > 0) {
-			handle(data, record, (size_t)n, &fds);
-		}
-		fdlist_finish(&fds);
-		if (n <= 0) {
-			return n == -EAGAIN;
-		}
+	int fd;
+	while ((fd = fdlist_take(fds)) >= 0) {
+		closer_close(fd);
 	}
-	return true;
+	fdlist_finish(fds);
+}
+
+static enum child_reading read_record(int fd, child_record_func handle, void *data, bool *more)
+{
+	_Alignas(max_align_t) unsigned char record[CHILD_RECORD_MAX];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	ssize_t n = closer_is_full() ? scm_recv_none(fd, record, sizeof(record), &fds)
+				     : scm_recv_one(fd, record, sizeof(record), &fds);
+	bool lost = n == -EPROTO;
+	bool ok = !lost || fds.count == 0;
+	if (n > 0) {
+		ok = handle(data, record, (size_t)n, &fds);
+	} else if (lost && ok) {
+		log_limited(LOG_WARN, "a process's record is lost: too many %s",
+			closer_is_full() ? "fds wait to be closed" : "open files");
+	}
+	drop_fds(&fds);
+	*more = ok && (n > 0 || lost);
+	if (!ok) {
+		return CHILD_NONSENSE;
+	}
+	return *more || n == -EAGAIN ? CHILD_GOES_ON : CHILD_GONE;
+}
+
+enum child_reading child_read_records(
+	int fd, unsigned int max, child_record_func handle, void *data)
+{
+	enum child_reading reading = CHILD_GOES_ON;
+	bool more = true;
+	for (unsigned int i = 0; more && i < max; i++) {
+		reading = read_record(fd, handle, data, &more);
+	}
+	return reading;
 }

@@ -22,12 +22,19 @@ char **child_argv(char *const argv[], const char *option);
 // argv is child_argv's. Our end of the pair, CLOEXEC, and *pid; or -errno.
 int child_start(char *const argv[], pid_t *pid);
 
-// fds are the handler's to take; the rest is closed. record is aligned for any struct; one that was too
-// long is cut.
-typedef void (*child_record_func)(void *data, const void *record, size_t len, struct fdlist *fds);
+// fds, at most one, are the handler's to take; what it leaves is closed without waiting. record is aligned
+// for any struct; one that was too long is cut. False: it makes no sense.
+typedef bool (*child_record_func)(void *data, const void *record, size_t len, struct fdlist *fds);
 
-// Hands over at most max records that have come to an end of the pair, each with one fd at most. False: the
-// other one is gone.
-bool child_read_records(int fd, unsigned int max, child_record_func handle, void *data);
+enum child_reading {
+	CHILD_GOES_ON,
+	CHILD_GONE,     // the other end is closed
+	CHILD_NONSENSE, // what came makes no sense; nothing after it was read
+};
+
+// Hands over at most max records that have come to an end of the pair. One with more than one fd makes no
+// sense. One whose fd was lost, because this process has too many or too many wait to be closed, is left out.
+enum child_reading child_read_records(
+	int fd, unsigned int max, child_record_func handle, void *data);
 
 #endif

@@ -81,53 +81,28 @@ static void reject(struct worker *worker)
 	}
 }
 
-// What it may have sent can have been made to let us wait.
-static void drop_fds(struct fdlist *fds)
+static bool handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
 {
-	int fd;
-	while ((fd = fdlist_take(fds)) >= 0) {
-		closer_close(fd);
-	}
-	fdlist_finish(fds);
-}
-
-// As scm_recv_one, but that a record whose fd was lost, because we have too many or too many wait to be
-// closed, is empty.
-static ssize_t read_record(struct worker *worker)
-{
+	struct worker *worker = data;
 	const struct workers *workers = worker->workers;
-	_Alignas(8) unsigned char record[CHILD_RECORD_MAX];
-	struct fdlist fds;
-	fdlist_init(&fds);
-	ssize_t n = closer_is_full() ? scm_recv_none(worker->fd, record, sizeof(record), &fds)
-				     : scm_recv_one(worker->fd, record, sizeof(record), &fds);
-	bool ok = n != -EPROTO || fds.count == 0;
-	if (n == sizeof(ready_record) && memcmp(record, ready_record, (size_t)n) == 0) {
+	if (len == sizeof(ready_record) && memcmp(record, ready_record, len) == 0) {
 		worker->ready = true;
-	} else if (n > 0) {
-		ok = workers->handler->record(
-			workers->data, &worker->sender, record, (size_t)n, &fds);
-	} else if (n == -EPROTO && ok) {
-		log_limited(LOG_WARN, "a session process's record is lost: too many %s",
-			closer_is_full() ? "fds wait to be closed" : "open files");
+		return true;
 	}
-	drop_fds(&fds);
-	if (!ok) {
-		reject(worker);
-	}
-	return n == -EPROTO ? 1 : n;
+	return workers->handler->record(workers->data, &worker->sender, record, len, fds);
 }
 
 // Reads at most max records; false at the end of the stream.
 static bool read_records(struct worker *worker, unsigned int max)
 {
-	for (unsigned int i = 0; i < max && !worker->rejected; i++) {
-		ssize_t n = read_record(worker);
-		if (n <= 0) {
-			return n == -EAGAIN;
-		}
+	if (worker->rejected) {
+		return true;
 	}
-	return true;
+	enum child_reading reading = child_read_records(worker->fd, max, handle_record, worker);
+	if (reading == CHILD_NONSENSE) {
+		reject(worker);
+	}
+	return reading != CHILD_GONE;
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)

@@ -59,14 +59,15 @@ static void take_answer(struct asker *asker, const struct event_note *note, int 
 	session_answer(asker->session, note, fd);
 }
 
-static void handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
+static bool handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
 {
 	const struct record_event *record = bytes;
-	if (len == sizeof(*record) && record->type == RECORD_EVENT) {
-		take_answer(data, &record->note, fdlist_take(fds));
-	} else {
+	if (len != sizeof(*record) || record->type != RECORD_EVENT) {
 		log_limited(LOG_WARN, "the parent process sent a record that makes no sense");
+		return true;
 	}
+	take_answer(data, &record->note, fdlist_take(fds));
+	return true;
 }
 
 static void handle_readable(evutil_socket_t fd, short what, void *data)
@@ -74,7 +75,8 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct asker *asker = data;
-	if (!child_read_records(asker->fd, RECORDS_PER_WAKE, handle_record, asker)) {
+	if (child_read_records(asker->fd, RECORDS_PER_WAKE, handle_record, asker) !=
+		CHILD_GOES_ON) {
 		event_del(asker->readable);
 		give_up(asker, "the parent process is gone");
 	}

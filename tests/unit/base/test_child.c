@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -47,12 +48,14 @@ static void a_child_has_its_arguments_and_one_fd(void **state)
 	free(all);
 }
 
+#define NONSENSE 7 // bytes
+
 struct seen {
 	size_t n, len;
 	int fd;
 };
 
-static void see(void *data, const void *record, size_t len, struct fdlist *fds)
+static bool see(void *data, const void *record, size_t len, struct fdlist *fds)
 {
 	struct seen *seen = data;
 	assert_int_equal((uintptr_t)record % _Alignof(max_align_t), 0);
@@ -61,6 +64,7 @@ static void see(void *data, const void *record, size_t len, struct fdlist *fds)
 	if (seen->n == 2) {
 		seen->fd = fdlist_take(fds);
 	}
+	return len != NONSENSE;
 }
 
 static void send_record(int fd, const void *bytes, size_t len, size_t n_fds)
@@ -82,21 +86,64 @@ static void records_come_whole_and_with_their_fds(void **state)
 	int pair[2];
 	struct seen seen = {.fd = -1};
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	assert_true(child_read_records(pair[0], 9, see, &seen));
+	assert_int_equal(child_read_records(pair[0], 9, see, &seen), CHILD_GOES_ON);
 	assert_int_equal(seen.n, 0);
 	send_record(pair[1], bytes, 10, 1);
 	send_record(pair[1], bytes, 20, 1);
 	send_record(pair[1], bytes, sizeof(bytes), 0);
-	assert_true(child_read_records(pair[0], 2, see, &seen)); // and no more
+	assert_int_equal(child_read_records(pair[0], 2, see, &seen), CHILD_GOES_ON); // no more
 	assert_int_equal(seen.n, 2);
 	assert_int_equal(seen.len, 30);
 	assert_true(seen.fd >= 0);
 	close(pair[1]);
-	assert_false(child_read_records(pair[0], 9, see, &seen));
+	assert_int_equal(child_read_records(pair[0], 9, see, &seen), CHILD_GONE);
 	assert_int_equal(seen.n, 3);
 	assert_int_equal(seen.len, 30 + CHILD_RECORD_MAX);
 	close(seen.fd);
 	close(pair[0]);
+}
+
+static void nothing_is_read_after_nonsense(void **state)
+{
+	(void)state;
+	static const char bytes[CHILD_RECORD_MAX];
+	int pair[2];
+	struct seen seen = {.fd = -1};
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	for (int i = 0; i < 2; i++) {
+		send_record(pair[1], bytes, NONSENSE, 1);
+	}
+	assert_int_equal(child_read_records(pair[0], 9, see, &seen), CHILD_NONSENSE);
+	assert_int_equal(seen.n, 1);
+	assert_int_equal(child_read_records(pair[0], 9, see, &seen), CHILD_NONSENSE);
+	close(seen.fd);
+	send_record(pair[1], bytes, 1, 2); // one fd too many
+	assert_int_equal(child_read_records(pair[0], 9, see, &seen), CHILD_NONSENSE);
+	assert_int_equal(seen.n, 2);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void a_record_whose_fd_is_lost_is_left_out(void **state)
+{
+	(void)state;
+	struct rlimit limit, low;
+	int pair[2];
+	struct seen seen = {.fd = -1};
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	send_record(pair[1], "lost", 4, 1);
+	send_record(pair[1], "next", 4, 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	low = limit;
+	low.rlim_cur = 3; // all of them are open
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	enum child_reading reading = child_read_records(pair[0], 9, see, &seen);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(reading, CHILD_GOES_ON);
+	assert_int_equal(seen.n, 1);
+	assert_int_equal(seen.len, 4);
+	close(pair[0]);
+	close(pair[1]);
 }
 
 int main(int argc, char *argv[])
@@ -107,6 +154,8 @@ int main(int argc, char *argv[])
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_child_has_its_arguments_and_one_fd),
 		fd_count_test(records_come_whole_and_with_their_fds),
+		fd_count_test(nothing_is_read_after_nonsense),
+		fd_count_test(a_record_whose_fd_is_lost_is_left_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
