@@ -19,7 +19,7 @@
 
 /* ---- regions ---- */
 
-struct region {
+struct counted_region {
 	struct object_state state;
 	pixman_region32_t region; // as the compositor's
 	struct charge *charge;
@@ -27,7 +27,7 @@ struct region {
 
 static void destroy_region(struct object_state *state)
 {
-	struct region *region = (struct region *)state;
+	struct counted_region *region = (struct counted_region *)state;
 	pixman_region32_fini(&region->region);
 	charge_unref(region->charge);
 	free(region);
@@ -39,12 +39,12 @@ static struct budget *budget_of(const struct wayland_call *call)
 }
 
 /* NULL on ENOMEM. */
-static struct region *get_region(struct wayland_call *call)
+static struct counted_region *get_region(struct wayland_call *call)
 {
 	if (call->object->state != NULL) {
-		return (struct region *)call->object->state;
+		return (struct counted_region *)call->object->state;
 	}
-	struct region *region = calloc(1, sizeof(*region));
+	struct counted_region *region = calloc(1, sizeof(*region));
 	struct charge *charge = region != NULL ? charge_create(budget_of(call), 0) : NULL;
 	if (charge == NULL) {
 		free(region);
@@ -76,7 +76,7 @@ static void init_operand(pixman_region32_t *operand, const struct wire_arg *args
 	pixman_region32_init_with_extents(operand, &box);
 }
 
-static enum wayland_verdict charge_region(struct wayland_call *call, struct region *region)
+static enum wayland_verdict charge_region(struct wayland_call *call, struct counted_region *region)
 {
 	uint64_t n = (uint64_t)pixman_region32_n_rects(&region->region);
 	if (n > REGION_MAX_RECTS) {
@@ -98,7 +98,7 @@ static enum wayland_verdict change_region(struct wayland_call *call,
 	pixman_bool_t (*change)(
 		pixman_region32_t *result, const pixman_region32_t *a, const pixman_region32_t *b))
 {
-	struct region *region = get_region(call);
+	struct counted_region *region = get_region(call);
 	if (region == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
