@@ -49,18 +49,6 @@ static void handle_global(void *data, struct wl_registry *registry, uint32_t nam
 	*global = (struct global){.name = name, .version = version, .interface = copy};
 }
 
-static void handle_global_remove(void *data, struct wl_registry *registry, uint32_t name)
-{
-	(void)data;
-	(void)registry;
-	(void)name;
-}
-
-static const struct wl_registry_listener registry_listener = {
-	.global = handle_global,
-	.global_remove = handle_global_remove,
-};
-
 static void globals_finish(struct globals *globals)
 {
 	struct global *global;
@@ -79,13 +67,7 @@ static int globals_init(struct globals *globals, int fd)
 	if (display == NULL) {
 		return -errno;
 	}
-	int error = -ENOMEM;
-	struct wl_registry *registry = wl_display_get_registry(display);
-	if (registry != NULL) {
-		wl_registry_add_listener(registry, &registry_listener, globals);
-		error = side_client_roundtrip(display, TIMEOUT_MS);
-		wl_registry_destroy(registry);
-	}
+	int error = side_client_list_globals(display, TIMEOUT_MS, handle_global, globals);
 	wl_display_disconnect(display);
 	return error == 0 && globals->failed ? -ENOMEM : error;
 }

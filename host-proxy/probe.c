@@ -141,21 +141,9 @@ static void handle_global(void *data, struct wl_registry *registry, uint32_t nam
 	}
 }
 
-static void handle_global_remove(void *data, struct wl_registry *registry, uint32_t name)
-{
-	(void)data;
-	(void)registry;
-	(void)name;
-}
-
-static const struct wl_registry_listener registry_listener = {
-	.global = handle_global,
-	.global_remove = handle_global_remove,
-};
-
 static int ask(struct wl_display *display, struct asking *asking)
 {
-	int error = side_client_roundtrip(display, TIMEOUT_MS); // its globals
+	int error = side_client_list_globals(display, TIMEOUT_MS, handle_global, asking);
 	if (error < 0 || asking->dmabuf == NULL) {
 		return error;
 	}
@@ -172,13 +160,7 @@ int probe_compositor(int compositor_fd, struct probe *probe)
 	if (display == NULL) {
 		return -errno;
 	}
-	int error = -ENOMEM;
-	struct wl_registry *registry = wl_display_get_registry(display);
-	if (registry != NULL) {
-		wl_registry_add_listener(registry, &registry_listener, &asking);
-		error = ask(display, &asking);
-		wl_registry_destroy(registry);
-	}
+	int error = ask(display, &asking);
 	if (asking.dmabuf != NULL) {
 		zwp_linux_dmabuf_v1_destroy(asking.dmabuf);
 	}

@@ -87,28 +87,10 @@ static void handle_global(void *data, struct wl_registry *registry, uint32_t nam
 	}
 }
 
-static void handle_global_remove(void *data, struct wl_registry *registry, uint32_t name)
-{
-	(void)data;
-	(void)registry;
-	(void)name;
-}
-
-static const struct wl_registry_listener registry_listener = {
-	.global = handle_global,
-	.global_remove = handle_global_remove,
-};
-
 static int find_manager(struct wl_display *display, struct wp_security_context_manager_v1 **manager)
 {
 	*manager = NULL;
-	struct wl_registry *registry = wl_display_get_registry(display);
-	if (registry == NULL) {
-		return -ENOMEM;
-	}
-	wl_registry_add_listener(registry, &registry_listener, manager);
-	int error = side_client_roundtrip(display, TIMEOUT_MS);
-	wl_registry_destroy(registry);
+	int error = side_client_list_globals(display, TIMEOUT_MS, handle_global, manager);
 	return error == 0 && *manager == NULL ? -EOPNOTSUPP : error;
 }
 

@@ -87,3 +87,28 @@ int side_client_roundtrip(struct wl_display *display, int timeout_ms)
 	wl_callback_destroy(callback);
 	return error;
 }
+
+// None is used for longer than the next answer takes.
+static void handle_global_remove(void *data, struct wl_registry *registry, uint32_t name)
+{
+	(void)data;
+	(void)registry;
+	(void)name;
+}
+
+int side_client_list_globals(
+	struct wl_display *display, int timeout_ms, side_client_global_func global, void *data)
+{
+	const struct wl_registry_listener listener = {
+		.global = global,
+		.global_remove = handle_global_remove,
+	};
+	struct wl_registry *registry = wl_display_get_registry(display);
+	if (registry == NULL) {
+		return -ENOMEM;
+	}
+	wl_registry_add_listener(registry, &listener, data);
+	int error = side_client_roundtrip(display, timeout_ms);
+	wl_registry_destroy(registry);
+	return error;
+}
