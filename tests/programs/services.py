@@ -9,6 +9,7 @@ import socket
 import channel
 from compositor import Compositor
 from harness import (DEADLINE, Program, activated, case_list, check, listen, wait_until)
+from passing import memory, sealed
 from surroundings import VSOCK, Channel
 from wayland import Client
 
@@ -225,6 +226,39 @@ def _(suite):
                            lambda: line.search(program.errors()))
             wait_until(lambda: f"{program.name}: {program.errors()}",
                        lambda: "  fds       1 pipes, 1 sockets, 1 eventfds\n" in program.errors())
+
+
+def one_of_each_kind():
+    """The fds of a message, and what is to be closed beside them."""
+    near, far = socket.socketpair()
+    read, write = os.pipe()
+    passed = [read, far.detach(), os.eventfd(0, os.EFD_CLOEXEC), sealed(10, b"contents"), memory(4096),
+              os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), os.open("/", os.O_RDONLY | os.O_CLOEXEC)]
+    return passed, [near.detach(), write]
+
+
+@case("--stats counts every kind")
+def _(suite):
+    options = ["--stats", "--shm-mode", "diff", "--on-unsupported", "drop"]
+    with Pair(suite, ["--service", "one=unix:{dir}/h1", *options],
+              ["--service", "one=unix:{dir}/g1", *options]) as pair:
+        service, client = pair.service("h1"), pair.client("g1")
+        accepted = pair.enter_context(service.accept()[0])
+        passed, others = one_of_each_kind()
+        socket.send_fds(client, [b"go"], passed)
+        data, fds, _, _ = socket.recv_fds(accepted, 100, 10)
+        check((data, len(fds)) == (b"go", 6), f"{data} with {fds} came")  # not the directory
+        socket.send_fds(accepted, [b"home"], fds[1:2])
+        data, home, _, _ = socket.recv_fds(client, 100, 10)
+        check((data, len(home)) == (b"home", 1), f"{data} with {home} came")
+        for fd in (*passed, *others, *fds, *home, client.detach()):
+            os.close(fd)
+        accepted.close()
+        kinds = "1 files, 1 pipes, 1 sockets, 1 eventfds, 1 devices, 1 of shared memory"
+        for program, here in ((pair.host, ""), (pair.guest, ", 1 gone home, 1 unsupported")):
+            line = f"  fds       {kinds}{here}\n"
+            wait_until(lambda: f"{program.name}: {program.errors()}",
+                       lambda: line in program.errors())
 
 
 @case("the socket of a guest that was killed is replaced")
