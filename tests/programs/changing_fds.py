@@ -12,8 +12,9 @@ import threading
 import time
 
 from harness import DEADLINE, case_list, check, wait_until
-from opaque import close_all, read_exactly, read_to_end, receive
+from opaque import Session, close_all, read_exactly, read_to_end, receive
 from passing import (LIBC, SEAL_GROW, SEAL_SHRINK, SEAL_WRITE, adder, memory, sealed)
+from silent_file import SilentFile
 
 CASES, case = case_list("changing fds")
 add = adder(case)
@@ -109,6 +110,25 @@ def lonely_fifo(passing):
 
 
 add("a FIFO that nobody has opened for writing", lonely_fifo)
+
+
+def silent_file(passing):
+    """Its reads wait for ever, and with them their session, but nobody else."""
+    stage = passing.stage
+    with SilentFile(stage.directory) as file:
+        passing.pass_fds(file.fd)
+        os.close(file.fd)
+        file.wait_asked()
+        stage.witness.sync()
+        with Session(stage) as other:
+            other.sync()
+        file.close()  # what cannot be read is zeros
+        data, fds = receive(passing.receiver)
+        check(data == b"x" and len(fds) == 1, f"{data!r} comes with {len(fds)} fds")
+        check(not any(os.pread(passing.keep(*fds), 10000, 0)), "bytes come that nobody has sent")
+
+
+add("a file whose reads are never answered", silent_file)
 
 
 # ---- counts ----
