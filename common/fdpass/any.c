@@ -25,15 +25,16 @@ static uint32_t export_pipe(struct fdrefs *refs, int fd, const char **wrong)
 	return stream_export(refs, fd, false, wrong);
 }
 
+static bool is_carried_socket(const struct fd_facts *facts)
+{
+	return facts->kind == FD_KIND_UNIX_SOCKET && facts->connected &&
+		(facts->socket_type == SOCK_STREAM || facts->socket_type == SOCK_SEQPACKET);
+}
+
 static export_func choose_for_socket(const struct fd_facts *facts, const char **wrong)
 {
-	if (facts->listening || !facts->connected) {
-		*wrong = facts->name;
-		return NULL;
-	}
-	bool carried = facts->socket_type == SOCK_STREAM || facts->socket_type == SOCK_SEQPACKET;
 	*wrong = facts->name;
-	return carried ? socket_export : NULL;
+	return is_carried_socket(facts) ? socket_export : NULL;
 }
 
 static export_func choose_for_file(
@@ -98,11 +99,12 @@ static export_func choose(
 
 /*
  * A service on the host passes on what another session, mostly of another VM, has given it. The end
- * of this one would tell nothing to who has sent it, and let him choose whose session ends.
+ * of this one would tell nothing to who has sent it, and let him choose whose session ends. Whether a
+ * socket is a session's cannot be told.
  */
 static bool is_passed_on(const struct fdrefs *refs, const struct fd_facts *facts)
 {
-	return facts->of_session && refs->own_bit == CHANNEL_ID_HOST;
+	return refs->own_bit == CHANNEL_ID_HOST && (facts->of_session || is_carried_socket(facts));
 }
 
 /* The rules for what cannot cross, which wrong says. */

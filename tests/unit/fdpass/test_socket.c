@@ -411,6 +411,31 @@ static void one_that_is_used_there_does_not_cross_again(void **state)
 	close(visitor);
 }
 
+/* A service on the host may only pass on what two other sessions have given it. */
+static void on_the_host_it_is_replaced(void **state)
+{
+	struct crossing *crossing = *state;
+	int pair[2], visitor, got;
+	struct stat st;
+	cross(crossing, SOCK_STREAM);
+	make_pair(SOCK_STREAM, pair);
+	say(crossing->far, "go", (int[]){dup(pair[1])}, 1);
+	run(crossing);
+	expect(crossing->near, "go", &visitor, 1);
+	say(crossing->far, "again", &pair[1], 1);
+	run(crossing);
+	expect(crossing->near, "again", &got, 1);
+	assert_int_equal(fstat(got, &st), 0);
+	assert_true(S_ISCHR(st.st_mode));
+	assert_int_equal(crossing->ends.host.refs.counts.unsupported, 1);
+	say(pair[0], "x", NULL, 0);
+	run(crossing);
+	expect(visitor, "x", NULL, 0);
+	close(got);
+	close(pair[0]);
+	close(visitor);
+}
+
 static void left_out_it_disturbs_nobody(void **state)
 {
 	struct crossing *crossing = *state;
@@ -1420,6 +1445,7 @@ int main(void)
 		TEST(one_that_is_passed_twice_in_a_message_is_one),
 		TEST(a_socket_that_comes_home_is_what_it_was),
 		TEST(one_that_is_used_there_does_not_cross_again),
+		TEST(on_the_host_it_is_replaced),
 		TEST(left_out_it_disturbs_nobody),
 		TEST(one_that_was_closed_there_may_cross_again),
 		TEST(one_that_came_home_may_cross_again),
