@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <event2/event.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -20,6 +21,10 @@
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define PAGE  4096u // that a truncated file may lack
+
+#define BLOCK 512u // of st_blocks
+
+#define LOOK_SECONDS 1
 
 #define WORTH_STREAMING (512u * 1024) // bytes
 
@@ -69,6 +74,55 @@ struct region *region_open(int fd)
 	return region;
 }
 
+/* ---- what is charged ---- */
+
+/* The guest has all of it mapped, and fills what it likes: pages that are there say how much. */
+static uint64_t bytes_there(const struct region *region)
+{
+	struct stat st;
+	return fstat(region->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * BLOCK;
+}
+
+/* Ranges count from the start, since nothing asks before their pages come. */
+static bool charge(struct fdrefs *refs, uint64_t ranges)
+{
+	struct region *region = refs->region;
+	uint64_t there = bytes_there(region);
+	uint64_t now = there > ranges ? there : ranges;
+	region->refs = refs;
+	if (now > region->charged && !fdrefs_charge(refs, now - region->charged)) {
+		return false;
+	}
+	if (now < region->charged) {
+		fdrefs_discharge(refs, region->charged - now);
+	}
+	region->charged = now;
+	return true;
+}
+
+bool region_account(struct fdrefs *refs)
+{
+	return charge(refs, refs->region->used);
+}
+
+static void handle_look(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct fdrefs *refs = data;
+	if (!region_account(refs)) {
+		fdrefs_fail(refs, "more memory than the session may have");
+	}
+}
+
+bool region_watch(struct fdrefs *refs)
+{
+	const struct timeval interval = {.tv_sec = LOOK_SECONDS};
+	struct region *region = refs->region;
+	region->look = event_new(refs->base, -1, EV_PERSIST, handle_look, refs);
+	return region->look != NULL && event_add(region->look, &interval) == 0;
+}
+
 /* ---- ranges ---- */
 
 static bool is_host(const struct fdrefs *refs)
@@ -80,11 +134,11 @@ static void destroy_range(struct region_range *range)
 {
 	struct region *region = range->refs->region;
 	region->used -= range->length;
-	if (is_host(range->refs)) {
-		fdrefs_discharge(range->refs, range->length);
-	}
 	wl_list_remove(&range->link);
 	mapping_unref(range->mapping);
+	if (is_host(range->refs)) {
+		charge(range->refs, region->used);
+	}
 	free(range);
 }
 
@@ -108,6 +162,12 @@ void region_destroy(struct region *region)
 	wl_list_for_each_safe (range, next, &region->ranges, link) {
 		assert(range->users == 0);
 		destroy_range(range);
+	}
+	if (region->look != NULL) {
+		event_free(region->look);
+	}
+	if (region->charged > 0) {
+		fdrefs_discharge(region->refs, region->charged);
 	}
 	close(region->fd);
 	free(region);
@@ -403,7 +463,7 @@ struct region_range *region_map(
 		*wrong = "REGION_MAP of what is not in the region";
 	} else if (overlaps(refs->region, offset, length)) {
 		*wrong = "REGION_MAP of a range that is in use";
-	} else if (!fdrefs_charge(refs, length)) {
+	} else if (!charge(refs, refs->region->used + length)) {
 		*wrong = "more memory than the session may have";
 	}
 	if (*wrong != NULL) {
@@ -411,7 +471,7 @@ struct region_range *region_map(
 	}
 	struct region_range *range = create_range(refs, offset, length);
 	if (range == NULL) {
-		fdrefs_discharge(refs, length);
+		region_account(refs);
 		*wrong = "out of memory for a range of the region";
 	}
 	return range;

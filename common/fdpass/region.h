@@ -7,6 +7,7 @@
 
 struct channel_frame;
 struct channel_rows;
+struct event;
 struct fdrefs;
 struct mapping;
 
@@ -25,6 +26,10 @@ struct region {
 	struct wl_list ranges; // region_range.link, by offset
 	struct wl_list kept;   // see region_keep
 	bool stopped;          // no more frames can be sent
+	// The host: what is charged to refs' session, ranges or what is really there, whatever is more.
+	struct fdrefs *refs;
+	uint64_t charged;
+	struct event *look; // NULL: nobody looks what is there
 };
 
 struct region_range {
@@ -53,6 +58,11 @@ struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool gr
 void region_forget(struct region_range *range);
 // Tells the host that the pool is in the range from now on.
 bool region_push_map(const struct region_range *range, uint32_t pool);
+// The host: looks from time to time what the guest has written, be it in ranges or not, and charges it. The
+// session ends when that is over its budget. False: out of memory.
+bool region_watch(struct fdrefs *refs);
+// The host: charges what is there now. False: over the budget; it is charged for less.
+bool region_account(struct fdrefs *refs);
 // The host: a REGION_MAP frame. A range with one user; NULL with *wrong.
 struct region_range *region_map(
 	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong);

@@ -649,6 +649,9 @@ struct session *session_create(const struct session_options *options)
 	bool ready = session->channel != NULL && session->timer != NULL &&
 		session->over_event != NULL && session->timer_fd >= 0 &&
 		event_add(session->timer, NULL) == 0;
+	if (ready && options->region != NULL) {
+		ready = region_watch(&session->refs);
+	}
 	if (!ready) {
 		close(options->local_fd);
 	} else {

@@ -1,6 +1,7 @@
 #include "fdpass/region.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -560,6 +561,48 @@ static void ranges_beyond_the_budget_are_wrong(void **state)
 	finish(&ends);
 }
 
+// A guest need not say where it writes.
+static void what_is_written_outside_of_ranges_is_charged(void **state)
+{
+	(void)state;
+	static const uint8_t bytes[2 * STEP] = {1};
+	struct ends ends;
+	init(&ends);
+	ends.host.budget.limits.most[BUDGET_MEMORY] = 3 * STEP;
+	struct fdrefs *refs = &ends.host.refs;
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_null(map(&ends.host, 7, 0, STEP));
+	assert_int_equal(pwrite(refs->region->fd, bytes, sizeof(bytes), STEP), sizeof(bytes));
+	assert_true(region_account(refs));
+	assert_in_range(ends.host.budget.used[BUDGET_MEMORY], 2 * STEP, 3 * STEP);
+	// what is there and what may come do not count twice
+	assert_null(open_bare(&ends.host, 8, 0));
+	assert_null(map(&ends.host, 8, STEP, 2 * STEP));
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], 3 * STEP);
+	assert_int_equal(pwrite(refs->region->fd, bytes, sizeof(bytes), 3 * STEP), sizeof(bytes));
+	assert_int_equal(pwrite(refs->region->fd, bytes, STEP, 0), STEP);
+	assert_int_equal(pwrite(refs->region->fd, bytes, STEP, 5 * STEP), STEP);
+	assert_false(region_account(refs));
+	assert_non_null(budget_exceeded(&ends.host.budget));
+	finish(&ends);
+}
+
+static void the_session_of_who_writes_too_much_ends(void **state)
+{
+	(void)state;
+	static const uint8_t bytes[2 * STEP] = {1};
+	struct ends ends;
+	init(&ends);
+	struct fdrefs *refs = &ends.host.refs;
+	ends.host.budget.limits.most[BUDGET_MEMORY] = STEP;
+	assert_true(region_watch(refs));
+	assert_int_equal(pwrite(refs->region->fd, bytes, sizeof(bytes), 0), sizeof(bytes));
+	while (!refs->stopped) { // which is said with it
+		event_base_loop(ends.base, EVLOOP_ONCE);
+	}
+	finish(&ends);
+}
+
 /* ---- the memory itself ---- */
 
 static void a_region_keeps_its_size(void **state)
@@ -612,6 +655,8 @@ int main(void)
 		fd_count_test(only_pools_of_the_guest_can_be_in_the_region),
 		fd_count_test(where_nothing_is_shared_there_are_no_ranges),
 		fd_count_test(ranges_beyond_the_budget_are_wrong),
+		fd_count_test(what_is_written_outside_of_ranges_is_charged),
+		fd_count_test(the_session_of_who_writes_too_much_ends),
 		fd_count_test(a_region_keeps_its_size),
 		fd_count_test(what_could_be_truncated_is_no_region),
 	};
