@@ -321,11 +321,12 @@ static bool is_unix(int fd)
 		domain == AF_UNIX;
 }
 
-// What was used of it and is kept for good must leave room for pools that go by the channel.
+// New pools get half of it at most. What they keep for good must leave room for pools that go by the channel; what
+// grows should find that there is too little memory before it finds no room.
 static uint64_t region_size(const struct budget_limits *limits)
 {
-	uint64_t size = limits->most[BUDGET_MEMORY] / 4 * 3;
-	return size < CHANNEL_MAX_REGION ? size : CHANNEL_MAX_REGION;
+	uint64_t memory = limits->most[BUDGET_MEMORY];
+	return memory < CHANNEL_MAX_REGION / 3 * 2 ? memory / 2 * 3 : CHANNEL_MAX_REGION;
 }
 
 // What the guest is to share with us; NULL: all goes by the channel. A recording could not have what

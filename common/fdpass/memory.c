@@ -156,7 +156,7 @@ static const char *handle_exported(struct fdref *ref, const struct channel_frame
 
 /*
  * The range is too short. Twice as much saves small pools the next move; what is not in the file yet
- * may never be. Without any room the pool stays where it is, and the rest of it is not shown.
+ * may never be. False: there is no room for what is there.
  */
 static bool move(struct memory *memory, uint64_t size, uint64_t there)
 {
@@ -167,7 +167,7 @@ static bool move(struct memory *memory, uint64_t size, uint64_t there)
 		range = longer ? region_allocate(memory->ref.refs, sizes[i], true) : NULL;
 	}
 	if (range == NULL) {
-		return true;
+		return there <= memory->range->length;
 	}
 	region_range_release(memory->range);
 	memory->range = range;

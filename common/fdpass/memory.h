@@ -43,7 +43,8 @@ struct memory *memory_use(struct memory *memory);
 void memory_release(struct memory *memory);
 
 // The opener's file is now looked at as being size bytes long; the replica follows before any later
-// message. A pool only grows; a file that its owner has truncated makes a replica of that size.
+// message. A pool only grows; a file that its owner has truncated makes a replica of that size. False: it cannot
+// be mapped, or the region has no room for what is there.
 bool memory_resize(struct memory *memory, uint64_t size);
 // Before bytes are read for a message: looks whether the file is still as long as it was, and makes the
 // replica follow if it is not.

@@ -119,8 +119,8 @@ enum wayland_verdict shm_export_resize(struct wayland_call *call)
 		wayland_flush_exports(call->wayland); // what was made of the pool stays where it is
 	}
 	if (!memory_resize(pool->memory, (uint64_t)size)) {
-		return wayland_fail(
-			call, WAYLAND_ERROR_NO_MEMORY, "the larger pool cannot be mapped");
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY,
+			"the larger pool cannot be mapped, or the region has no room for it");
 	}
 	return WAYLAND_FORWARD;
 }
