@@ -61,17 +61,25 @@ struct region *region_open(int fd)
 	struct stat st;
 	struct region *region = calloc(1, sizeof(*region));
 	if (region == NULL || fstat(fd, &st) < 0 || !keeps_its_size(fd)) {
-		free(region);
-		close(fd);
 		errno = EINVAL;
-		return NULL;
+		goto err_region;
 	}
 	uint64_t size = (uint64_t)st.st_size;
 	region->fd = fd;
 	region->size = size < CHANNEL_MAX_REGION ? size : CHANNEL_MAX_REGION;
+	region->n_steps = region->size / CHANNEL_REGION_STEP;
+	region->at = calloc(region->n_steps + 1, sizeof(*region->at));
+	if (region->at == NULL) {
+		goto err_region;
+	}
 	wl_list_init(&region->ranges);
 	wl_list_init(&region->kept);
 	return region;
+
+err_region:
+	free(region);
+	close(fd);
+	return NULL;
 }
 
 /* ---- what is charged ---- */
@@ -130,10 +138,20 @@ static bool is_host(const struct fdrefs *refs)
 	return refs->own_bit == CHANNEL_ID_HOST;
 }
 
+static void put_at(
+	struct region *region, uint64_t offset, uint64_t length, struct region_range *range)
+{
+	size_t first = offset / CHANNEL_REGION_STEP, n = length / CHANNEL_REGION_STEP;
+	for (size_t i = first; i < first + n; i++) {
+		region->at[i] = range;
+	}
+}
+
 static void destroy_range(struct region_range *range)
 {
 	struct region *region = range->refs->region;
 	region->used -= range->length;
+	put_at(region, range->offset, range->length, NULL);
 	wl_list_remove(&range->link);
 	mapping_unref(range->mapping);
 	if (is_host(range->refs)) {
@@ -170,19 +188,8 @@ void region_destroy(struct region *region)
 		fdrefs_discharge(region->refs, region->charged);
 	}
 	close(region->fd);
+	free(region->at);
 	free(region);
-}
-
-/* The list's element that a range at offset comes behind. */
-static struct wl_list *place_of(struct region *region, uint64_t offset)
-{
-	struct region_range *range;
-	wl_list_for_each (range, &region->ranges, link) {
-		if (range->offset > offset) {
-			return range->link.prev;
-		}
-	}
-	return region->ranges.prev;
 }
 
 /* NULL: out of memory. */
@@ -203,20 +210,18 @@ static struct region_range *create_range(struct fdrefs *refs, uint64_t offset, u
 	range->users = 1;
 	range->offset = offset;
 	range->length = length;
-	wl_list_insert(place_of(region, offset), &range->link);
+	wl_list_insert(&region->ranges, &range->link);
+	put_at(region, offset, length, range);
 	region->used += length;
 	return range;
 }
 
-static struct region_range *find_range(struct region *region, uint64_t offset, uint64_t length)
+/* They lie within the region. */
+static struct region_range *find_range(
+	const struct region *region, uint64_t offset, uint64_t length)
 {
-	struct region_range *range;
-	wl_list_for_each (range, &region->ranges, link) {
-		if (range->offset == offset && range->length == length) {
-			return range;
-		}
-	}
-	return NULL;
+	struct region_range *range = region->at[offset / CHANNEL_REGION_STEP];
+	return range != NULL && range->offset == offset && range->length == length ? range : NULL;
 }
 
 static bool push(const struct region_range *range, enum channel_type type, uint32_t pool)
@@ -300,15 +305,12 @@ void region_let_go(struct region *region, uint32_t object)
 
 static bool find_gap(const struct region *region, uint64_t length, uint64_t *offset)
 {
-	const struct region_range *range;
-	*offset = 0;
-	wl_list_for_each (range, &region->ranges, link) {
-		if (range->offset - *offset >= length) {
-			return true;
-		}
-		*offset = range->offset + range->length;
+	size_t n = length / CHANNEL_REGION_STEP, free = 0;
+	for (size_t i = 0; i < region->n_steps && free < n; i++) {
+		free = region->at[i] == NULL ? free + 1 : 0;
+		*offset = (i + 1 - free) * CHANNEL_REGION_STEP;
 	}
-	return region->size - *offset >= length;
+	return free == n;
 }
 
 struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows)
@@ -441,9 +443,9 @@ static bool lies_within(const struct region *region, uint64_t offset, uint64_t l
 
 static bool overlaps(const struct region *region, uint64_t offset, uint64_t length)
 {
-	const struct region_range *range;
-	wl_list_for_each (range, &region->ranges, link) {
-		if (offset < range->offset + range->length && range->offset < offset + length) {
+	size_t first = offset / CHANNEL_REGION_STEP, n = length / CHANNEL_REGION_STEP;
+	for (size_t i = first; i < first + n; i++) {
+		if (region->at[i] != NULL) {
 			return true;
 		}
 	}
@@ -483,7 +485,10 @@ const char *region_handle_unmap(struct fdrefs *refs, const struct channel_frame 
 	if (refs->region == NULL || !decode(frame, &offset, &length)) {
 		return "REGION_UNMAP out of place or with a wrong length";
 	}
-	struct region_range *range = find_range(refs->region, offset, length);
+	struct region_range *range = NULL;
+	if (lies_within(refs->region, offset, length)) {
+		range = find_range(refs->region, offset, length);
+	}
 	if (range == NULL || range->unmapped == is_host(refs)) {
 		return "REGION_UNMAP of a range that is not in use";
 	}

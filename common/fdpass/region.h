@@ -23,9 +23,12 @@ struct region {
 	int fd;
 	uint64_t size;
 	uint64_t used;         // bytes of ranges
-	struct wl_list ranges; // region_range.link, by offset
-	struct wl_list kept;   // see region_keep
-	bool stopped;          // no more frames can be sent
+	struct wl_list ranges; // region_range.link
+	struct region_range *
+		*at; // by offset / CHANNEL_REGION_STEP: the range that is there, or NULL
+	size_t n_steps;
+	struct wl_list kept; // see region_keep
+	bool stopped;        // no more frames can be sent
 	// The host: what is charged to refs' session, ranges or what is really there, whatever is more.
 	struct fdrefs *refs;
 	uint64_t charged;

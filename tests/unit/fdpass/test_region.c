@@ -562,6 +562,34 @@ static void ranges_beyond_the_budget_are_wrong(void **state)
 	finish(&ends);
 }
 
+#define MANY 10000
+
+// In an order in which none is next to the one before.
+static uint64_t scattered(size_t i)
+{
+	return (uint64_t)(i * 4001 % MANY) * STEP;
+}
+
+static void many_ranges_are_kept_apart(void **state)
+{
+	(void)state;
+	struct ends ends;
+	ends_init_wayland(&ends);
+	ends_share_region(&ends, (uint64_t)MANY * STEP);
+	ends.host.budget.limits.most[BUDGET_FDS] = MANY;
+	for (size_t i = 0; i < MANY - 1; i++) {
+		uint32_t id = (uint32_t)i + 1;
+		assert_null(open_bare(&ends.host, id, 0));
+		assert_null(map(&ends.host, id, scattered(i), STEP));
+	}
+	assert_null(open_bare(&ends.host, MANY, 0));
+	assert_non_null(map(&ends.host, MANY, scattered(MANY - 2), STEP));
+	assert_non_null(map(&ends.host, MANY, scattered(MANY - 1), 2 * STEP));
+	assert_null(map(&ends.host, MANY, scattered(MANY - 1), STEP));
+	assert_int_equal(ends.host.refs.region->used, (uint64_t)MANY * STEP);
+	finish(&ends);
+}
+
 // A guest need not say where it writes.
 static void what_is_written_outside_of_ranges_is_charged(void **state)
 {
@@ -656,6 +684,7 @@ int main(void)
 		fd_count_test(only_pools_of_the_guest_can_be_in_the_region),
 		fd_count_test(where_nothing_is_shared_there_are_no_ranges),
 		fd_count_test(ranges_beyond_the_budget_are_wrong),
+		fd_count_test(many_ranges_are_kept_apart),
 		fd_count_test(what_is_written_outside_of_ranges_is_charged),
 		fd_count_test(the_session_of_who_writes_too_much_ends),
 		fd_count_test(a_region_keeps_its_size),
