@@ -366,6 +366,14 @@ void budget_page_clear(struct budget_page *page, size_t slot, size_t n_used)
 	page->shared->n_used = n_used;
 }
 
+void budget_page_put(struct budget_page *page, size_t slot, const uint64_t used[BUDGET_COUNT])
+{
+	assert(slot < page->n_slots);
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		page->shared->slots[slot].used[i] = used[i];
+	}
+}
+
 uint64_t budget_page_used(const struct budget_page *page, enum budget_kind kind)
 {
 	return sum(page, kind);

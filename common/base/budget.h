@@ -51,6 +51,10 @@ struct budget {
 	// like that. Called before a charge fails.
 	void (*reclaim)(void *data);
 	void *reclaim_data;
+	// The session ends, and what it was charged for by kind stays in the kernel as long as nobody has
+	// read it from fd, a socket, which is borrowed. NULL: it is not charged any more.
+	void (*leave)(void *leave_data, int fd, const uint64_t amounts[BUDGET_COUNT]);
+	void *leave_data;
 };
 
 // False: it would be more than there may be; nothing is charged, and budget_exceeded says so.
@@ -84,6 +88,8 @@ struct budget_page *budget_page_create(const struct budget_limits *limits, size_
 void budget_page_destroy(struct budget_page *page); // NULL is fine
 // A slot comes into use, or its session is gone. n_used: no slot from there on is in use.
 void budget_page_clear(struct budget_page *page, size_t slot, size_t n_used);
+// What a slot has that is of no session, but the caller's.
+void budget_page_put(struct budget_page *page, size_t slot, const uint64_t used[BUDGET_COUNT]);
 // Of sessions that join later.
 void budget_page_set_limits(struct budget_page *page, const struct budget_limits *limits);
 uint64_t budget_page_used(const struct budget_page *page, enum budget_kind kind);

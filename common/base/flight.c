@@ -5,6 +5,7 @@
 #include <linux/sockios.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -151,25 +152,6 @@ struct flight *flight_create(struct flights *flights, int fd, struct charge *buf
 	return flight;
 }
 
-void flight_destroy(struct flight *flight)
-{
-	if (flight == NULL) {
-		return;
-	}
-	struct parcel *parcel, *next;
-	wl_list_for_each_safe (parcel, next, &flight->parcels, link) {
-		parcel_destroy(parcel);
-	}
-	land(flight, flight->loose);
-	wl_list_remove(&flight->link);
-	wl_list_remove(&flight->turn);
-	if (flight->closing) {
-		close(flight->fd);
-	}
-	charge_unref(flight->buffer);
-	free(flight);
-}
-
 /* What the reader has not taken, with what the kernel needs for it. */
 static uint64_t unread(const struct flight *flight)
 {
@@ -195,6 +177,51 @@ static bool is_taken(struct flight *flight)
 	uint64_t left = unread(flight);
 	drop_taken(flight, left);
 	return wl_list_empty(&flight->parcels) && !(flight->alone && left > 0);
+}
+
+/* Gives back all that was charged. */
+static void discharge(struct flight *flight)
+{
+	struct parcel *parcel, *next;
+	wl_list_for_each_safe (parcel, next, &flight->parcels, link) {
+		parcel_destroy(parcel);
+	}
+	land(flight, flight->loose);
+	charge_unref(flight->buffer);
+	flight->buffer = NULL;
+}
+
+/* What it gives back is what nobody else of the session keeps charged. */
+static void leave(struct flight *flight)
+{
+	struct budget *budget = flight->budget;
+	uint64_t amounts[BUDGET_COUNT];
+	memcpy(amounts, budget->used, sizeof(amounts));
+	discharge(flight);
+	for (size_t i = 0; i < BUDGET_COUNT; i++) {
+		amounts[i] -= budget->used[i];
+	}
+	if (flight->alone) {
+		shutdown(flight->fd, SHUT_RDWR);
+	}
+	budget->leave(budget->leave_data, flight->fd, amounts);
+}
+
+void flight_destroy(struct flight *flight)
+{
+	if (flight == NULL) {
+		return;
+	}
+	if (flight->budget != NULL && flight->budget->leave != NULL && !is_taken(flight)) {
+		leave(flight);
+	}
+	discharge(flight);
+	wl_list_remove(&flight->link);
+	wl_list_remove(&flight->turn);
+	if (flight->closing) {
+		close(flight->fd);
+	}
+	free(flight);
 }
 
 /*

@@ -34,7 +34,7 @@ struct parcel;
 // Looks from time to time, and whenever the budget would be exceeded, what has been taken. base and
 // budget are borrowed. NULL on ENOMEM.
 struct flights *flights_create(struct event_base *base, struct budget *budget);
-// Sockets that flight_close has not closed yet are. NULL is fine.
+// Sockets that flight_close has not closed yet are, as by flight_destroy. NULL is fine.
 void flights_destroy(struct flights *flights);
 
 // Of no fds yet. NULL on ENOMEM.
@@ -48,7 +48,8 @@ void parcel_destroy(struct parcel *parcel);
 // fd, a UNIX socket, is borrowed. buffer is charged for what the kernel keeps for the socket, and kept
 // charged; it may be NULL. flights may be NULL: nobody looks by itself. NULL on ENOMEM.
 struct flight *flight_create(struct flights *flights, int fd, struct charge *buffer);
-// Nothing will be known of the socket: gives back what was charged. NULL is fine.
+// Nothing will be known of the socket: gives back what was charged, to budget->leave what is not taken.
+// NULL is fine.
 void flight_destroy(struct flight *flight);
 // Takes fd, too, and closes it as soon as all parcels have been taken. If nobody else has that end of
 // the socket (alone), all that was written has to be, and the peer sees no difference; else the peer

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "fdpass/content.h"
 #include "fdpass/event.h"
 #include "program/worker.h"
@@ -21,6 +22,7 @@ enum record_type {
 	RECORD_VIOLATION, // struct sandbox_violation, from a worker that is about to die of it
 	RECORD_DENIED,
 	RECORD_EVENT,
+	RECORD_LEFT,
 };
 
 // To the worker. Fds: the connection, what the parent has attached, the VM's page, then n_contents files.
@@ -56,6 +58,12 @@ struct record_event {
 	uint32_t type;
 	uint8_t link[16]; // of HELLO; not on the way to the worker
 	struct event_note note;
+};
+
+// From the worker at its end: what it was charged for and nobody has read. Fd: the socket in which it is.
+struct record_left {
+	uint32_t type;
+	uint64_t amounts[BUDGET_COUNT];
 };
 
 // From the worker, once, at its end.

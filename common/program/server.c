@@ -28,12 +28,14 @@
 #include "relay/token.h"
 
 #define GRACE_MS 2000
+#define LOOK_MS  100
 #define SIGNALS  4
 
 static_assert(sizeof(struct record_session) <= CHILD_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_event) <= CHILD_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_stats) <= CHILD_RECORD_MAX, "fits a record");
 static_assert(sizeof(struct record_denied) <= CHILD_RECORD_MAX, "fits a record");
+static_assert(sizeof(struct record_left) <= CHILD_RECORD_MAX, "fits a record");
 
 struct entrance {
 	struct server *server;
@@ -62,6 +64,7 @@ struct server {
 	struct vms *vms;  // NULL: none
 	struct event *signals[SIGNALS];
 	struct event *deadline; // of server_finish
+	struct event *look;     // pending while there is something that nobody has read
 	struct content_store contents;
 	int attached_fd;      // for each session; -1: none
 	struct stats totals;  // of the sessions that have ended
@@ -326,6 +329,35 @@ static bool handle_event_record(struct server *server, unsigned int number,
 	return eventfds_handle(&server->eventfds, &asker, record, fdlist_take(fds));
 }
 
+static void look_later(struct server *server)
+{
+	const struct timeval later = {.tv_usec = LOOK_MS * 1000};
+	if (!event_pending(server->look, EV_TIMEOUT, NULL)) {
+		event_add(server->look, &later);
+	}
+}
+
+static void handle_look(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct server *server = data;
+	if (vms_look(server->vms)) {
+		look_later(server);
+	}
+}
+
+static bool take_left(struct server *server, unsigned int number, const struct record_left *left,
+	struct fdlist *fds)
+{
+	const struct seat *seat = find_seat(server, number);
+	if (seat == NULL || seat->vm == NULL || fds->count == 0) {
+		return false;
+	}
+	look_later(server);
+	return vm_leave_unread(seat->vm, fdlist_take(fds), left->amounts);
+}
+
 // Nobody else's lines can hide it, and it is said once of each process.
 static bool log_violation(struct server *server, const struct workers_sender *from,
 	const struct sandbox_violation *violation)
@@ -346,6 +378,9 @@ static bool take_record(struct server *server, const struct workers_sender *from
 	memcpy(&type, record, len < sizeof(type) ? len : sizeof(type));
 	if (type == RECORD_EVENT && len == sizeof(struct record_event)) {
 		return handle_event_record(server, from->number, record, fds);
+	}
+	if (type == RECORD_LEFT && len == sizeof(struct record_left)) {
+		return take_left(server, from->number, record, fds);
 	}
 	bool keeps = server->config.keeps_contents;
 	if (keeps && type == RECORD_STORED && len == sizeof(struct record_stored)) {
@@ -553,7 +588,8 @@ struct server *server_create(const struct server_config *config)
 		goto err_server;
 	}
 	server->deadline = evtimer_new(config->base, handle_deadline, server);
-	if (server->deadline == NULL || !add_signals(server)) {
+	server->look = evtimer_new(config->base, handle_look, server);
+	if (server->deadline == NULL || server->look == NULL || !add_signals(server)) {
 		errno = ENOMEM;
 		goto err_server;
 	}
@@ -590,6 +626,9 @@ void server_destroy(struct server *server)
 	}
 	if (server->deadline != NULL) {
 		event_free(server->deadline);
+	}
+	if (server->look != NULL) {
+		event_free(server->look);
 	}
 	if (server->config.options->stats) {
 		print_totals(server);

@@ -8,11 +8,14 @@
 #include <wayland-util.h>
 
 #include "base/log.h"
+#include "program/leftovers.h"
 
 #define TELL_INTERVAL (UINT64_C(10) * 1000000000) // nanoseconds
 
 // Machines without sessions are remembered for their peaks, but not for ever.
 #define IDLE_MAX 64
+
+#define LEFTOVERS_SLOT 0 // of no session
 
 struct vm {
 	struct wl_list link; // vms.list, the latest first
@@ -20,7 +23,8 @@ struct vm {
 	uint32_t cid; // 0: by UNIX socket
 	struct budget_page *page;
 	int page_fd;
-	bool *taken; // by slot
+	struct leftovers leftovers; // of sessions that have ended, in the slot LEFTOVERS_SLOT
+	bool *taken;                // by slot
 	unsigned int n_slots;
 	unsigned int sessions; // slots that are taken
 	unsigned int peak;
@@ -48,6 +52,7 @@ struct vms *vms_create(const struct vms_options *options)
 static void vm_destroy(struct vm *vm)
 {
 	wl_list_remove(&vm->link);
+	leftovers_finish(&vm->leftovers);
 	budget_page_destroy(vm->page);
 	close(vm->page_fd);
 	free(vm->taken);
@@ -86,23 +91,28 @@ static struct vm *find(const struct vms *vms, uint32_t cid)
 	return NULL;
 }
 
+static bool is_idle(const struct vm *vm)
+{
+	return vm->sessions == 0 && vm->leftovers.count == 0;
+}
+
 static void forget_idle(struct vms *vms)
 {
 	size_t idle = 0;
 	struct vm *vm, *next;
 	wl_list_for_each_safe (vm, next, &vms->list, link) {
-		idle += vm->sessions == 0 ? 1 : 0;
-		if (vm->sessions == 0 && idle > IDLE_MAX) {
+		idle += is_idle(vm) ? 1 : 0;
+		if (is_idle(vm) && idle > IDLE_MAX) {
 			vm_destroy(vm);
 		}
 	}
 }
 
-// More than it may have, since that may change.
+// More than it may have, since that may change, and one for what they leave.
 static unsigned int most_slots(const struct vms *vms)
 {
 	unsigned int max = vms->options.max_sessions;
-	return max > VMS_SLOTS ? max : VMS_SLOTS;
+	return (max > VMS_SLOTS ? max : VMS_SLOTS) + 1;
 }
 
 static struct vm *vm_create(struct vms *vms, uint32_t cid)
@@ -122,6 +132,8 @@ static struct vm *vm_create(struct vms *vms, uint32_t cid)
 	if (vm->page == NULL) {
 		goto err_taken;
 	}
+	leftovers_init(&vm->leftovers);
+	vm->taken[LEFTOVERS_SLOT] = true;
 	wl_list_insert(&vms->list, &vm->link);
 	forget_idle(vms);
 	return vm;
@@ -180,7 +192,7 @@ static bool may_connect(struct vm *vm, uint64_t now)
 static struct vm *get_vm(struct vms *vms, uint32_t cid)
 {
 	struct vm *vm = find(vms, cid);
-	if (vm != NULL && (vm->sessions > 0 || vm->n_slots >= vms->options.max_sessions)) {
+	if (vm != NULL && (!is_idle(vm) || vm->n_slots > vms->options.max_sessions)) {
 		return vm;
 	}
 	uint64_t connected_until = 0;
@@ -197,7 +209,7 @@ static struct vm *get_vm(struct vms *vms, uint32_t cid)
 
 static bool is_full(const struct vm *vm)
 {
-	return vm->sessions >= vm->vms->options.max_sessions || vm->sessions == vm->n_slots;
+	return vm->sessions >= vm->vms->options.max_sessions || vm->sessions == vm->n_slots - 1;
 }
 
 struct vm *vms_enter(struct vms *vms, uint32_t cid, uint64_t now, size_t *slot)
@@ -228,6 +240,26 @@ void vm_leave(struct vm *vm, size_t slot)
 	vm->taken[slot] = false;
 	vm->sessions--;
 	budget_page_clear(vm->page, slot, end_of_slots(vm));
+}
+
+bool vm_leave_unread(struct vm *vm, int fd, const uint64_t amounts[BUDGET_COUNT])
+{
+	bool ok = leftovers_add(&vm->leftovers, fd, amounts);
+	budget_page_put(vm->page, LEFTOVERS_SLOT, vm->leftovers.charged);
+	return ok;
+}
+
+bool vms_look(struct vms *vms)
+{
+	bool any = false;
+	struct vm *vm;
+	wl_list_for_each (vm, &vms->list, link) {
+		if (vm->leftovers.count > 0) {
+			any = leftovers_look(&vm->leftovers) || any;
+			budget_page_put(vm->page, LEFTOVERS_SLOT, vm->leftovers.charged);
+		}
+	}
+	return any;
 }
 
 int vm_page(const struct vm *vm)

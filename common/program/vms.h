@@ -1,6 +1,7 @@
 #ifndef PROGRAM_VMS_H
 #define PROGRAM_VMS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,6 +39,11 @@ void vms_set_options(struct vms *vms, const struct vms_options *options);
 struct vm *vms_enter(struct vms *vms, uint32_t cid, uint64_t now, size_t *slot);
 // That session is gone, in whatever way: what it was charged is given back.
 void vm_leave(struct vm *vm, size_t slot);
+// What a session that ends was charged for, and nobody has read from fd, which is taken: it stays charged to
+// the VM until vms_look finds it read. False: that is no such socket.
+bool vm_leave_unread(struct vm *vm, int fd, const uint64_t amounts[BUDGET_COUNT]);
+// False: nothing is left of any VM, until vm_leave_unread.
+bool vms_look(struct vms *vms);
 // For the session's process; borrowed.
 int vm_page(const struct vm *vm);
 

@@ -30,6 +30,8 @@
  */
 #define PRIORITIES 3
 
+#define LEAVE_MS 1000
+
 struct worker {
 	const struct worker_config *config;
 	struct event_base *base;
@@ -47,7 +49,8 @@ struct worker {
 	uint8_t link[16]; // of a guest's session
 	struct budget budget;
 	bool ended;
-	bool failed; // with a reason
+	bool failed;   // with a reason
+	bool forsaken; // the parent does not read
 };
 
 static void handle_ended(void *data, const char *reason)
@@ -56,6 +59,23 @@ static void handle_ended(void *data, const char *reason)
 	worker->ended = true;
 	worker->failed = reason != NULL;
 	event_base_loopbreak(worker->base);
+}
+
+// The parent may be slow to read, or stopped. We do not wait for ever.
+static void handle_left(void *data, int fd, const uint64_t amounts[BUDGET_COUNT])
+{
+	struct worker *worker = data;
+	struct record_left record = {.type = RECORD_LEFT};
+	memcpy(record.amounts, amounts, sizeof(record.amounts));
+	struct pollfd parent = {
+		.fd = worker->config->options->session_fd,
+		.events = POLLOUT,
+	};
+	if (!worker->forsaken && poll(&parent, 1, LEAVE_MS) == 1) {
+		workers_report(parent.fd, &record, sizeof(record), fd);
+	} else {
+		worker->forsaken = true;
+	}
 }
 
 static void handle_stored(void *data, const struct content_hash *hash, int fd)
@@ -191,6 +211,10 @@ static int take_record(
 		log_errno("session %u: cannot map its VM's budget", record->number);
 		close(fd);
 		return -1;
+	}
+	if (record->of_vm) {
+		worker->budget.leave = handle_left;
+		worker->budget.leave_data = worker;
 	}
 	for (size_t i = 0; i < record->n_contents; i++) {
 		content_store_put(&worker->contents, &record->contents[i], fdlist_take(fds));

@@ -123,9 +123,12 @@ static void free_socket(struct wire_socket *sock)
 	fdlist_finish(&sock->output_fds);
 	drop_marks(&sock->marks);
 	free(sock->marks.marks);
-	flight_destroy(sock->flight);
+	if (sock->flight != NULL) {
+		flight_close(sock->flight, true);
+	} else {
+		close(sock->fd);
+	}
 	free(sock->input);
-	close(sock->fd);
 	free(sock);
 }
 

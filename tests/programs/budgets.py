@@ -75,10 +75,10 @@ def stats_of(host, title):
     os.kill(host.pid, signal.SIGUSR1)
     head = f"{title}\n"
     wait_until(lambda: f"{host.name} prints of {title}: {host.errors()[before:]}",
-               lambda: "waiting frames" in host.errors()[before:].partition(head)[2])
+               lambda: "fds in flight" in host.errors()[before:].partition(head)[2])
     text = host.errors()[before:].partition(head)[2]
     return {name: (int(used), int(most), int(limit)) for name, used, most, limit in
-            list(AMOUNTS.findall(text))[:10]}
+            list(AMOUNTS.findall(text))[:11]}  # with that of sessions
 
 
 def used_by_guests(host, name):
@@ -244,4 +244,28 @@ def _(suite):
         check(turned_away > 0, "none is")
         lines = [line for line in stage.host.errors().splitlines() if "(--connection-rate)" in line]
         check(1 <= len(lines) <= max(1, turned_away // 4), f"{turned_away}: {lines}")
+        stage.check()
+
+
+@case("what sessions leave in a service that does not accept stays charged until it is read")
+def _(suite):
+    with ServiceStage(suite, host=["--stats"]) as stage:
+        def used(name):
+            return used_by_guests(stage.host, name)
+        before = {name: used(name) for name in ("sessions", "fds", "fds in flight")}
+        with open("/dev/null", "rb") as null:
+            for n in range(1, 4):
+                with stage.connect("stream") as client:
+                    opaque.send_fds(client, b"x", [null.fileno(), null.fileno()])
+                    wait_until(f"{2 * n} are under way", lambda: used("fds in flight") == 2 * n)
+                wait_until("the session ends", lambda: used("sessions") == before["sessions"])
+        check(used("fds in flight") == 6, f"{used('fds in flight')} are")
+        check(used("fds") == before["fds"] + 6, f"{used('fds')} are charged")
+        for n in range(3):
+            with stage.compositor.accept("stream") as service:
+                data, fds = opaque.receive(service)
+                check(data == b"x" and len(fds) == 2, f"{data!r} with {fds} comes")
+                check(opaque.read_to_end(service) == b"", "more comes")
+                opaque.close_all(fds)
+        wait_until("all of it comes back", lambda: {name: used(name) for name in before} == before)
         stage.check()

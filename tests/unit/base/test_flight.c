@@ -231,6 +231,62 @@ static void one_that_others_have_is_not_shut_down(void **state)
 	end(&fixture); // nothing is left of it
 }
 
+struct left {
+	unsigned int calls;
+	int fd;
+	uint64_t amounts[BUDGET_COUNT];
+};
+
+static void handle_leave(void *data, int fd, const uint64_t amounts[BUDGET_COUNT])
+{
+	struct left *left = data;
+	left->calls++;
+	left->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	memcpy(left->amounts, amounts, sizeof(left->amounts));
+}
+
+static void what_is_not_taken_when_the_session_ends_is_left(void **state)
+{
+	(void)state;
+	for (int closed = 0; closed < 2; closed++) {
+		struct fixture fixture;
+		struct left left = {0};
+		begin(&fixture, SOCK_STREAM);
+		fixture.budget.leave = handle_leave;
+		fixture.budget.leave_data = &left;
+		struct charge *memory = charge_create(&fixture.budget, 100);
+		send_fds(&fixture, 2, NULL);
+		send_fds(&fixture, 3, memory);
+		charge_unref(memory);
+		take(&fixture);
+		if (closed) {
+			flight_close(fixture.flight, true);
+			fixture.flight = NULL;
+			fixture.own = -1;
+		}
+		end(&fixture); // nothing is charged any more
+		assert_int_equal(left.calls, 1);
+		assert_int_equal(left.amounts[BUDGET_FDS], 3);
+		assert_int_equal(left.amounts[BUDGET_FLIGHT], 3);
+		assert_int_equal(left.amounts[BUDGET_MEMORY], 100);
+		close(left.fd);
+	}
+}
+
+static void what_is_taken_is_not_left(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct left left = {0};
+	begin(&fixture, SOCK_STREAM);
+	fixture.budget.leave = handle_leave;
+	fixture.budget.leave_data = &left;
+	send_fds(&fixture, 2, NULL);
+	take(&fixture);
+	end(&fixture);
+	assert_int_equal(left.calls, 0);
+}
+
 static void a_reader_that_leaves_has_taken_all(void **state)
 {
 	(void)state;
@@ -380,6 +436,8 @@ int main(void)
 		fd_count_test(a_socket_that_is_closed_stays_until_its_fds_were_taken),
 		fd_count_test(what_was_written_without_fds_is_charged_by_the_buffer),
 		fd_count_test(one_that_others_have_is_not_shut_down),
+		fd_count_test(what_is_not_taken_when_the_session_ends_is_left),
+		fd_count_test(what_is_taken_is_not_left),
 		fd_count_test(a_reader_that_leaves_has_taken_all),
 		fd_count_test(fds_wait_while_too_many_are_in_flight),
 		fd_count_test(who_waits_first_goes_first),

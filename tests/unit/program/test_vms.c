@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -52,7 +53,7 @@ static void a_vm_has_so_many_sessions_and_no_more(void **state)
 	for (size_t i = 0; i < 3; i++) {
 		vm[i] = vms_enter(vms, 5, START, &slots[i]);
 		assert_non_null(vm[i]);
-		assert_int_equal(slots[i], i);
+		assert_int_equal(slots[i], i + 1); // the first one is for what they leave
 	}
 	assert_null(vms_enter(vms, 5, START, &slot));
 	assert_int_equal(errno, EDQUOT);
@@ -62,7 +63,7 @@ static void a_vm_has_so_many_sessions_and_no_more(void **state)
 	vm_leave(other, slot);
 	vm_leave(vm[1], slots[1]);
 	assert_ptr_equal(vms_enter(vms, 5, START, &slot), vm[0]);
-	assert_int_equal(slot, 1);
+	assert_int_equal(slot, slots[1]);
 	assert_true(contains(vms, "VM with CID 5\n  sessions         3 used, 3 at most, limit 3"));
 	for (size_t i = 0; i < 3; i++) {
 		vm_leave(vm[i], slots[i]);
@@ -124,7 +125,7 @@ static void machines_without_sessions_are_forgotten_in_the_end(void **state)
 	for (uint32_t cid = 10; cid < 500; cid++) {
 		struct vm *vm = vms_enter(vms, cid, START, &slot);
 		assert_non_null(vm);
-		assert_int_equal(slot, 0);
+		assert_int_equal(slot, 1);
 		vm_leave(vm, slot);
 	}
 	assert_true(fd_count() < before + 100);
@@ -288,12 +289,41 @@ static void a_vm_may_have_more_sessions_than_before(void **state)
 	vms_destroy(vms);
 }
 
+static void what_nobody_has_read_stays_charged_to_the_vm(void **state)
+{
+	(void)state;
+	const uint64_t left[BUDGET_COUNT] = {[BUDGET_FDS] = 7};
+	struct vms *vms = vms_create(&options);
+	size_t slot;
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(send(pair[0], "x", 1, 0), 1);
+	struct vm *vm = vms_enter(vms, 5, START, &slot);
+	assert_true(vm_leave_unread(vm, pair[0], left));
+	vm_leave(vm, slot);
+	assert_true(contains(vms, "fds              7 used, 0 at most, limit 10"));
+	struct vm *other = vms_enter(vms, 6, START, &slot);
+	vm_leave(other, slot);
+	assert_ptr_equal(vms_enter(vms, 5, START, &slot), vm); // as long as it is remembered
+	struct budget budget = join(vm, slot);
+	assert_true(budget_charge(&budget, BUDGET_FDS, 3));
+	assert_false(budget_charge(&budget, BUDGET_FDS, 1));
+	assert_true(vms_look(vms));
+	close(pair[1]);
+	assert_false(vms_look(vms));
+	assert_true(budget_charge(&budget, BUDGET_FDS, 7));
+	budget_leave(&budget);
+	vm_leave(vm, slot);
+	vms_destroy(vms);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_vm_has_so_many_sessions_and_no_more),
 		fd_count_test(one_vm_takes_nothing_from_another),
 		fd_count_test(a_session_that_is_gone_leaves_nothing),
+		fd_count_test(what_nobody_has_read_stays_charged_to_the_vm),
 		fd_count_test(a_vm_connects_in_a_burst_and_then_at_its_rate),
 		fd_count_test(who_connects_too_often_makes_few_lines),
 		fd_count_test(new_limits_are_for_new_sessions),
