@@ -18,6 +18,9 @@
 #define VM_RATE_FACTOR 2 // all use the time of one compositor
 #define VM_STREAM_FACTOR \
 	2 // of a page each at least, when 16384 pages are what a user's pipes may have
+// With less, answers would come later than they are waited for; no session reads more.
+#define MIN_THROUGHPUT (64u * 1024)
+#define MAX_THROUGHPUT (UINT64_C(16) << 30)
 // Connections of a VM per second, and at once in seconds of that.
 #define CONNECTION_RATE  100
 #define CONNECTION_BURST 10
@@ -249,6 +252,12 @@ static const char *set_size(uint64_t *size, const char *value)
 	return options_size(value, 1, size);
 }
 
+static const char *set_throughput(uint64_t *throughput, const char *value)
+{
+	const char *wrong = options_size(value, MIN_THROUGHPUT, throughput);
+	return wrong == NULL && *throughput > MAX_THROUGHPUT ? "too large" : wrong;
+}
+
 // A limit of a session, and the same of a VM.
 #define LIMIT(name, set, member) \
 	static const char *set_max_##name(void *data, const char *value) \
@@ -272,6 +281,7 @@ LIMIT(frames, set_count, most[BUDGET_FRAMES])
 LIMIT(fds_in_flight, set_flight, most[BUDGET_FLIGHT])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
+LIMIT(throughput, set_throughput, throughput)
 
 static const char *set_max_vm_sessions(void *data, const char *value)
 {
@@ -357,6 +367,8 @@ static const struct option_spec specs[] = {
 		"limits"},
 	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst,
 		"limits"},
+	{"max-throughput", "BYTES[K|M|G]", "what a session reads per second (default: any)", false,
+		set_max_throughput, "limits"},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
 		set_max_vm_sessions, "limits"},
 	{"connection-rate", "N[:BURST]", "connections of a VM per second (default 100:1000)", false,
@@ -385,6 +397,8 @@ static const struct option_spec specs[] = {
 		"limits"},
 	{"max-vm-burst", "N", "as --max-burst, of a VM (default: twice that)", false,
 		set_max_vm_burst, "limits"},
+	{"max-vm-throughput", "BYTES[K|M|G]", "as --max-throughput, of a VM (default: any)", false,
+		set_max_vm_throughput, "limits"},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };

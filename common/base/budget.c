@@ -14,7 +14,8 @@
 
 #include "base/rate.h"
 
-#define SECOND 1000000000u // nanoseconds
+#define SECOND    1000000000u             // nanoseconds
+#define PAUSE_MAX (UINT64_C(10) * SECOND) // less than any peer waits for an answer
 
 static const struct {
 	const char *name;
@@ -41,7 +42,7 @@ static_assert(sizeof(struct slot) % 64 == 0, "sessions do not share cache lines"
 struct shared {
 	struct budget_limits limits;
 	_Atomic uint64_t peak[BUDGET_COUNT];
-	_Atomic uint64_t messages_until;
+	_Atomic uint64_t messages_until, bytes_until;
 	_Atomic uint64_t n_used; // slots from there on are not in use
 	struct slot slots[];
 };
@@ -205,6 +206,33 @@ bool budget_messages(struct budget *budget, uint64_t n)
 		return false;
 	}
 	return true;
+}
+
+/* Whoever has the page of a VM may write anything to it. */
+static uint64_t add_bytes(_Atomic uint64_t *until, uint64_t throughput, uint64_t n, uint64_t time)
+{
+	const struct rate rate = {.per_second = throughput, .burst = throughput};
+	uint64_t pause = throughput == 0 ? 0 : rate_add(until, &rate, n, time);
+	return pause < PAUSE_MAX ? pause : PAUSE_MAX;
+}
+
+uint64_t budget_bytes(struct budget *budget, uint64_t n)
+{
+	struct budget_page *page = budget->page;
+	uint64_t of_vm = page != NULL ? page->limits.throughput : 0;
+	if (budget->limits.throughput == 0 && of_vm == 0) {
+		return 0;
+	}
+	uint64_t time = now();
+	_Atomic uint64_t until = budget->bytes_until;
+	uint64_t pause = add_bytes(&until, budget->limits.throughput, n, time);
+	budget->bytes_until = until;
+	if (of_vm != 0) {
+		uint64_t longer = add_bytes(&page->shared->bytes_until, of_vm, n, time);
+		pause = longer > pause ? longer : pause;
+	}
+	budget->paused += pause;
+	return pause;
 }
 
 const char *budget_exceeded(const struct budget *budget)
@@ -386,7 +414,7 @@ struct amounts {
 };
 
 static void print(FILE *out, const char *title, const struct amounts *amounts,
-	const struct budget_limits *limits)
+	const struct budget_limits *limits, const char *more)
 {
 	char text[2048];
 	int len = snprintf(text, sizeof(text), "%s\n", title);
@@ -394,6 +422,9 @@ static void print(FILE *out, const char *title, const struct amounts *amounts,
 		len += snprintf(text + len, sizeof(text) - (size_t)len,
 			"  %-15s  %" PRIu64 " used, %" PRIu64 " at most, limit %" PRIu64 "\n",
 			kinds[i].name, amounts->used[i], amounts->peak[i], limits->most[i]);
+	}
+	if (len < (int)sizeof(text)) {
+		snprintf(text + len, sizeof(text) - (size_t)len, "%s", more);
 	}
 	fputs(text, out); // one write, so that the lines of several processes do not mix
 	fflush(out);
@@ -404,7 +435,12 @@ void budget_print(FILE *out, const char *title, const struct budget *budget)
 	struct amounts amounts;
 	memcpy(amounts.used, budget->used, sizeof(amounts.used));
 	memcpy(amounts.peak, budget->peak, sizeof(amounts.peak));
-	print(out, title, &amounts, &budget->limits);
+	char more[48] = "";
+	if (budget->paused > 0) {
+		snprintf(more, sizeof(more), "  paused           %" PRIu64 " ms\n",
+			budget->paused / 1000000);
+	}
+	print(out, title, &amounts, &budget->limits, more);
 }
 
 void budget_page_print(FILE *out, const char *title, const struct budget_page *page)
@@ -414,5 +450,5 @@ void budget_page_print(FILE *out, const char *title, const struct budget_page *p
 		amounts.used[i] = sum(page, (enum budget_kind)i);
 		amounts.peak[i] = page->shared->peak[i];
 	}
-	print(out, title, &amounts, &page->limits);
+	print(out, title, &amounts, &page->limits, "");
 }

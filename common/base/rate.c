@@ -23,3 +23,13 @@ bool rate_take(_Atomic uint64_t *until, const struct rate *rate, uint64_t n, uin
 	} while (!atomic_compare_exchange_weak(until, &old, next));
 	return true;
 }
+
+uint64_t rate_add(_Atomic uint64_t *until, const struct rate *rate, uint64_t n, uint64_t now)
+{
+	uint64_t old = *until, next;
+	do {
+		next = (old > now ? old : now) + n * SECOND / rate->per_second;
+	} while (!atomic_compare_exchange_weak(until, &old, next));
+	uint64_t latest = now + rate->burst * SECOND / rate->per_second;
+	return next > latest ? next - latest : 0;
+}

@@ -15,5 +15,7 @@ struct rate {
 // It happens n times now (CLOCK_MONOTONIC, nanoseconds). *until is what has to be kept of it, 0 at first;
 // several processes may share it. False: that is too often, and *until is as before.
 bool rate_take(_Atomic uint64_t *until, const struct rate *rate, uint64_t n, uint64_t now);
+// The same, but it has happened already: how many nanoseconds must pass until that is not too often.
+uint64_t rate_add(_Atomic uint64_t *until, const struct rate *rate, uint64_t n, uint64_t now);
 
 #endif

@@ -35,6 +35,7 @@ struct channel {
 	struct event *read_event;
 	struct event *write_event;
 	struct event *more_event; // timer: reading goes on
+	uint64_t pause;           // nanoseconds that nothing is read from now on
 
 	uint8_t *in; // the unread bytes are in[in_start .. in_end)
 	size_t in_start, in_end;
@@ -355,8 +356,33 @@ static ssize_t read_once(struct channel *channel, size_t *wanted)
 static void read_on(struct channel *channel)
 {
 	static const struct timeval now = {0};
-	if (!channel->destroyed && !channel->over && channel_input_has_more(channel->input)) {
+	if (!channel->destroyed && !channel->over && channel->pause > 0) {
+		const struct timeval later = {
+			.tv_sec = (time_t)(channel->pause / 1000000000u),
+			.tv_usec = (suseconds_t)(channel->pause % 1000000000u / 1000 + 1),
+		};
+		event_del(channel->read_event);
+		event_add(channel->more_event, &later);
+	} else if (!channel->destroyed && !channel->over &&
+		channel_input_has_more(channel->input)) {
 		event_add(channel->more_event, &now);
+	}
+}
+
+static bool pause_after(struct channel *channel, size_t got)
+{
+	if (!channel->destroyed && !channel->over && channel->handler->came != NULL) {
+		channel->pause = channel->handler->came(channel->data, got);
+	}
+	return channel->pause > 0;
+}
+
+/* The pause that the last one has made is over. */
+static void end_pause(struct channel *channel)
+{
+	if (channel->pause > 0 && !channel->over) {
+		channel->pause = 0;
+		event_add(channel->read_event, NULL);
 	}
 }
 
@@ -367,6 +393,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
+	end_pause(channel);
 	for (int i = 0; i < READS_PER_TURN && !channel->destroyed && !channel->over; i++) {
 		size_t wanted;
 		ssize_t got = read_once(channel, &wanted);
@@ -385,6 +412,9 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 		take_all(channel);
 		if (!channel->destroyed && !channel->over) {
 			channel->handler->settled(channel->data);
+		}
+		if (pause_after(channel, (size_t)got)) {
+			break;
 		}
 		if ((size_t)got < wanted && channel->error == 0 &&
 			!channel_input_has_more(channel->input)) {

@@ -50,6 +50,8 @@ struct channel_handler {
 	void (*drained)(void *data);
 	// All frames that one read brought were handed over: time to flush what they have caused.
 	void (*settled)(void *data);
+	// n bytes have come: how many nanoseconds nothing is to be read now. NULL: there is no such limit.
+	uint64_t (*came)(void *data, size_t n);
 };
 
 // Takes fd, also on failure. handler and data are borrowed.

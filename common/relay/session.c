@@ -486,6 +486,11 @@ static void handle_channel_drained(void *data)
 	}
 }
 
+static uint64_t handle_came(void *data, size_t n)
+{
+	return budget_bytes(((struct session *)data)->options.budget, n);
+}
+
 static const struct channel_handler channel_handler = {
 	.frame = handle_frame,
 	.place = handle_place,
@@ -493,6 +498,7 @@ static const struct channel_handler channel_handler = {
 	.ended = handle_channel_ended,
 	.drained = handle_channel_drained,
 	.settled = handle_settled,
+	.came = handle_came,
 };
 
 static void handle_streams_over(void *data)

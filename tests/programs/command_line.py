@@ -71,6 +71,8 @@ WRONG = [
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "1T"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "G"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "99999999999G"], 2, "too large"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-throughput", "65535"], 2, "too small"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-vm-throughput", "17G"], 2, "too large"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-objects", "0"], 2, "too small"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-fds", "4294967296"], 2, "too large"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-sessions", "0"], 2, "too small"),

@@ -294,6 +294,37 @@ static void a_slot_that_is_not_there_cannot_be_joined(void **state)
 	end(&fixture);
 }
 
+// The clock stands still for some milliseconds at a time, and a machine may stop for longer.
+static void bytes_beyond_the_throughput_are_waited_for(void **state)
+{
+	(void)state;
+	const uint64_t second = 1000000000, mib = 1 << 20;
+	struct budget free = {0}, budget = {.limits.throughput = mib};
+	assert_int_equal(budget_bytes(&free, 1u << 30), 0);
+	assert_int_equal(budget_bytes(&budget, mib), 0);
+	assert_int_equal(budget.paused, 0);
+	uint64_t pause = budget_bytes(&budget, 1000 * mib);
+	assert_true(pause > 0 && pause <= 1000 * second); // there is a longest one
+	assert_int_equal(budget.paused, pause);
+}
+
+static void the_sessions_of_a_vm_share_its_throughput(void **state)
+{
+	(void)state;
+	const uint64_t mib = 1 << 20;
+	struct budget_limits limits = {.throughput = mib};
+	int fd;
+	struct budget_page *page = budget_page_create(&limits, 2, &fd);
+	struct budget one = {0}, other = {0};
+	assert_true(budget_join(&one, fcntl(fd, F_DUPFD_CLOEXEC, 0), 0));
+	assert_true(budget_join(&other, fd, 1));
+	assert_int_equal(budget_bytes(&one, mib), 0);
+	assert_true(budget_bytes(&other, 1000 * mib) > 0);
+	budget_leave(&one);
+	budget_leave(&other);
+	budget_page_destroy(page);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -306,6 +337,8 @@ int main(void)
 		fd_count_test(what_a_killed_session_had_is_given_back_with_its_slot),
 		fd_count_test(sessions_that_charge_at_once_stay_within_the_limit),
 		fd_count_test(messages_may_come_in_a_burst_and_then_at_the_rate),
+		fd_count_test(bytes_beyond_the_throughput_are_waited_for),
+		fd_count_test(the_sessions_of_a_vm_share_its_throughput),
 		fd_count_test(the_sessions_of_a_vm_share_its_rate),
 		fd_count_test(a_page_that_was_written_over_does_no_harm),
 		fd_count_test(a_slot_that_is_not_there_cannot_be_joined),

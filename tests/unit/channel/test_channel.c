@@ -52,6 +52,8 @@ struct fixture {
 	struct channel_mem_write write; // the last that was placed
 	unsigned int placed, written, ended, drained, settled;
 	size_t seen_by_other; // of what was received, when another event had its turn
+	uint64_t pause;       // nanoseconds, after each read
+	size_t came;          // bytes
 	int error;
 	char reason[128];
 };
@@ -129,6 +131,13 @@ static void handle_settled(void *data)
 	may_destroy(fixture, CALLBACK_SETTLED);
 }
 
+static uint64_t handle_came(void *data, size_t n)
+{
+	struct fixture *fixture = data;
+	fixture->came += n;
+	return fixture->pause;
+}
+
 static const struct channel_handler handler = {
 	.frame = handle_frame,
 	.place = handle_place,
@@ -136,6 +145,7 @@ static const struct channel_handler handler = {
 	.ended = handle_ended,
 	.drained = handle_drained,
 	.settled = handle_settled,
+	.came = handle_came,
 };
 
 static void set_up(struct fixture *fixture)
@@ -1357,9 +1367,51 @@ static void what_has_more_leaves_other_events_their_turn(void **state)
 	close(pair[1]);
 }
 
+static void nothing_is_read_in_a_pause(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	const struct channel_header ping = {.type = CHANNEL_PING};
+	set_up(&fixture);
+	fixture.pause = UINT64_C(3600) * 1000000000;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(send(fixture.peer, &ping, sizeof(ping), 0), sizeof(ping));
+		for (int pass = 0; pass < 10; pass++) {
+			event_base_loop(fixture.base, EVLOOP_NONBLOCK);
+		}
+	}
+	assert_int_equal(fixture.came, sizeof(ping));
+	assert_int_equal(fixture.n_received, 1);
+	tear_down(&fixture);
+}
+
+static void after_a_pause_reading_goes_on(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	const struct channel_header ping = {.type = CHANNEL_PING};
+	set_up(&fixture);
+	fixture.pause = 1000000;
+	for (size_t i = 0; i < 5; i++) {
+		assert_int_equal(send(fixture.peer, &ping, sizeof(ping), 0), sizeof(ping));
+		while (fixture.n_received == i) {
+			event_base_loop(fixture.base, EVLOOP_ONCE);
+		}
+	}
+	close(fixture.peer);
+	fixture.peer = -1;
+	while (fixture.ended == 0) {
+		event_base_loop(fixture.base, EVLOOP_ONCE);
+	}
+	assert_int_equal(fixture.error, 0);
+	tear_down(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(nothing_is_read_in_a_pause),
+		fd_count_test(after_a_pause_reading_goes_on),
 		fd_count_test(a_frame_in_pieces_of_one_byte_is_one_frame),
 		fd_count_test(glued_frames_of_odd_lengths_are_told_apart_and_aligned),
 		fd_count_test(what_has_more_leaves_other_events_their_turn),
