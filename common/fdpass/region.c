@@ -306,6 +306,7 @@ void region_let_go(struct region *region, uint32_t object)
 static bool find_gap(const struct region *region, uint64_t length, uint64_t *offset)
 {
 	size_t n = length / CHANNEL_REGION_STEP, free = 0;
+	*offset = 0;
 	for (size_t i = 0; i < region->n_steps && free < n; i++) {
 		free = region->at[i] == NULL ? free + 1 : 0;
 		*offset = (i + 1 - free) * CHANNEL_REGION_STEP;
