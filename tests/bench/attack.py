@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A guest that takes all that fdferry-host's budgets give it, as fast as they let it.
 
-    attack.py ADDRESS    the UNIX socket of a host with the default limits
+    attack.py ADDRESS         the UNIX socket of a host with the default limits
+    attack.py ADDRESS rows    likewise, but sends rows of pixels as fast as they are read
 
 Prints READY once it has what it can have, then goes on sending until it gets SIGTERM, and prints how
-many requests per second that were.
+many requests, or KiB of rows, per second that were.
 """
 
 import os
@@ -118,6 +119,39 @@ class Sender:
             n -= some
 
 
+class Writer:
+    """Writes over a pool again and again."""
+
+    ROWS = 256 << 10  # bytes
+
+    def __init__(self, address):
+        self.end = connect(address)
+        self.end.send(channel.open_memory(1, POOL, self.ROWS))
+        self.end.socket.setblocking(False)
+        self.frame = memoryview(channel.mem_write(1, 0, bytes(self.ROWS)))
+        self.done = self.sent = 0
+
+    def fileno(self):
+        return self.end.socket.fileno()
+
+    def send(self):
+        self.done += self.end.socket.send(self.frame[self.done:])
+        if self.done == len(self.frame):
+            self.sent += self.ROWS
+            self.done = 0
+
+
+def write(writers):
+    """Until ended. There are few messages: bytes are what it is about."""
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    start = time.monotonic()
+    while not ended:
+        for writer in select.select([], writers, [], 0.1)[1]:
+            writer.send()
+    return sum(writer.sent for writer in writers) / 1024 / (time.monotonic() - start)
+
+
 def send(senders):
     """At just less than the rate, until ended."""
     per_tick = int(VM_RATE * SHARE * TICK / len(senders))
@@ -136,9 +170,10 @@ def send(senders):
 def main():
     address = sys.argv[1]
     held = hold(address)
-    senders = [Sender(address) for _ in range(SENDERS)]
+    rows = sys.argv[2:] == ["rows"]
+    senders = [(Writer if rows else Sender)(address) for _ in range(SENDERS)]
     print("READY", flush=True)
-    print(f"{send(senders):.0f}", flush=True)
+    print(f"{write(senders) if rows else send(senders):.0f}", flush=True)
     del held  # until here
 
 
