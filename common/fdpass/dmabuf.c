@@ -171,7 +171,9 @@ static const char *open_dmabuf(struct fdrefs *refs, struct dmabuf *dmabuf)
 	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_DMABUF, &open, sizeof(open))) {
 		return "too many fds are open in this session";
 	}
-	fd_identity_of(memory->fd, &memory->ref.identity);
+	struct fd_identity identity;
+	fd_identity_of(memory->fd, &identity);
+	fdref_identify(&memory->ref, &identity);
 	refs->counts.dmabufs++;
 	return NULL;
 }

@@ -147,13 +147,15 @@ static const struct fdref_interface events = {
 	.destroy = destroy_counter,
 };
 
-static void learn(struct counter *counter)
+static struct fd_identity learn(struct counter *counter)
 {
 	uint64_t semaphore;
+	struct fd_identity identity;
 	if (fd_info_number(counter->info, "eventfd-semaphore", 10, &semaphore)) {
 		counter->semaphore = semaphore;
 	}
-	fd_identity_of(counter->fd, &counter->ref.identity);
+	fd_identity_of(counter->fd, &identity);
+	return identity;
 }
 
 /* Takes fd, also on failure (NULL). */
@@ -177,7 +179,7 @@ static struct counter *create_counter(struct fdrefs *refs, int fd)
 		destroy_counter(&counter->ref);
 		return NULL;
 	}
-	learn(counter);
+	counter->ref.identity = learn(counter);
 	return counter;
 }
 
@@ -198,10 +200,11 @@ static bool can_let_go(const struct counter *counter)
 /* Who has it keeps it; counts do not cross any more. What is on its way here still arrives. */
 static void let_go(struct counter *counter)
 {
+	static const struct fd_identity unknown;
 	log_limited(LOG_WARN,
 		"too many eventfds: the one that was not used for longest does not "
 		"cross any more");
-	counter->ref.identity = (struct fd_identity){0};
+	fdref_identify(&counter->ref, &unknown);
 	fdrefs_close(&counter->ref);
 	counter_watch(counter);
 }
@@ -363,7 +366,8 @@ static bool adopt(struct counter *counter, int fd)
 	close(counter->info);
 	counter->fd = fd;
 	counter->info = info;
-	learn(counter);
+	const struct fd_identity identity = learn(counter);
+	fdref_identify(&counter->ref, &identity);
 	return true;
 }
 

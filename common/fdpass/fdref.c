@@ -44,12 +44,19 @@ static void discharge(struct fdrefs *refs, enum channel_kind kind)
 	}
 }
 
+static void remove_alike(struct fdref *ref)
+{
+	wl_list_remove(&ref->alike);
+	wl_list_init(&ref->alike);
+}
+
 static void finish_table(struct fdrefs *refs, struct fdref_table *table)
 {
 	for (size_t i = 0; i < table->size; i++) {
 		if (table->refs[i] != NULL) {
 			struct fdref *ref = table->refs[i];
 			table->refs[i] = NULL;
+			remove_alike(ref);
 			discharge(refs, ref->kind);
 			ref->interface->destroy(ref);
 		}
@@ -72,6 +79,8 @@ void fdrefs_finish(struct fdrefs *refs)
 	}
 	finish_table(refs, &refs->ours);
 	finish_table(refs, &refs->theirs);
+	free(refs->by_identity);
+	refs->by_identity = NULL;
 	region_destroy(refs->region);
 	refs->region = NULL;
 	fileserver_destroy(refs->fileserver);
@@ -109,6 +118,48 @@ static bool grow(struct fdref_table *table, size_t index)
 	return true;
 }
 
+/* ---- by identity ---- */
+
+static bool make_buckets(struct fdrefs *refs)
+{
+	if (refs->by_identity == NULL) {
+		refs->by_identity = calloc(FDREFS_BUCKETS, sizeof(*refs->by_identity));
+		for (size_t i = 0; refs->by_identity != NULL && i < FDREFS_BUCKETS; i++) {
+			wl_list_init(&refs->by_identity[i]);
+		}
+	}
+	return refs->by_identity != NULL;
+}
+
+/* Inodes are counted up by the kernel. */
+static struct wl_list *bucket_of(const struct fdrefs *refs, const struct fd_identity *identity)
+{
+	return &refs->by_identity[(identity->number ^ identity->device) % FDREFS_BUCKETS];
+}
+
+static bool is_known(const struct fd_identity *identity)
+{
+	static const struct fd_identity unknown;
+	return !fd_identity_equal(identity, &unknown);
+}
+
+static void add_alike(struct fdref *ref)
+{
+	wl_list_init(&ref->alike);
+	if (is_known(&ref->identity)) {
+		wl_list_insert(bucket_of(ref->refs, &ref->identity)->prev, &ref->alike);
+	}
+}
+
+void fdref_identify(struct fdref *ref, const struct fd_identity *identity)
+{
+	remove_alike(ref);
+	ref->identity = *identity;
+	add_alike(ref);
+}
+
+/* ---- by id ---- */
+
 static struct fdref_table *table_of(struct fdrefs *refs, uint32_t id, size_t *index)
 {
 	*index = id & ~CHANNEL_ID_HOST;
@@ -120,7 +171,7 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum cha
 {
 	size_t index;
 	struct fdref_table *table = table_of(refs, id, &index);
-	if (!grow(table, index)) {
+	if (!grow(table, index) || !make_buckets(refs)) {
 		discharge(refs, kind);
 		return false;
 	}
@@ -130,6 +181,7 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum cha
 	ref->refs = refs;
 	ref->id = id;
 	ref->kind = kind;
+	add_alike(ref);
 	return true;
 }
 
@@ -139,6 +191,7 @@ static void remove_and_destroy(struct fdref *ref)
 	struct fdref_table *table = table_of(ref->refs, ref->id, &index);
 	table->refs[index] = NULL;
 	table->used--;
+	remove_alike(ref);
 	discharge(ref->refs, ref->kind);
 	if (index < table->next) {
 		table->next = index;
@@ -153,21 +206,22 @@ struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id)
 	return index < table->size ? table->refs[index] : NULL;
 }
 
-static struct fdref *find_in(const struct fdref_table *table, const struct fd_identity *identity)
-{
-	for (size_t i = 0; i < table->size; i++) {
-		struct fdref *ref = table->refs[i];
-		if (ref != NULL && fd_identity_equal(&ref->identity, identity)) {
-			return ref;
-		}
-	}
-	return NULL;
-}
-
 struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *identity)
 {
-	struct fdref *ref = find_in(&refs->theirs, identity);
-	return ref != NULL ? ref : find_in(&refs->ours, identity);
+	struct fdref *ref, *ours = NULL;
+	if (refs->by_identity == NULL) {
+		return NULL;
+	}
+	wl_list_for_each (ref, bucket_of(refs, identity), alike) {
+		if (!fd_identity_equal(&ref->identity, identity)) {
+			continue;
+		}
+		if ((ref->id & CHANNEL_ID_HOST) != refs->own_bit) {
+			return ref;
+		}
+		ours = ours != NULL ? ours : ref;
+	}
+	return ours;
 }
 
 bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <wayland-util.h>
 
 #include "base/budget.h"
 #include "channel/channel.h"
@@ -69,8 +70,10 @@ struct fdref {
 	uint32_t id;
 	enum channel_kind kind;
 	bool closing; // opened here: CLOSE is sent; opened there: CLOSE has come
-	// What the local peers' fds of it have in common; zeros if it does not matter.
+	// What the local peers' fds of it have in common; zeros if it does not matter. Once it is open,
+	// fdref_identify changes it.
 	struct fd_identity identity;
+	struct wl_list alike; // fdrefs.by_identity; empty where identity is zeros
 	// Of the memory that each fd of it keeps, while that is ours to answer for; else NULL.
 	struct charge *memory;
 };
@@ -114,6 +117,8 @@ struct fdref_counts {
 	uint64_t stream_sent, stream_received;
 };
 
+#define FDREFS_BUCKETS 256
+
 struct fdref_table {
 	struct fdref **refs; // by id without the bit
 	size_t size;
@@ -129,6 +134,8 @@ struct fdrefs {
 	struct event_base *base;
 	uint32_t own_bit; // of the ids that we open: 0 or CHANNEL_ID_HOST
 	struct fdref_table ours, theirs;
+	struct wl_list *
+		by_identity; // fdref.alike, in an array of FDREFS_BUCKETS; NULL: nothing was open yet
 	struct budget *budget;   // what the other side may make us keep; borrowed
 	size_t streams;          // that are open: data may still be under way on the other side
 	bool any_kind;           // but pools; else only those that Wayland's messages can name
@@ -198,6 +205,7 @@ void fdrefs_confirm_closed(struct fdref *ref);
 struct flights *fdrefs_flights(struct fdrefs *refs);
 // NULL if there is none such.
 struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id);
+void fdref_identify(struct fdref *ref, const struct fd_identity *identity);
 // The open fdref with that identity, whoever opened it; NULL if there is none.
 struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *identity);
 // Charges bytes to the session before they are allocated; false: over the limit.

@@ -489,6 +489,7 @@ struct memory *memory_use(struct memory *memory)
 /* The file is not looked at any more; the id waits for CLOSED. */
 static void close_original(struct memory *memory)
 {
+	static const struct fd_identity unknown;
 	if (memory->is_dmabuf) {
 		dmabuf_settle(&memory->ref);
 	}
@@ -497,7 +498,7 @@ static void close_original(struct memory *memory)
 	memory->size = 0;
 	region_range_release(memory->range);
 	memory->range = NULL;
-	memory->ref.identity = (struct fd_identity){0};
+	fdref_identify(&memory->ref, &unknown);
 	close(memory->fd);
 	memory->fd = -1;
 	fdrefs_close(&memory->ref);

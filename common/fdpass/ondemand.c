@@ -410,7 +410,7 @@ static int get_fd(struct fdref *ref)
 {
 	struct stand_in *file = (struct stand_in *)ref;
 	int fd = fileserver_open(&file->served, file->offset);
-	ref->identity = file->served.identity;
+	fdref_identify(ref, &file->served.identity);
 	return fd;
 }
 

@@ -97,6 +97,36 @@ static void an_id_is_used_again_only_after_closed(void **state)
 	ends_finish(&ends);
 }
 
+static void an_fdref_is_found_by_what_it_is_now(void **state)
+{
+	(void)state;
+	const struct fd_identity unknown = {0}, one = {.device = 1, .number = 7};
+	const struct fd_identity beside = {.device = 1, .number = 7 + FDREFS_BUCKETS};
+	struct ends ends;
+	ends_init_wayland(&ends);
+	struct fdrefs *refs = &ends.guest.refs;
+	assert_null(fdrefs_find(refs, &one)); // nothing was open yet
+	struct memory *ours = export_pool(&ends.guest), *other = export_pool(&ends.guest);
+	assert_null(open_pool(&ends.guest, 9 | CHANNEL_ID_HOST));
+	struct fdref *theirs = fdrefs_get(refs, 9 | CHANNEL_ID_HOST);
+	assert_null(fdrefs_find(refs, &unknown));
+	fdref_identify(&ours->ref, &one);
+	fdref_identify(&other->ref, &beside);
+	assert_ptr_equal(fdrefs_find(refs, &one), &ours->ref);
+	assert_ptr_equal(fdrefs_find(refs, &beside), &other->ref);
+	fdref_identify(theirs, &one);
+	assert_ptr_equal(fdrefs_find(refs, &one), theirs); // it goes home
+	fdref_identify(theirs, &unknown);
+	assert_ptr_equal(fdrefs_find(refs, &one), &ours->ref);
+	fdref_identify(&other->ref, &one);
+	assert_ptr_equal(fdrefs_find(refs, &one), &ours->ref); // the older one
+	memory_release(ours);
+	ends_run(&ends);
+	assert_ptr_equal(fdrefs_find(refs, &one), &other->ref);
+	assert_null(fdrefs_find(refs, &beside));
+	ends_finish(&ends);
+}
+
 static void closing_is_said_once(void **state)
 {
 	(void)state;
@@ -371,6 +401,7 @@ int main(void)
 		fd_count_test(ids_are_given_densely_and_bear_their_side),
 		fd_count_test(an_id_that_nobody_opened_is_nothing),
 		fd_count_test(an_id_is_used_again_only_after_closed),
+		fd_count_test(an_fdref_is_found_by_what_it_is_now),
 		fd_count_test(closing_is_said_once),
 		fd_count_test(open_with_an_id_that_is_not_the_senders_is_wrong),
 		fd_count_test(open_with_an_id_in_use_is_wrong_until_it_is_closed),
