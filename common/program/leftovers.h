@@ -14,7 +14,10 @@
  * fill a service that reads nothing again and again.
  */
 
-#define LEFTOVERS_MAX 256 // sockets; what more of them hold is not charged
+// Sockets. A VM that has so many begins no more sessions until some are read;
+#define LEFTOVERS_FULL 256
+// what those that run leave beyond this is not charged.
+#define LEFTOVERS_MAX 1024
 
 // Embedded in a VM.
 struct leftovers {

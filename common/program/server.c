@@ -218,6 +218,10 @@ static void turn_away_unseated(struct server *server, uint32_t service, int erro
 		turn_away(server, service, "over the VM's budget of sessions (--max-vm-sessions)",
 			fd);
 		break;
+	case ENOBUFS:
+		turn_away(server, service,
+			"programs on the host have not read what the VM's sessions have left", fd);
+		break;
 	default:
 		turn_away(server, service, strerror(error), fd);
 		break;

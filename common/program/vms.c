@@ -218,9 +218,12 @@ struct vm *vms_enter(struct vms *vms, uint32_t cid, uint64_t now, size_t *slot)
 	if (vm == NULL) {
 		return NULL;
 	}
-	bool may = may_connect(vm, now);
-	if (!may || is_full(vm)) {
-		errno = may ? EDQUOT : EAGAIN;
+	if (!may_connect(vm, now)) {
+		errno = EAGAIN;
+		return NULL;
+	}
+	if (is_full(vm) || vm->leftovers.count >= LEFTOVERS_FULL) {
+		errno = is_full(vm) ? EDQUOT : ENOBUFS;
 		return NULL;
 	}
 	*slot = 0;

@@ -35,7 +35,8 @@ void vms_set_options(struct vms *vms, const struct vms_options *options);
 
 // A session of the VM begins now (CLOCK_MONOTONIC, nanoseconds): its VM and its slot in the VM's page.
 // NULL with errno: EDQUOT if the VM has as many as it may; EAGAIN if it connects more often than it may,
-// which is logged once in a while.
+// which is logged once in a while; ENOBUFS
+// if its sessions have left too much that nobody has read.
 struct vm *vms_enter(struct vms *vms, uint32_t cid, uint64_t now, size_t *slot);
 // That session is gone, in whatever way: what it was charged is given back.
 void vm_leave(struct vm *vm, size_t slot);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "program/leftovers.h"
 #include "tests/support/fd_count.h"
 
 #define MOST   10
@@ -317,6 +319,35 @@ static void what_nobody_has_read_stays_charged_to_the_vm(void **state)
 	vms_destroy(vms);
 }
 
+static void a_vm_that_has_left_too_much_begins_nothing(void **state)
+{
+	(void)state;
+	const uint64_t left[BUDGET_COUNT] = {0};
+	struct vms *vms = vms_create(&options);
+	size_t slot;
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(send(pair[0], "x", 1, 0), 1);
+	struct vm *vm = vms_enter(vms, 5, START, &slot);
+	for (size_t i = 0; i < LEFTOVERS_FULL; i++) {
+		assert_true(vm_leave_unread(vm, fcntl(pair[0], F_DUPFD_CLOEXEC, 0), left));
+	}
+	vm_leave(vm, slot);
+	assert_null(vms_enter(vms, 5, START, &slot));
+	assert_int_equal(errno, ENOBUFS);
+	struct vm *other = vms_enter(vms, 6, START, &slot);
+	assert_non_null(other);
+	vm_leave(other, slot);
+	close(pair[0]);
+	close(pair[1]);
+	while (vms_look(vms)) {
+		sched_yield(); // threads close them, not more at a time than there may be
+	}
+	assert_ptr_equal(vms_enter(vms, 5, START, &slot), vm);
+	vm_leave(vm, slot);
+	vms_destroy(vms);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -324,6 +355,7 @@ int main(void)
 		fd_count_test(one_vm_takes_nothing_from_another),
 		fd_count_test(a_session_that_is_gone_leaves_nothing),
 		fd_count_test(what_nobody_has_read_stays_charged_to_the_vm),
+		fd_count_test(a_vm_that_has_left_too_much_begins_nothing),
 		fd_count_test(a_vm_connects_in_a_burst_and_then_at_its_rate),
 		fd_count_test(who_connects_too_often_makes_few_lines),
 		fd_count_test(new_limits_are_for_new_sessions),
