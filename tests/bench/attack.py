@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A guest that takes all that fdferry-host's budgets give it, as fast as they let it.
 
-    attack.py ADDRESS         the UNIX socket of a host with the default limits
-    attack.py ADDRESS rows    likewise, but sends rows of pixels as fast as they are read
+    attack.py ADDRESS           the UNIX socket of a host with the default limits
+    attack.py ADDRESS rows N    likewise, but N sessions send rows of pixels as fast as they are read
 
 Prints READY once it has what it can have, then goes on sending until it gets SIGTERM, and prints how
 many requests, or KiB of rows, per second that were.
@@ -170,8 +170,9 @@ def send(senders):
 def main():
     address = sys.argv[1]
     held = hold(address)
-    rows = sys.argv[2:] == ["rows"]
-    senders = [(Writer if rows else Sender)(address) for _ in range(SENDERS)]
+    rows = "rows" in sys.argv[2:]
+    senders = [(Writer if rows else Sender)(address)
+               for _ in range(int(sys.argv[3]) if rows else SENDERS)]
     print("READY", flush=True)
     print(f"{write(senders) if rows else send(senders):.0f}", flush=True)
     del held  # until here
