@@ -28,6 +28,8 @@
 #define FEATURES \
 	(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | \
 		BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(F_PROTOCOL_FEATURES))
+// What a VMM does by itself, and QEMU's GPU negotiates without asking us.
+#define FEATURES_OF_VMM BIT(VIRTIO_F_RING_RESET)
 #define PROTOCOL_FEATURES \
 	(BIT(PROTOCOL_F_REPLY_ACK) | BIT(PROTOCOL_F_CONFIG) | BIT(PROTOCOL_F_MEM_SLOTS))
 
@@ -200,7 +202,7 @@ static const char *handle_get_features(struct vhost_user *vhost)
 static const char *handle_set_features(struct vhost_user *vhost)
 {
 	uint64_t features = vhost->message.body.number;
-	if ((features & ~FEATURES) != 0) {
+	if ((features & ~(FEATURES | FEATURES_OF_VMM)) != 0) {
 		return "features that were not offered";
 	}
 	vhost->features = features;
@@ -246,7 +248,7 @@ static const char *handle_reset_owner(struct vhost_user *vhost)
 
 static const char *handle_get_queue_num(struct vhost_user *vhost)
 {
-	return reply_number(vhost, VHOST_USER_QUEUES_MAX);
+	return reply_number(vhost, vhost->config.n_queues);
 }
 
 static const char *handle_set_mem_table(struct vhost_user *vhost)
@@ -299,7 +301,7 @@ static const char *handle_rem_mem_reg(struct vhost_user *vhost)
 // NULL: no such queue, or a running one that must not be changed.
 static struct queue *queue_to_set(struct vhost_user *vhost, uint32_t index)
 {
-	if (index >= VHOST_USER_QUEUES_MAX || vhost->queues[index].running) {
+	if (index >= vhost->config.n_queues || vhost->queues[index].running) {
 		return NULL;
 	}
 	return &vhost->queues[index];
@@ -360,7 +362,7 @@ static const char *reply_base(struct vhost_user *vhost, struct queue *queue)
 static const char *handle_get_vring_base(struct vhost_user *vhost)
 {
 	uint32_t index = vhost->message.body.state.index;
-	if (index >= VHOST_USER_QUEUES_MAX) {
+	if (index >= vhost->config.n_queues) {
 		return NO_QUEUE;
 	}
 	const struct vhost_user_handler *handler = vhost->config.handler;
@@ -394,7 +396,7 @@ static const char *take_eventfd(struct vhost_user *vhost, struct queue **queue, 
 {
 	uint64_t number = vhost->message.body.number;
 	uint64_t index = number & (NO_FD - 1);
-	if (index >= VHOST_USER_QUEUES_MAX) {
+	if (index >= vhost->config.n_queues) {
 		return NO_QUEUE;
 	}
 	if (vhost->message.fds.count != ((number & NO_FD) != 0 ? 0 : 1)) {
@@ -455,7 +457,7 @@ static const char *handle_set_vring_enable(struct vhost_user *vhost)
 	if ((vhost->features & BIT(F_PROTOCOL_FEATURES)) == 0) {
 		return "SET_VRING_ENABLE, which was not negotiated";
 	}
-	if (state->index >= VHOST_USER_QUEUES_MAX || state->number > 1) {
+	if (state->index >= vhost->config.n_queues || state->number > 1) {
 		return NO_QUEUE;
 	}
 	struct queue *queue = &vhost->queues[state->index];
@@ -481,8 +483,20 @@ static const char *handle_get_config(struct vhost_user *vhost)
 
 static const char *handle_set_config(struct vhost_user *vhost)
 {
-	(void)vhost;
-	return "SET_CONFIG, and nothing can be set";
+	return vhost->config.may_set ? NULL : "SET_CONFIG, and nothing can be set";
+}
+
+static const char *handle_gpu_set_socket(struct vhost_user *vhost)
+{
+	const struct vhost_user_handler *handler = vhost->config.handler;
+	if (handler->display == NULL) {
+		return "a socket for a display, and there is none";
+	}
+	if (vhost->message.fds.count != 1) {
+		return "a socket that did not come";
+	}
+	handler->display(vhost->config.data, fdlist_take(&vhost->message.fds));
+	return NULL;
 }
 
 struct message_type {
@@ -523,6 +537,7 @@ static const struct message_type types[] = {
 	[VHOST_SET_VRING_ENABLE] = {"SET_VRING_ENABLE", STATE, 0, false, false, handle_set_vring_enable},
 	[VHOST_GET_CONFIG] = {"GET_CONFIG", 12, CONFIG, true, false, handle_get_config},
 	[VHOST_SET_CONFIG] = {"SET_CONFIG", 12, CONFIG, false, false, handle_set_config},
+	[VHOST_GPU_SET_SOCKET] = {"GPU_SET_SOCKET", 0, 0, false, true, handle_gpu_set_socket},
 	[VHOST_GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", 0, SLOTS, true, false, handle_get_max_mem_slots},
 	[VHOST_ADD_MEM_REG] = {"ADD_MEM_REG", REGION, SLOTS, false, true, handle_add_mem_reg},
 	[VHOST_REM_MEM_REG] = {"REM_MEM_REG", REGION, SLOTS, false, true, handle_rem_mem_reg},
@@ -606,6 +621,7 @@ struct vhost_user *vhost_user_create(const struct vhost_user_config *config)
 		return NULL;
 	}
 	assert(config->device_size <= VHOST_CONFIG_MAX);
+	assert(config->n_queues <= VHOST_USER_QUEUES_MAX);
 	vhost->config = *config;
 	guest_memory_init(&vhost->memory);
 	vhost_message_init(&vhost->message);

@@ -30,6 +30,8 @@ struct vhost_user_handler {
 	void (*memory_changed)(void *data);
 	// The guest's driver has started anew: it knows nothing of what was before.
 	void (*reset)(void *data);
+	// The VMM's socket for what a GPU shows (VHOST_USER_GPU_SET_SOCKET), to take. NULL: the device is none.
+	void (*display)(void *data, int fd);
 	// Nothing else follows. wrong is NULL if the VMM hung up. Must not destroy the vhost_user.
 	void (*ended)(void *data, const char *wrong);
 };
@@ -39,6 +41,8 @@ struct vhost_user_config {
 	int fd;                                   // the VMM's connection; taken, also on failure
 	const void *device;                       // the device's configuration space; borrowed
 	uint32_t device_size;                     // bytes
+	bool may_set;                             // the guest may write to it, and nobody cares
+	unsigned int n_queues;                    // at most VHOST_USER_QUEUES_MAX
 	const struct vhost_user_handler *handler; // borrowed
 	void *data;
 };

@@ -303,12 +303,18 @@ size_t virtqueue_chain_slice(const struct virtqueue_chain *chain, bool writable,
 	return n;
 }
 
-void virtqueue_chain_read(const struct virtqueue_chain *chain, void *data, size_t len)
+void virtqueue_chain_read(
+	const struct virtqueue_chain *chain, size_t offset, void *data, size_t len)
 {
-	assert(len <= chain->readable);
-	for (const struct iovec *piece = chain->pieces; len > 0; piece++) {
-		size_t part = piece->iov_len < len ? piece->iov_len : len;
-		memcpy(data, piece->iov_base, part);
+	assert(offset <= chain->readable && len <= chain->readable - offset);
+	const struct iovec *piece = chain->pieces;
+	for (; len > 0 && offset >= piece->iov_len; piece++) {
+		offset -= piece->iov_len;
+	}
+	for (; len > 0; piece++, offset = 0) {
+		size_t part = piece->iov_len - offset;
+		part = part < len ? part : len;
+		memcpy(data, (const uint8_t *)piece->iov_base + offset, part);
 		data = (uint8_t *)data + part;
 		len -= part;
 	}

@@ -73,8 +73,10 @@ bool virtqueue_wants_call(struct virtqueue *queue);
 // own. Their number; *len becomes how many bytes they are.
 size_t virtqueue_chain_slice(const struct virtqueue_chain *chain, bool writable, size_t offset,
 	size_t *len, struct iovec *pieces, size_t max);
+// len readable bytes from offset on, which must be there.
+void virtqueue_chain_read(
+	const struct virtqueue_chain *chain, size_t offset, void *data, size_t len);
 // The first len bytes, which must be there.
-void virtqueue_chain_read(const struct virtqueue_chain *chain, void *data, size_t len);
 void virtqueue_chain_write(const struct virtqueue_chain *chain, const void *data, size_t len);
 
 #endif

@@ -317,7 +317,7 @@ static const char *read_packet(struct vsock_device *device, struct virtio_vsock_
 	if (chain->writable > 0 || chain->readable < VSOCK_HEADER) {
 		return "a packet without a header";
 	}
-	virtqueue_chain_read(chain, header, VSOCK_HEADER);
+	virtqueue_chain_read(chain, 0, header, VSOCK_HEADER);
 	if (le32toh(header->len) > chain->readable - VSOCK_HEADER) {
 		return "a packet that is shorter than it says";
 	}
@@ -464,6 +464,7 @@ static bool create_parts(struct vsock_device *device)
 		.fd = device->config.fd,
 		.device = &device->space,
 		.device_size = sizeof(device->space),
+		.n_queues = VSOCK_QUEUES,
 		.handler = &handler,
 		.data = device,
 	};

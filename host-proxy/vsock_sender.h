@@ -16,9 +16,10 @@ struct vhost_user;
  * from here like one without room.
  */
 
-#define VSOCK_RX    0u // queues
-#define VSOCK_TX    1u
-#define VSOCK_EVENT 2u
+#define VSOCK_RX     0u // queues
+#define VSOCK_TX     1u
+#define VSOCK_EVENT  2u
+#define VSOCK_QUEUES 3u
 
 #define VSOCK_HOST_CID     2
 #define VSOCK_HEADER       sizeof(struct virtio_vsock_hdr)

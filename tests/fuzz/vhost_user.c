@@ -187,7 +187,7 @@ static void use_chain(struct virtqueue *queue, const struct virtqueue_chain *cha
 	uint8_t bytes[PEEK_MAX] = {0};
 	size_t readable = chain->readable < PEEK_MAX ? chain->readable : PEEK_MAX;
 	size_t writable = chain->writable < PEEK_MAX ? chain->writable : PEEK_MAX;
-	virtqueue_chain_read(chain, bytes, readable);
+	virtqueue_chain_read(chain, 0, bytes, readable);
 	virtqueue_chain_write(chain, bytes, writable);
 	virtqueue_push(queue, chain, writable);
 }
@@ -248,6 +248,7 @@ static void begin(struct fixture *fixture)
 		.fd = pair[1],
 		.device = &fixture->space,
 		.device_size = sizeof(fixture->space),
+		.n_queues = VHOST_USER_QUEUES_MAX,
 		.handler = &handler,
 		.data = fixture,
 	};

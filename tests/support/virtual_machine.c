@@ -1,6 +1,7 @@
 #include "tests/support/virtual_machine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +56,10 @@ static void init_queue(struct machine *machine, unsigned int index)
 void machine_init(struct machine *machine, int fd, uint64_t features)
 {
 	*machine = (struct machine){.fd = fd, .features = features};
-	machine->memory_fd = memfd_create("guest", MFD_CLOEXEC);
+	machine->memory_fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	check(machine->memory_fd >= 0, "memfd_create");
 	check(ftruncate(machine->memory_fd, MACHINE_MEMORY) == 0, "ftruncate");
+	check(fcntl(machine->memory_fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0, "a seal");
 	machine->memory = mmap(
 		NULL, MACHINE_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, machine->memory_fd, 0);
 	check(machine->memory != MAP_FAILED, "mmap");

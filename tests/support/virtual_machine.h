@@ -8,8 +8,9 @@
 #include <stdint.h>
 
 /**
- * A VMM and its guest's vsock driver, without a machine: memory in a memfd, two rings in it, and the
- * vhost-user messages that hand them to a device. Nothing here waits: the test runs the device's loop.
+ * A VMM and its guest's vsock driver, without a machine: memory in a memfd that is sealed against
+ * shrinking, two rings in it, and the vhost-user messages that hand them to a device. Nothing here waits: the
+ * test runs the device's loop. Another device has other drivers (gpu_driver.h).
  */
 
 #define MACHINE_MEMORY  (4u << 20)             // bytes
@@ -36,6 +37,8 @@ enum machine_request {
 	MACHINE_SET_PROTOCOL_FEATURES = 16,
 	MACHINE_SET_VRING_ENABLE = 18,
 	MACHINE_GET_CONFIG = 24,
+	MACHINE_SET_CONFIG = 25,
+	MACHINE_GPU_SET_SOCKET = 33,
 	MACHINE_ADD_MEM_REG = 37,
 	MACHINE_REM_MEM_REG = 38,
 };
@@ -58,7 +61,7 @@ struct machine {
 	int memory_fd;
 	uint8_t *memory;
 	uint64_t features;
-	struct machine_queue queues[2]; // what the guest receives, what it sends
+	struct machine_queue queues[2]; // of vsock: what the guest receives, what it sends
 	unsigned int tx_free;           // slots, a bit each
 };
 

@@ -71,6 +71,7 @@ static void begin(struct fixture *fixture)
 		.fd = pair[1],
 		.device = &fixture->space,
 		.device_size = sizeof(fixture->space),
+		.n_queues = VHOST_USER_QUEUES_MAX,
 		.handler = &handler,
 		.data = fixture,
 	};
@@ -299,6 +300,29 @@ static void features_that_were_not_offered_end_the_connection(void **state)
 	expect_end(&fixture, "protocol features that were not offered");
 }
 
+// QEMU negotiates for some devices what it does by itself.
+static void a_reset_of_queues_is_the_vmms_own_business(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	machine_send_number(&fixture.machine, MACHINE_SET_FEATURES,
+		MACHINE_VERSION_1 | MACHINE_PROTOCOL | UINT64_C(1) << 40);
+	turn(&fixture);
+	assert_int_equal(fixture.ends, 0);
+	end(&fixture);
+}
+
+static void a_device_that_is_no_gpu_takes_no_display(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	machine_send(
+		&fixture.machine, MACHINE_GPU_SET_SOCKET, NULL, 0, &fixture.machine.memory_fd, 1);
+	expect_end(&fixture, "a socket for a display, and there is none");
+}
+
 static void short_messages_end_the_connection(void **state)
 {
 	(void)state;
@@ -433,6 +457,8 @@ int main(void)
 		fd_count_test(impossible_headers_end_the_connection),
 		fd_count_test(what_was_not_negotiated_ends_the_connection),
 		fd_count_test(features_that_were_not_offered_end_the_connection),
+		fd_count_test(a_reset_of_queues_is_the_vmms_own_business),
+		fd_count_test(a_device_that_is_no_gpu_takes_no_display),
 		fd_count_test(short_messages_end_the_connection),
 		fd_count_test(memory_has_to_come_with_its_files),
 		fd_count_test(fds_that_nobody_asked_for_end_the_connection),

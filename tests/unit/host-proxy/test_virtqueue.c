@@ -106,7 +106,7 @@ static void a_chain_is_what_its_descriptors_say(void **state)
 	assert_int_equal(pop(&fixture), VIRTQUEUE_CHAIN);
 	assert_int_equal(fixture.chain.readable, 5);
 	assert_int_equal(fixture.chain.writable, 100);
-	virtqueue_chain_read(&fixture.chain, text, 5);
+	virtqueue_chain_read(&fixture.chain, 0, text, 5);
 	assert_string_equal(text, "hello");
 	virtqueue_chain_write(&fixture.chain, "world", 5);
 	virtqueue_push(&fixture.queue, &fixture.chain, 5);
