@@ -135,21 +135,38 @@ const char *ram_buffer_find(const struct ram_buffers *buffers, const struct gues
 	return n > 0 ? NULL : "no range";
 }
 
-static const char *check_files(const struct wl_array *pieces)
+static const char *check_file(int fd)
 {
-	const struct udmabuf_create_item *list = pieces->data;
-	for (size_t i = 0; i < pieces->size / sizeof(*list); i++) {
-		int seals = i > 0 && list[i].memfd == list[i - 1].memfd
-			? F_SEAL_SHRINK
-			: fcntl((int)list[i].memfd, F_GET_SEALS);
-		if (seals < 0) {
-			return "the guest's memory is no memfd";
-		}
-		if ((seals & F_SEAL_SHRINK) == 0) {
-			return "the guest's memory is not sealed against shrinking";
+	int seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0) {
+		return "the guest's memory is no memfd";
+	}
+	return (seals & F_SEAL_SHRINK) != 0 ? NULL
+					    : "the guest's memory is not sealed against shrinking";
+}
+
+const char *ram_buffers_check(const struct guest_memory *memory)
+{
+	for (size_t i = 0; i < memory->count; i++) {
+		int fd = memory->regions[i].fd;
+		const char *wrong = fd >= 0 ? check_file(fd) : "the guest's memory cannot be had";
+		if (wrong != NULL) {
+			return wrong;
 		}
 	}
 	return NULL;
+}
+
+static const char *check_pieces(const struct wl_array *pieces)
+{
+	const struct udmabuf_create_item *list = pieces->data;
+	const char *wrong = NULL;
+	for (size_t i = 0; wrong == NULL && i < pieces->size / sizeof(*list); i++) {
+		if (i == 0 || list[i].memfd != list[i - 1].memfd) {
+			wrong = check_file((int)list[i].memfd);
+		}
+	}
+	return wrong;
 }
 
 static int create_list(const struct ram_buffers *buffers, const struct wl_array *pieces)
@@ -180,7 +197,7 @@ int ram_buffer_create(const struct ram_buffers *buffers, const struct guest_memo
 	*wrong = buffers->device < 0 ? "there is no /dev/udmabuf"
 				     : ram_buffer_find(buffers, memory, ranges, n, &pieces, size);
 	if (*wrong == NULL) {
-		*wrong = check_files(&pieces);
+		*wrong = check_pieces(&pieces);
 	}
 	if (*wrong == NULL) {
 		fd = create_list(buffers, &pieces);

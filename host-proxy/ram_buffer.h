@@ -30,6 +30,10 @@ struct ram_buffers {
 int ram_buffers_open(struct ram_buffers *buffers);
 void ram_buffers_close(struct ram_buffers *buffers); // also where it could not be opened
 
+// NULL, or in one static phrase why udmabuf takes none of the memory's files: they have to be memfds, and
+// sealed against shrinking.
+const char *ram_buffers_check(const struct guest_memory *memory);
+
 // Where in which files the ranges are: pieces becomes an array of struct udmabuf_create_item. Ranges are
 // cut where a region of the memory ends; what follows each other in a file is one piece. NULL, or in one
 // static phrase what is wrong. *size is the sum, in bytes.
