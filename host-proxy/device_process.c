@@ -1,45 +1,17 @@
 #include "host-proxy/device_process.h"
 
-#include <errno.h>
-#include <event2/event.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/acceptor.h"
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/rlimit.h"
 #include "base/workers.h"
-#include "host-proxy/device_sandbox.h"
+#include "host-proxy/gpu_process.h"
 #include "host-proxy/options.h"
-#include "host-proxy/vsock_connection.h"
-#include "host-proxy/vsock_device.h"
-
-#define DRAIN_MS 1000
-
-struct device_process;
-
-struct entrance {
-	struct device_process *process;
-	struct acceptor *acceptor;
-	uint32_t port; // of the guest
-};
-
-struct device_process {
-	const struct host_options *options;
-	struct event_base *base;
-	struct event *terminate; // SIGTERM
-	struct event *drained;   // the longest that it takes
-	struct vsock_device *device;
-	struct entrance entrances[VSOCK_PORTS_MAX];
-	bool stopping;
-	bool failed;
-};
+#include "host-proxy/vsock_process.h"
 
 // The guest's memory is a file of the VMM's, which has been cut off under a ring.
 static void handle_sigbus(int signal_number)
@@ -52,188 +24,40 @@ static void handle_sigbus(int signal_number)
 	_exit(EXIT_FAILURE);
 }
 
-// One end is the parent's, which starts a session for it.
-static int open_channel(struct device_process *process, uint32_t guest_port)
-{
-	const struct device_record record = {.type = DEVICE_CONNECTION, .port = guest_port};
-	int pair[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-		int error = -errno;
-		log_limited(LOG_ERROR, "vm cid %u port %u: cannot be connected: %m",
-			process->options->guest_cid, guest_port);
-		return error;
-	}
-	setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &(int){VSOCK_WINDOW}, sizeof(int));
-	int error = workers_report(process->options->device_fd, &record, sizeof(record), pair[1]);
-	close(pair[1]);
-	if (error < 0) {
-		log_limited(LOG_ERROR, "vm cid %u port %u: no session can be had: %s",
-			process->options->guest_cid, guest_port, strerror(-error));
-		close(pair[0]);
-		return error;
-	}
-	return pair[0];
-}
-
-static int handle_open(void *data, uint32_t host_port, uint32_t guest_port)
-{
-	struct device_process *process = data;
-	const struct vsock_port *port =
-		vsock_ports_find_from_guest(&process->options->vsock_ports, host_port);
-	if (port == NULL) {
-		return open_channel(process, guest_port);
-	}
-	int fd = transport_connect_now(&port->address);
-	if (fd < 0) {
-		log_limited(LOG_WARN, "vm cid %u port %u: cannot connect to %s: %s",
-			process->options->guest_cid, guest_port, port->address.path, strerror(-fd));
-	}
-	return fd;
-}
-
-// Its own end is a session's, then (session_process.c).
-static bool handle_lends(void *data, uint32_t host_port)
-{
-	const struct device_process *process = data;
-	return vsock_ports_find_from_guest(&process->options->vsock_ports, host_port) == NULL;
-}
-
-static void handle_ended(void *data, const char *wrong)
-{
-	struct device_process *process = data;
-	uint32_t cid = process->options->guest_cid;
-	if (wrong != NULL) {
-		log_error("vm cid %u: the vsock device has failed: %s", cid, wrong);
-	} else {
-		log_info("vm cid %u: the VMM has hung up", cid);
-	}
-	process->failed = wrong != NULL;
-	event_base_loopbreak(process->base);
-}
-
-static void handle_closed(void *data)
-{
-	struct device_process *process = data;
-	if (process->stopping && vsock_device_connections(process->device) == 0) {
-		event_active(process->drained, EV_TIMEOUT, 0);
-	}
-}
-
-// Sessions have ended by now; what they said last still goes to the guest.
-static void handle_terminate(evutil_socket_t signal, short what, void *data)
-{
-	(void)signal;
-	(void)what;
-	struct device_process *process = data;
-	const struct timeval longest = {.tv_sec = DRAIN_MS / 1000};
-	process->stopping = true;
-	vsock_device_stop(process->device);
-	event_add(process->drained, &longest);
-	handle_closed(process);
-}
-
-static void handle_drained(evutil_socket_t fd, short what, void *data)
-{
-	(void)fd;
-	(void)what;
-	struct device_process *process = data;
-	event_base_loopbreak(process->base);
-}
-
-static void handle_connected(void *data, int fd)
-{
-	struct entrance *entrance = data;
-	struct device_process *process = entrance->process;
-	int error = vsock_device_connect(process->device, fd, entrance->port);
-	if (error < 0) {
-		log_limited(LOG_WARN, "vm cid %u port %u: cannot be reached: %s",
-			process->options->guest_cid, entrance->port, strerror(-error));
-	}
-}
-
-static bool add_events(struct device_process *process)
-{
-	process->base = event_base_new();
-	if (process->base == NULL) {
-		return false;
-	}
-	process->terminate = evsignal_new(process->base, SIGTERM, handle_terminate, process);
-	process->drained = evtimer_new(process->base, handle_drained, process);
-	return process->terminate != NULL && process->drained != NULL &&
-		event_add(process->terminate, NULL) == 0;
-}
-
-static bool listen_for_guest(struct device_process *process, struct fdlist *fds)
-{
-	const struct vsock_ports *ports = &process->options->vsock_ports;
-	for (size_t i = 0; i < ports->n_to_guest; i++) {
-		struct entrance *entrance = &process->entrances[i];
-		*entrance = (struct entrance){
-			.process = process,
-			.port = ports->to_guest[i].port,
-		};
-		entrance->acceptor = acceptor_create(
-			process->base, fdlist_take(fds), handle_connected, entrance);
-		if (entrance->acceptor == NULL) {
-			return false;
-		}
-	}
-	return true;
-}
-
-static bool create_device(struct device_process *process, struct fdlist *fds)
-{
-	const struct vsock_device_config config = {
-		.base = process->base,
-		.fd = fdlist_take(fds),
-		.guest_cid = process->options->guest_cid,
-		.open = handle_open,
-		.lends = handle_lends,
-		.ended = handle_ended,
-		.closed = handle_closed,
-		.data = process,
-	};
-	process->device = vsock_device_create(&config);
-	return process->device != NULL && listen_for_guest(process, fds);
-}
-
-static void finish(struct device_process *process)
-{
-	for (size_t i = 0; i < VSOCK_PORTS_MAX; i++) {
-		acceptor_destroy(process->entrances[i].acceptor);
-	}
-	vsock_device_destroy(process->device);
-	if (process->terminate != NULL) {
-		event_free(process->terminate);
-	}
-	if (process->drained != NULL) {
-		event_free(process->drained);
-	}
-	if (process->base != NULL) {
-		event_base_free(process->base);
-	}
-}
-
-static bool receive_start(const struct host_options *options, struct fdlist *fds)
+// Which device this is to be; 0: none.
+static uint32_t receive_start(const struct host_options *options, struct fdlist *fds)
 {
 	struct device_record record;
 	ssize_t n = workers_receive(options->device_fd, &record, sizeof(record), fds);
-	if (n == sizeof(record) && record.type == DEVICE_START &&
-		fds->count == 1 + options->vsock_ports.n_to_guest) {
-		return true;
+	if (n == sizeof(record)) {
+		size_t n_ports = options->vsock_ports.n_to_guest;
+		size_t listeners = record.type == DEVICE_START_GPU ? 1 : n_ports;
+		if (fds->count == 1 + listeners) {
+			return record.type;
+		}
 	}
 	if (n != 0) {
 		log_error("--device-fd is for our own use");
 	}
-	return false;
+	return 0;
+}
+
+static bool run(const struct host_options *options, struct fdlist *fds)
+{
+	switch (receive_start(options, fds)) {
+	case DEVICE_START_VSOCK:
+		return vsock_process_run(options, fds);
+	case DEVICE_START_GPU:
+		return gpu_process_run(options, fds);
+	default:
+		return false;
+	}
 }
 
 int device_process_run(const struct host_options *options)
 {
-	struct device_process process = {.options = options};
 	struct fdlist fds;
 	fdlist_init(&fds);
-	prctl(PR_SET_NAME, "fdferry-vsock");
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
 	if (options->policy_path != NULL) {
@@ -241,19 +65,7 @@ int device_process_run(const struct host_options *options)
 	}
 	signal(SIGBUS, handle_sigbus);
 	rlimit_raise_files();
-	process.failed = true;
-	if (receive_start(options, &fds)) {
-		process.failed = !add_events(&process) || !create_device(&process, &fds);
-		if (process.failed) {
-			log_errno("the vsock device cannot be started");
-		} else if (device_sandbox_enter(options) < 0) {
-			process.failed = true;
-		} else {
-			log_info("vm cid %u: a VMM has connected", options->guest_cid);
-			event_base_dispatch(process.base);
-		}
-	}
+	bool ok = run(options, &fds);
 	fdlist_finish(&fds);
-	finish(&process);
-	return process.failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <linux/udmabuf.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -9,7 +11,7 @@
 #include "host-proxy/device_process.h"
 #include "host-proxy/options.h"
 
-static const struct sandbox_rule device_rules[] = {
+static const struct sandbox_rule vsock_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	SANDBOX_ALLOW("pipe2"),           // by which a session returns what it was lent
@@ -29,23 +31,22 @@ static const struct sandbox_rule connect_rules[] = {
 	{0},
 };
 
-int device_sandbox_enter(const struct host_options *options)
+static const struct sandbox_rule gpu_rules[] = {
+	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
+	SANDBOX_ALLOW("accept4"),
+	{0},
+};
+
+static int enter(const struct host_options *options, const struct sandbox_rule *const *rules)
 {
-	const struct vsock_ports *ports = &options->vsock_ports;
 	struct sandbox_profile profile = {
-		.rules = {sandbox_basics, device_rules},
-		.opens = true, // the guest's memory once more, to be lent
+		.opens = true, // the guest's memory once more, which others are given parts of
 		.strict = true,
 		.report_fd = options->device_fd,
 		.report_type = DEVICE_VIOLATION,
 	};
-	size_t n = 2;
-	if (ports->n_to_guest > 0) {
-		profile.rules[n++] = accept_rules;
-	}
-	if (ports->n_from_guest > 0) {
-		profile.rules[n++] = connect_rules;
-	}
+	memcpy(profile.rules, rules, sizeof(profile.rules));
 	if (options->program.no_sandbox) {
 		return 0;
 	}
@@ -53,4 +54,24 @@ int device_sandbox_enter(const struct host_options *options)
 	int error = sandbox_enter(&profile, &filter);
 	sandbox_filter_finish(&filter);
 	return error;
+}
+
+int device_sandbox_enter_vsock(const struct host_options *options)
+{
+	const struct vsock_ports *ports = &options->vsock_ports;
+	const struct sandbox_rule *rules[SANDBOX_TABLES] = {sandbox_basics, vsock_rules};
+	size_t n = 2;
+	if (ports->n_to_guest > 0) {
+		rules[n++] = accept_rules;
+	}
+	if (ports->n_from_guest > 0) {
+		rules[n++] = connect_rules;
+	}
+	return enter(options, rules);
+}
+
+int device_sandbox_enter_gpu(const struct host_options *options)
+{
+	const struct sandbox_rule *rules[SANDBOX_TABLES] = {sandbox_basics, gpu_rules};
+	return enter(options, rules);
 }

@@ -110,11 +110,26 @@ static const char *set_compositor(void *data, const char *value)
 	return NULL;
 }
 
+// We resolve ourselves, beside the socket of the VMM.
+static const char *set_gpu(struct host_options *options, const char *value)
+{
+	const char *wrong = transport_parse(value, &options->gpu);
+	options->resolver.kind = TRANSPORT_SEQPACKET;
+	int n = snprintf(options->resolver.path, sizeof(options->resolver.path), "%s.resolver",
+		options->gpu.path);
+	if (wrong == NULL && (size_t)n >= sizeof(options->resolver.path)) {
+		wrong = "the path is too long for a UNIX socket that ends in .resolver";
+	}
+	return wrong;
+}
+
 static const char *set_resolver(void *data, const char *value)
 {
 	struct host_options *options = data;
 	options->resolver_text = value;
-	return transport_parse_resolver(value, &options->resolver);
+	return strncmp(value, "vhost-user:", 11) == 0
+		? set_gpu(options, value)
+		: transport_parse_resolver(value, &options->resolver);
 }
 
 static const char *set_service(void *data, const char *value)
@@ -322,7 +337,7 @@ static const struct option_spec specs[] = {
 	{"compositor", "DISPLAY", "name or absolute path (default $WAYLAND_DISPLAY)", false,
 		set_compositor},
 	{"service", "NAME=unix:PATH", "where a service is; or seqpacket:PATH", true, set_service},
-	{"resolver", "ADDR", "unix:PATH: what knows the buffers of the VM's GPU", false,
+	{"resolver", "ADDR", "unix:PATH or vhost-user:PATH: knows the VM's GPU buffers", false,
 		set_resolver},
 	{"allow", "G[:V]", "offer a global, up to version V; '*' for all", true, set_allow,
 		"globals"},
@@ -458,6 +473,12 @@ static int check(struct host_options *options)
 	if (options->listen_text != NULL && options->listen.kind == TRANSPORT_UNIX && wants_vm) {
 		return options_wrong(&usage,
 			"--allow-cid and --require-privileged-port are not for --listen unix:PATH");
+	}
+	if (options->gpu.path[0] != '\0' && options->listen.kind == TRANSPORT_VSOCK &&
+		options->admission.n_cids != 1) {
+		return options_wrong(&usage,
+			"--resolver vhost-user:PATH is of one VM: --listen vsock: needs one "
+			"--allow-cid with it");
 	}
 	options->guest_cid = options->guest_cid != 0 ? options->guest_cid : FIRST_GUEST_CID;
 	return OPTIONS_STATUS_RUN;

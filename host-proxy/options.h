@@ -27,7 +27,8 @@ struct host_options {
 	int device_fd;             // -1 in other than device processes
 	const char *compositor;    // NULL: $WAYLAND_DISPLAY
 	const char *resolver_text; // as it was given; NULL: guests' buffers are copied
-	struct transport resolver;
+	struct transport resolver; // where sessions ask
+	struct transport gpu;      // where the VMM of a GPU that is ours connects; no path: none is
 	struct admission admission;
 	struct policy policy;
 	const char *app_id_prefix; // may be NULL

@@ -34,6 +34,8 @@ struct serving {
 	struct compositor_id asked;    // what it has
 	char *policy_text;             // options point into it; NULL: no policy file
 	struct handout handout;
+	struct vmm *vmm; // of the vsock device that is ours; NULL
+	struct vmm *gpu; // of the GPU that is ours; NULL
 };
 
 static bool open_listener(struct listening *listening, const struct host_options *options)
@@ -228,26 +230,73 @@ static struct server *create_server(struct serving *serving, int listen_fd)
 	return server_create(&config);
 }
 
-static int serve(struct serving *serving, int listen_fd)
+// Takes listen_fd.
+static struct vmm *create_vmm(struct serving *serving, enum device_record_type start, int listen_fd)
+{
+	const struct vmm_config config = {
+		.base = serving->base,
+		.options = serving->options,
+		.argv = serving->argv,
+		.server = serving->server,
+		.start = start,
+		.listen_fd = listen_fd,
+	};
+	return vmm_create(&config);
+}
+
+// True also if there is none.
+static bool create_gpu(struct serving *serving)
 {
 	const struct host_options *options = serving->options;
-	bool vhost_user = options->listen.kind == TRANSPORT_VHOST_USER;
-	struct vmm *vmm = NULL;
+	if (options->gpu.path[0] == '\0') {
+		return true;
+	}
+	int fd = transport_listen(&options->gpu);
+	if (fd < 0) {
+		log_error("cannot listen at %s: %s", options->gpu.path, strerror(-fd));
+		return false;
+	}
+	serving->gpu = create_vmm(serving, DEVICE_START_GPU, fd);
+	if (serving->gpu == NULL) {
+		transport_unlink(&options->gpu);
+	}
+	return serving->gpu != NULL;
+}
+
+static void destroy_gpu(struct serving *serving)
+{
+	if (serving->gpu != NULL) {
+		vmm_destroy(serving->gpu);
+		transport_unlink(&serving->options->gpu);
+	}
+}
+
+// Takes listen_fd, which a server without a vsock device has taken already. True also if there is none.
+static bool create_vsock(struct serving *serving, int listen_fd)
+{
+	if (serving->options->listen.kind != TRANSPORT_VHOST_USER) {
+		return true;
+	}
+	if (serving->server == NULL) {
+		close(listen_fd);
+		return false;
+	}
+	serving->vmm = create_vmm(serving, DEVICE_START_VSOCK, listen_fd);
+	return serving->vmm != NULL;
+}
+
+static int serve(struct serving *serving, int listen_fd)
+{
 	int status = EXIT_FAILURE;
 	serving->server = create_server(serving, listen_fd);
-	bool ready = serving->server != NULL && hand_out(serving);
-	if (vhost_user && ready) {
-		vmm = vmm_create(serving->base, options, serving->argv, serving->server, listen_fd);
-		ready = vmm != NULL;
-	} else if (vhost_user) {
-		close(listen_fd);
-	}
-	if (ready) {
+	if (create_vsock(serving, listen_fd) && serving->server != NULL && hand_out(serving) &&
+		create_gpu(serving)) {
 		server_announce(serving->server);
 		status = server_run(serving->server);
 	}
 	server_destroy(serving->server); // what sessions say last goes through the device
-	vmm_destroy(vmm);
+	vmm_destroy(serving->vmm);
+	destroy_gpu(serving);
 	return status;
 }
 

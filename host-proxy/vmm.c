@@ -17,7 +17,6 @@
 #include "base/log.h"
 #include "base/sandbox.h"
 #include "base/scm.h"
-#include "host-proxy/device_process.h"
 #include "host-proxy/options.h"
 #include "program/server.h"
 #include "program/worker.h"
@@ -29,14 +28,15 @@ static_assert(sizeof(struct device_record) == sizeof(struct sandbox_violation),
 	"records from a device have one size");
 
 struct vmm {
-	struct event_base *base;
-	const struct host_options *options;
-	struct server *server;
+	struct vmm_config config;
 	char **argv; // of a device process
 	struct acceptor *acceptor;
 	struct event *child; // SIGCHLD
+	struct event *print; // SIGUSR1; NULL: the device has nothing to say
 	struct event *grace;
-	int listeners[VSOCK_PORTS_MAX]; // for the ports to the guest; -1
+	const struct transport *addresses[VSOCK_PORTS_MAX]; // that the device serves
+	size_t n_addresses;
+	int listeners[VSOCK_PORTS_MAX]; // there; -1
 	int waiting_fd;                 // of a VMM that came while another was served; -1
 	pid_t pid;                      // of the device process; 0: none
 	int device_fd;                  // -1
@@ -56,13 +56,14 @@ static bool handle_record(void *data, const void *bytes, size_t len, struct fdli
 		sandbox_log_violation(vmm->pid, &violation);
 	} else if (vmm->stopping) {
 		log_debug("a connection came too late");
-	} else if (len == sizeof(*record) && record->type == DEVICE_CONNECTION && fds->count == 1) {
+	} else if (len == sizeof(*record) && record->type == DEVICE_CONNECTION &&
+		vmm->config.start == DEVICE_START_VSOCK && fds->count == 1) {
 		const struct worker_peer peer = {
-			.cid = vmm->options->guest_cid,
+			.cid = vmm->config.options->guest_cid,
 			.port = record->port,
 			.by_device = true,
 		};
-		server_connected(vmm->server, fdlist_take(fds), &peer);
+		server_connected(vmm->config.server, fdlist_take(fds), &peer);
 	} else {
 		log_limited(LOG_WARN, "a device process sent a record that makes no sense");
 	}
@@ -96,12 +97,12 @@ static void forget_device(struct vmm *vmm)
 // Takes fd, the VMM's.
 static bool send_start(struct vmm *vmm, int fd)
 {
-	struct device_record record = {.type = DEVICE_START};
+	struct device_record record = {.type = vmm->config.start};
 	struct iovec iov = {.iov_base = &record, .iov_len = sizeof(record)};
 	struct fdlist fds;
 	fdlist_init(&fds);
 	bool ok = fdlist_push(&fds, fd);
-	for (size_t i = 0; ok && i < vmm->options->vsock_ports.n_to_guest; i++) {
+	for (size_t i = 0; ok && i < vmm->n_addresses; i++) {
 		int listener = fcntl(vmm->listeners[i], F_DUPFD_CLOEXEC, 0);
 		ok = listener >= 0 && fdlist_push(&fds, listener);
 	}
@@ -122,8 +123,8 @@ static void start_device(struct vmm *vmm, int fd)
 		close(fd);
 		return;
 	}
-	vmm->readable =
-		event_new(vmm->base, vmm->device_fd, EV_READ | EV_PERSIST, handle_readable, vmm);
+	vmm->readable = event_new(
+		vmm->config.base, vmm->device_fd, EV_READ | EV_PERSIST, handle_readable, vmm);
 	if (!send_start(vmm, fd) || vmm->readable == NULL || event_add(vmm->readable, NULL) < 0) {
 		log_error("cannot start a device process");
 		kill(vmm->pid, SIGKILL); // SIGCHLD follows
@@ -133,7 +134,7 @@ static void start_device(struct vmm *vmm, int fd)
 static void handle_connected(void *data, int fd)
 {
 	struct vmm *vmm = data;
-	if (!admission_check_user(&vmm->options->admission, fd)) {
+	if (!admission_check_user(&vmm->config.options->admission, fd)) {
 		close(fd);
 		return;
 	}
@@ -182,14 +183,34 @@ static void handle_grace(evutil_socket_t fd, short what, void *data)
 	}
 }
 
+static void handle_print(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	const struct vmm *vmm = data;
+	if (vmm->pid != 0) {
+		kill(vmm->pid, SIGUSR1);
+	}
+}
+
+static void find_addresses(struct vmm *vmm)
+{
+	const struct host_options *options = vmm->config.options;
+	if (vmm->config.start == DEVICE_START_GPU) {
+		vmm->addresses[vmm->n_addresses++] = &options->resolver;
+		return;
+	}
+	for (size_t i = 0; i < options->vsock_ports.n_to_guest; i++) {
+		vmm->addresses[vmm->n_addresses++] = &options->vsock_ports.to_guest[i].address;
+	}
+}
+
 static bool open_listeners(struct vmm *vmm)
 {
-	const struct vsock_ports *ports = &vmm->options->vsock_ports;
-	for (size_t i = 0; i < ports->n_to_guest; i++) {
-		const struct transport *address = &ports->to_guest[i].address;
-		vmm->listeners[i] = transport_listen(address);
+	for (size_t i = 0; i < vmm->n_addresses; i++) {
+		vmm->listeners[i] = transport_listen(vmm->addresses[i]);
 		if (vmm->listeners[i] < 0) {
-			log_error("cannot listen at %s: %s", address->path,
+			log_error("cannot listen at %s: %s", vmm->addresses[i]->path,
 				strerror(-vmm->listeners[i]));
 			vmm->listeners[i] = -1;
 			return false;
@@ -200,46 +221,54 @@ static bool open_listeners(struct vmm *vmm)
 
 static void close_listeners(struct vmm *vmm)
 {
-	for (size_t i = 0; i < VSOCK_PORTS_MAX; i++) {
+	for (size_t i = 0; i < vmm->n_addresses; i++) {
 		if (vmm->listeners[i] >= 0) {
 			close(vmm->listeners[i]);
-			transport_unlink(&vmm->options->vsock_ports.to_guest[i].address);
+			transport_unlink(vmm->addresses[i]);
 		}
 	}
 }
 
-// Takes listen_fd.
-static bool create_parts(struct vmm *vmm, char *const argv[], int listen_fd)
+static bool add_events(struct vmm *vmm)
 {
-	vmm->acceptor = acceptor_create(vmm->base, listen_fd, handle_connected, vmm);
-	vmm->argv = child_argv(argv, "--device-fd");
-	vmm->child = evsignal_new(vmm->base, SIGCHLD, handle_child, vmm);
-	vmm->grace = evtimer_new(vmm->base, handle_grace, vmm);
-	if (vmm->acceptor == NULL || vmm->argv == NULL || vmm->child == NULL ||
-		vmm->grace == NULL || event_add(vmm->child, NULL) < 0) {
+	struct event_base *base = vmm->config.base;
+	vmm->child = evsignal_new(base, SIGCHLD, handle_child, vmm);
+	vmm->grace = evtimer_new(base, handle_grace, vmm);
+	bool ok = vmm->grace != NULL && vmm->child != NULL && event_add(vmm->child, NULL) == 0;
+	if (ok && vmm->config.start == DEVICE_START_GPU) {
+		vmm->print = evsignal_new(base, SIGUSR1, handle_print, vmm);
+		ok = vmm->print != NULL && event_add(vmm->print, NULL) == 0;
+	}
+	return ok;
+}
+
+static bool create_parts(struct vmm *vmm)
+{
+	const struct vmm_config *config = &vmm->config;
+	vmm->acceptor = acceptor_create(config->base, config->listen_fd, handle_connected, vmm);
+	vmm->argv = child_argv(config->argv, "--device-fd");
+	if (vmm->acceptor == NULL || vmm->argv == NULL || !add_events(vmm)) {
 		log_error("cannot listen for a VMM: out of memory");
 		return false;
 	}
 	return open_listeners(vmm);
 }
 
-struct vmm *vmm_create(struct event_base *base, const struct host_options *options,
-	char *const argv[], struct server *server, int listen_fd)
+struct vmm *vmm_create(const struct vmm_config *config)
 {
 	struct vmm *vmm = calloc(1, sizeof(*vmm));
 	if (vmm == NULL) {
 		log_errno("cannot listen for a VMM");
-		close(listen_fd);
+		close(config->listen_fd);
 		return NULL;
 	}
-	vmm->base = base;
-	vmm->options = options;
-	vmm->server = server;
+	vmm->config = *config;
 	vmm->waiting_fd = vmm->device_fd = -1;
 	for (size_t i = 0; i < VSOCK_PORTS_MAX; i++) {
 		vmm->listeners[i] = -1;
 	}
-	if (!create_parts(vmm, argv, listen_fd)) {
+	find_addresses(vmm);
+	if (!create_parts(vmm)) {
 		vmm_destroy(vmm);
 		return NULL;
 	}
@@ -258,7 +287,7 @@ static void end_device(struct vmm *vmm)
 		kill(vmm->pid, SIGKILL);
 	}
 	while (vmm->pid != 0) {
-		event_base_loop(vmm->base, EVLOOP_ONCE);
+		event_base_loop(vmm->config.base, EVLOOP_ONCE);
 	}
 }
 
@@ -271,6 +300,9 @@ void vmm_destroy(struct vmm *vmm)
 	end_device(vmm);
 	if (vmm->child != NULL) {
 		event_free(vmm->child);
+	}
+	if (vmm->print != NULL) {
+		event_free(vmm->print);
 	}
 	if (vmm->grace != NULL) {
 		event_free(vmm->grace);

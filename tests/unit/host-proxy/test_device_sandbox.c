@@ -1,6 +1,7 @@
 #include "host-proxy/device_sandbox.h"
 
 #include <fcntl.h>
+#include <linux/udmabuf.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -50,6 +51,8 @@ static const struct call never[] = {
 	{"userfaultfd", {0}},
 };
 
+static int (*enter)(const struct host_options *options) = device_sandbox_enter_vsock;
+
 // The system call that a device was killed for, or -1 if it goes on.
 static int fate_of(struct host_options *options, const struct call *call)
 {
@@ -61,7 +64,7 @@ static int fate_of(struct host_options *options, const struct call *call)
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		int error = device_sandbox_enter(options);
+		int error = enter(options);
 		syscall(seccomp_syscall_resolve_name(call->name), call->args[0], call->args[1],
 			call->args[2], 0L, 0L, 0L);
 		_exit(error == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
@@ -121,6 +124,34 @@ static void only_a_bridge_lets_it_connect_or_accept(void **state)
 	expect(&options, &accept_it, false);
 }
 
+static void a_gpu_accepts_and_makes_buffers_and_no_more(void **state)
+{
+	static const struct call allowed[] = {
+		{"accept4", {-1}},
+		{"ioctl", {-1, UDMABUF_CREATE_LIST}},
+		{"fcntl", {0, F_GET_SEALS}},
+	};
+	static const struct call forbidden[] = {
+		{"ioctl", {-1, UDMABUF_CREATE}},
+		{"connect", {-1}},
+		{"socket", {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC}},
+		{"pipe2", {0}},
+	};
+	struct host_options options = {0};
+	(void)state;
+	enter = device_sandbox_enter_gpu;
+	for (size_t i = 0; i < sizeof(never) / sizeof(never[0]); i++) {
+		expect(&options, &never[i], true);
+	}
+	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {
+		expect(&options, &allowed[i], false);
+	}
+	for (size_t i = 0; i < sizeof(forbidden) / sizeof(forbidden[0]); i++) {
+		expect(&options, &forbidden[i], true);
+	}
+	enter = device_sandbox_enter_vsock;
+}
+
 // What a slow reader has not taken is copied so.
 static void it_may_copy_what_may_vanish(void **state)
 {
@@ -133,7 +164,8 @@ static void it_may_copy_what_may_vanish(void **state)
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		bool ok = device_sandbox_enter(&options) == 0 && mapping_copy(to, from, sizeof(to));
+		bool ok = device_sandbox_enter_vsock(&options) == 0 &&
+			mapping_copy(to, from, sizeof(to));
 		_exit(ok ? EXIT_SUCCESS : EXIT_FAILURE);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -154,6 +186,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(what_a_device_does_not_need_ends_it),
 		fd_count_test(only_a_bridge_lets_it_connect_or_accept),
+		fd_count_test(a_gpu_accepts_and_makes_buffers_and_no_more),
 		fd_count_test(it_may_copy_what_may_vanish),
 		fd_count_test(without_a_sandbox_nothing_is_forbidden),
 	};

@@ -48,6 +48,44 @@ static void without_options_the_defaults_hold(void **state)
 	assert_int_equal(policy_offer(&options.policy, "zwlr_layer_shell_v1", 4), 0);
 }
 
+static void a_gpu_that_is_ours_is_resolved_beside_its_socket(void **state)
+{
+	(void)state;
+	struct host_options options;
+	char text[128] = "vhost-user:";
+	assert_int_equal(
+		parse(&options, LISTEN, "--resolver", "unix:/run/other"), OPTIONS_STATUS_RUN);
+	assert_string_equal(options.resolver.path, "/run/other");
+	assert_string_equal(options.gpu.path, "");
+	assert_int_equal(
+		parse(&options, LISTEN, "--resolver", "vhost-user:/run/gpu"), OPTIONS_STATUS_RUN);
+	assert_string_equal(options.gpu.path, "/run/gpu");
+	assert_int_equal(options.resolver.kind, TRANSPORT_SEQPACKET);
+	assert_string_equal(options.resolver.path, "/run/gpu.resolver");
+	memset(text + strlen(text), 'x', 98); // and .resolver is 107 bytes
+	assert_int_equal(parse(&options, LISTEN, "--resolver", text), OPTIONS_STATUS_RUN);
+	text[strlen(text)] = 'x';
+	assert_int_equal(parse(&options, LISTEN, "--resolver", text), 2);
+	assert_int_equal(parse(&options, LISTEN, "--resolver", "vhost-user:"), 2);
+	assert_int_equal(parse(&options, LISTEN, "--resolver", "vsock:7"), 2);
+}
+
+static void a_gpu_that_is_ours_is_one_machines(void **state)
+{
+	(void)state;
+	struct host_options options;
+	const char *gpu = "vhost-user:/run/gpu";
+	assert_int_equal(parse(&options, "--listen", "vsock:7", "--resolver", gpu), 2);
+	assert_int_equal(parse(&options, "--listen", "vsock:7", "--resolver", gpu, "--allow-cid",
+				 "3", "--allow-cid", "4"),
+		2);
+	assert_int_equal(
+		parse(&options, "--listen", "vsock:7", "--resolver", gpu, "--allow-cid", "3"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(parse(&options, "--listen", "vhost-user:/run/vm", "--resolver", gpu),
+		OPTIONS_STATUS_RUN);
+}
+
 static void every_option_is_understood(void **state)
 {
 	(void)state;
@@ -324,6 +362,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(without_options_the_defaults_hold),
+		fd_count_test(a_gpu_that_is_ours_is_resolved_beside_its_socket),
+		fd_count_test(a_gpu_that_is_ours_is_one_machines),
 		fd_count_test(every_option_is_understood),
 		fd_count_test(a_vsock_device_has_a_cid_and_ports),
 		fd_count_test(a_vsock_device_needs_its_listener),
