@@ -128,7 +128,7 @@ static void do_command(struct fixture *fixture, struct fuzz_input *input)
 		VIRTIO_GPU_CMD_CTX_CREATE, VIRTIO_GPU_CMD_UPDATE_CURSOR, 0};
 	union {
 		struct virtio_gpu_ctrl_hdr header;
-		uint8_t bytes[COMMAND_MAX];
+		uint8_t bytes[sizeof(struct virtio_gpu_ctrl_hdr) + COMMAND_MAX];
 	} command = {0};
 	uint8_t type = fuzz_take8(input);
 	command.header.type = groups[type >> 4 & 3] + (type & 0xf);

@@ -1,4 +1,4 @@
-"""A machine whose clients reach a fdferry-host outside by vsock, and what its command says."""
+"""A machine one of whose devices is a fdferry-host outside, or leads to it, and what its command says."""
 
 import contextlib
 import queue
@@ -8,20 +8,19 @@ import threading
 from machine import Machine
 from processes import Failure
 from surroundings import patient
-from vsock_device import MODULES
 
 SECONDS = 150  # that one step of a machine may take on a busy host
 CONNECT = "vsock:2:7000"
 
 
 class Guest(contextlib.ExitStack):
-    """Runs from __init__ on. `device` is a VhostUser or a Kernel, `options` are QEMU's."""
+    """Runs from __init__ on. `device` is a VhostUser, a Kernel or a Gpu, `options` are QEMU's."""
 
     def __init__(self, device, command, options=(), lasts=2 * SECONDS):
         super().__init__()
         self.lasts = lasts
         self.machine = self.enter_context(Machine(
-            command, MODULES, shared_memory=True, accelerator=device.accelerator,
+            command, device.modules, shared_memory=True, accelerator=device.accelerator,
             options=[*device.options, *options]))
         self.said = []
         self.lines = queue.SimpleQueue()

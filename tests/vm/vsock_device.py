@@ -5,13 +5,14 @@ import subprocess
 
 from kernel import Missing
 
-MODULES = ("vmw_vsock_virtio_transport",)  # in the machine
+MODULES = ("vmw_vsock_virtio_transport",)
 
 
 class VhostUser:
     """fdferry-host is the vsock device. It is in a slot, so that it can be taken out."""
 
     accelerator = "tcg"
+    modules = MODULES  # of the machine
 
     def __init__(self, directory):
         self.socket = os.path.join(directory, "vsock.sock")
@@ -33,6 +34,7 @@ class Kernel:
     """The kernel is (vhost_vsock), which takes a machine that has it: one within such a machine."""
 
     accelerator = "kvm"
+    modules = MODULES
     socket = None
     listen = "vsock:7000"
     options = ["-device", "vhost-vsock-pci,guest-cid=3"]

@@ -1,0 +1,177 @@
+"""fdferry-host is the GPU of a machine within a machine, and gives its buffers away without copying
+them. QEMU 7.2 has that device with KVM only, and udmabuf is the outer machine's."""
+
+import contextlib
+import json
+import mmap
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import tempfile
+
+from guest import Guest
+from kernel import Missing
+from processes import Failure, Process, wait_until
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SIZE = 3840, 2160  # of a screen that has more pages than udmabuf takes at first
+PIECES = 16384  # udmabuf's list_limit, then
+LIMIT = "/sys/module/udmabuf/parameters/list_limit"
+SEED = 1
+SIGNAL_SIZE, SIGNAL_STRIDE = 64 * 64 * 4, 64 * 4
+CHANGED = bytes.fromhex("feedface")
+COUNTS = re.compile(r"gpu: (\d+) resources, (\d+) ranges, (\d+) bytes of the guest; (\d+) buffers")
+SECONDS = 300
+
+
+class Gpu:
+    """The machine's device, as Guest wants it."""
+
+    accelerator = "kvm"
+    modules = ("virtio_gpu",)
+
+    def __init__(self, socket_path):
+        self.options = ["-chardev", f"socket,id=gpu,path={socket_path}",
+                        "-device", "vhost-user-gpu-pci,chardev=gpu"]
+
+
+class Trial:
+    """What has to hold, in the order of `tests`, which raise Failure."""
+
+    def __init__(self, build, directory):
+        self.socket = os.path.join(directory, "gpu")
+        self.guest = None
+        self.pixels = self.signal = None  # mappings of its buffers
+        self.resource = None
+        self.host = Process("fdferry-host", [
+            os.path.join(build, "host-proxy", "fdferry-host"), "--print-ready",
+            "--listen", f"unix:{directory}/channel", "--resolver", f"vhost-user:{self.socket}",
+            "--service", f"nothing=unix:{directory}/nothing", "--log-level", "info"],
+            {"PATH": os.environ["PATH"]}, directory)
+        wait_until("fdferry-host is ready", lambda: "READY" in self.host.output())
+        self.resolver = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.resolver.connect(f"{self.socket}.resolver")
+
+    def ask(self, resource, stride=SIZE[0] * 4):
+        """The fd of its dma-buf; None if it is invalid."""
+        self.resolver.sendall(json.dumps({"GetBuffer": {"id": resource}}).encode())
+        reply, fds, _, _ = socket.recv_fds(self.resolver, 4096, 4)
+        if json.loads(reply) == "Invalid":
+            return None
+        buffer = json.loads(reply)["Resource"]["Buffer"]
+        if len(fds) != 1 or buffer["handle"] != 0 or buffer["modifier"] != 0 \
+                or buffer["planes"][0] != {"offset": 0, "stride": stride}:
+            raise Failure(f"{len(fds)} fds with {buffer}")
+        return fds[0]
+
+    def map(self, resource, size, stride):
+        fd = self.ask(resource, stride)
+        if fd is None:
+            raise Failure(f"resource {resource} is invalid: {self.host.output()[-300:]}")
+        if os.lseek(fd, 0, os.SEEK_END) != size:
+            raise Failure(f"its buffer has not {size} bytes")
+        mapping = mmap.mmap(fd, size)
+        os.close(fd)
+        return mapping
+
+    def go_on(self):
+        """The machine does the next thing."""
+        self.signal[0] = (self.signal[0] + 1) % 256
+
+    def counts(self):
+        """(resources, ranges, bytes of the guest, buffers) as the host says them."""
+        said = len(COUNTS.findall(self.host.output()))
+        self.host.popen.send_signal(signal.SIGUSR1)
+        wait_until("the host says its counts",
+                   lambda: len(COUNTS.findall(self.host.output())) > said)
+        return tuple(map(int, COUNTS.findall(self.host.output())[-1]))
+
+    def a_buffer_is_remembered_by_its_pages(self):
+        self.resource, size, signal_resource = map(int, self.guest.wait_for("resource").split())
+        resources, ranges, backed, buffers = self.counts()
+        print(f"# {ranges} ranges of {backed} bytes")
+        if resources != 2 or backed != size + SIGNAL_SIZE or buffers != 0 \
+                or not 2 <= ranges <= backed / 4096:
+            raise Failure(f"{resources} resources, {ranges} ranges, {backed} bytes")
+        self.signal = self.map(signal_resource, SIGNAL_SIZE, SIGNAL_STRIDE)
+
+    def its_bytes_are_those_that_the_guest_has_painted(self):
+        size = SIZE[0] * SIZE[1] * 4
+        self.pixels = self.map(self.resource, size, SIZE[0] * 4)
+        if self.pixels[:] != random.Random(SEED).randbytes(size):
+            raise Failure("the bytes are other ones")
+
+    def it_is_the_same_one_when_it_is_asked_for_again(self):
+        fds = [self.ask(self.resource) for _ in range(3)]
+        inodes = {os.fstat(fd).st_ino for fd in fds}
+        for fd in fds:
+            os.close(fd)
+        if len(inodes) != 1:
+            raise Failure(f"{len(inodes)} dma-bufs")
+
+    def another_number_is_invalid(self):
+        if self.ask(self.resource + 1000) is not None:
+            raise Failure("a resource that is not there has a buffer")
+
+    def what_is_written_here_is_seen_there(self):
+        self.pixels[:len(CHANGED)] = CHANGED
+        self.go_on()
+        changed = self.guest.wait_for("changed")
+        if changed != CHANGED.hex():
+            raise Failure(f"the guest sees {changed}")
+
+    def nothing_is_left_of_many_buffers(self):
+        before = self.counts()
+        self.go_on()
+        self.guest.wait_for("many")
+        if self.counts() != before:
+            raise Failure(f"{self.counts()}, and not {before} any more")
+
+    def a_buffer_that_is_gone_is_invalid(self):
+        self.go_on()
+        self.guest.wait_for("gone")
+        if self.ask(self.resource) is not None:
+            raise Failure("it has a buffer")
+        resources, _, backed, buffers = self.counts()
+        if (resources, backed, buffers) != (1, SIGNAL_SIZE, 1):
+            raise Failure(f"{resources} resources, {backed} bytes, {buffers} buffers are left")
+
+    def the_machine_ends_and_the_host_goes_on(self):
+        self.go_on()
+        status = self.guest.status()
+        if status != 0:
+            raise Failure(f"the machine ends with status {status}")
+        wait_until("the host sees that",
+                   lambda: "gpu: the VMM has hung up" in self.host.output())
+        self.host.check_runs()
+
+    tests = (a_buffer_is_remembered_by_its_pages, its_bytes_are_those_that_the_guest_has_painted,
+             it_is_the_same_one_when_it_is_asked_for_again, another_number_is_invalid,
+             what_is_written_here_is_seen_there, nothing_is_left_of_many_buffers,
+             a_buffer_that_is_gone_is_invalid, the_machine_ends_and_the_host_goes_on)
+
+    def close(self):
+        self.resolver.close()
+        for mapping in filter(None, (self.pixels, self.signal)):
+            mapping.close()
+        self.host.stop()
+
+
+def run(build, add):
+    """add(test, trial) calls the test, notes how it ended and returns whether that was well."""
+    for path in ("/dev/kvm", "/dev/udmabuf"):
+        if not os.path.exists(path):
+            raise Missing(f"there is no {path}")
+    with open(LIMIT, "w") as file:
+        file.write(str(PIECES))
+    with contextlib.ExitStack() as stack:
+        directory = tempfile.mkdtemp(prefix="fdferry-gpu.")
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        trial = Trial(build, directory)
+        stack.callback(trial.close)
+        command = [os.path.join(HERE, "painter"), *map(str, SIZE), str(SEED)]
+        with Guest(Gpu(trial.socket), command, lasts=SECONDS) as trial.guest:
+            all(add(test, trial) for test in Trial.tests)
