@@ -177,6 +177,19 @@ static void memory_that_may_shrink_makes_no_buffer(void **state)
 	guest_memory_finish(&memory);
 }
 
+static void all_of_the_memory_is_checked_at_once(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	add(&memory, ADDRESS, make_file(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
+	assert_null(ram_buffers_check(&memory));
+	add(&memory, HIGH, make_file(F_SEAL_GROW));
+	assert_string_equal(
+		ram_buffers_check(&memory), "the guest's memory is not sealed against shrinking");
+	guest_memory_finish(&memory);
+}
+
 // What either side writes, the other one sees.
 static void check_shared(int buffer, size_t size, const struct guest_memory *memory)
 {
@@ -230,6 +243,7 @@ int main(void)
 		fd_count_test(limits_are_kept),
 		fd_count_test(there_is_no_buffer_without_udmabuf),
 		fd_count_test(memory_that_may_shrink_makes_no_buffer),
+		fd_count_test(all_of_the_memory_is_checked_at_once),
 		fd_count_test(a_buffer_is_the_guests_own_pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
