@@ -139,8 +139,7 @@ static const struct fdref_interface exported = {
 	.destroy = destroy_sync,
 };
 
-/* Readable is signalled, with an error or without. */
-static bool has_signalled(int fd)
+bool sync_has_signalled(int fd)
 {
 	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
 	return poll(&poll_fd, 1, 0) == 1;
@@ -163,7 +162,7 @@ static uint32_t open_signalled(struct fdrefs *refs)
 
 bool sync_must_wait(struct fdrefs *refs, int fd)
 {
-	return !has_signalled(fd) && sync_wait_for(refs, fd);
+	return !sync_has_signalled(fd) && sync_wait_for(refs, fd);
 }
 
 uint32_t sync_export(struct fdrefs *refs, int fd, const char **wrong)
@@ -172,7 +171,7 @@ uint32_t sync_export(struct fdrefs *refs, int fd, const char **wrong)
 	*wrong = NULL;
 	if (fd_kind_of(fd) != FD_KIND_SYNC_FILE) {
 		*wrong = "an fd that should be a sync_file is not one";
-	} else if (!has_signalled(fd)) {
+	} else if (!sync_has_signalled(fd)) {
 		*wrong = "out of memory or fds to wait for a sync_file";
 	} else {
 		id = open_signalled(refs);

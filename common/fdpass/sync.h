@@ -9,6 +9,8 @@
  * session ends.
  */
 
+// Whether fd, a sync_file that is borrowed, has signalled, with an error or without.
+bool sync_has_signalled(int fd);
 // Whether fd, a sync_file that is borrowed, has not signalled; fdrefs_retry is called when to ask again.
 bool sync_must_wait(struct fdrefs *refs, int fd);
 // Takes fd. The fdref's id, or 0: *wrong says what is wrong, such as that it has not signalled.

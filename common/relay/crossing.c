@@ -29,6 +29,7 @@ static bool kind_crosses(const struct wire_op *op)
 	case PROTOCOL_FD_FILE:
 	case PROTOCOL_FD_STREAM:
 	case PROTOCOL_FD_PLANE:
+	case PROTOCOL_FD_SYNC_FILE:
 		return true;
 	default:
 		return false;

@@ -37,6 +37,12 @@ static const struct wayland_hook hooks[] = {
 	{"zwp_linux_buffer_params_v1", "created", dmabuf_created, dmabuf_created},
 	{"zwp_linux_buffer_params_v1", "failed", dmabuf_failed, dmabuf_failed},
 
+	{"zwp_linux_explicit_synchronization_v1", "get_synchronization", synchronization_create,
+		NULL},
+	{"zwp_linux_surface_synchronization_v1", "set_acquire_fence", synchronization_export_fence,
+		NULL},
+	{"zwp_linux_buffer_release_v1", "fenced_release", synchronization_export_release, NULL},
+
 	{"wl_compositor", "create_surface", surface_create, NULL},
 	{"wl_surface", "attach", surface_attach, NULL},
 	{"wl_surface", "damage", surface_damage, rectangles_import_damage},

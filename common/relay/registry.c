@@ -6,6 +6,7 @@
 #include "relay/crossing.h"
 #include "relay/dmabuf.h"
 #include "relay/hooks.h"
+#include "relay/synchronization.h"
 
 /* A global that the client has been told of. */
 struct registry_global {
@@ -28,7 +29,13 @@ static struct registry_global *find(struct wayland *wayland, uint32_t name)
 /* What can cross in principle may need what this session has not. */
 static uint32_t possible_version(const struct wayland *wayland, const char *name, uint32_t version)
 {
-	return strcmp(name, DMABUF_GLOBAL) == 0 ? dmabuf_version(wayland, version) : version;
+	if (strcmp(name, DMABUF_GLOBAL) == 0) {
+		return dmabuf_version(wayland, version);
+	}
+	if (strcmp(name, SYNCHRONIZATION_GLOBAL) == 0) {
+		return synchronization_version(wayland, version);
+	}
+	return version;
 }
 
 /* The version to tell the client, 0 for a global that stays hidden. */

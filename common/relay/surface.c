@@ -4,6 +4,7 @@
 #include "relay/buffer.h"
 #include "relay/damage.h"
 #include "relay/hooks.h"
+#include "relay/synchronization.h"
 
 /*
  * What a commit means for the copies of the buffers on the other side:
@@ -21,12 +22,14 @@ struct viewport;
 struct surface {
 	struct object_state state;
 	struct viewport *viewport;
+	struct synchronization *synchronization;
 	struct buffer *buffer; // shown; NULL for none, or for one that has no memory here
 	struct damage_geometry shown;
 	struct wl_list buffers; // buffer.surface_link
 
 	struct {
 		bool attached, moved;
+		bool something; // was attached: a buffer, of which nothing may be known
 		struct buffer *buffer;
 		struct damage surface_damage, buffer_damage;
 		struct damage_geometry geometry; // without the buffer's size
@@ -59,6 +62,7 @@ static void destroy_surface(struct object_state *state)
 	if (surface->viewport != NULL) {
 		surface->viewport->surface = NULL;
 	}
+	synchronization_leave_surface(surface->synchronization);
 	buffer_unref(surface->pending.buffer);
 	buffer_unref(surface->buffer);
 	free(surface);
@@ -78,6 +82,11 @@ enum wayland_verdict surface_create(struct wayland_call *call)
 	return WAYLAND_FORWARD;
 }
 
+struct synchronization **surface_synchronization(struct object_state *surface)
+{
+	return &((struct surface *)surface)->synchronization;
+}
+
 /* wl_surface.attach(buffer, x, y) */
 enum wayland_verdict surface_attach(struct wayland_call *call)
 {
@@ -91,6 +100,7 @@ enum wayland_verdict surface_attach(struct wayland_call *call)
 	buffer_unref(surface->pending.buffer);
 	surface->pending.buffer = buffer;
 	surface->pending.attached = true;
+	surface->pending.something = args[0].value != 0;
 	surface->pending.moved = surface->pending.moved || args[1].value != 0 || args[2].value != 0;
 	return WAYLAND_FORWARD;
 }
@@ -332,6 +342,11 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 	}
 	struct buffer *buffer =
 		surface->pending.attached ? surface->pending.buffer : surface->buffer;
+	enum wayland_verdict verdict = synchronization_commit(
+		surface->synchronization, call, surface->pending.something, buffer);
+	if (verdict != WAYLAND_FORWARD) {
+		return verdict;
+	}
 	struct damage_geometry geometry = surface->pending.geometry;
 	bool ok = true;
 	if (buffer != NULL) {
@@ -355,7 +370,7 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 		surface->buffer = surface->pending.buffer;
 		surface->pending.buffer = NULL;
 	}
-	surface->pending.attached = surface->pending.moved = false;
+	surface->pending.attached = surface->pending.moved = surface->pending.something = false;
 	surface->pending.surface_damage.count = surface->pending.buffer_damage.count = 0;
 	return ok ? WAYLAND_FORWARD : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 }

@@ -91,20 +91,25 @@ enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, cons
 }
 
 /* The guest tells its client by itself; on the host, END could not name the object. */
-enum wayland_verdict wayland_fail_object(
-	struct wayland_call *call, uint32_t code, const char *wrong)
+enum wayland_verdict wayland_fail_for(
+	struct wayland_call *call, uint32_t object, uint32_t code, const char *wrong)
 {
 	struct wayland *wayland = call->wayland;
-	uint32_t id = call->message.header.object;
 	if (wayland->options.exports == WIRE_EVENT && !wayland->error_seen) {
 		struct wl_array error;
 		wl_array_init(&error);
-		wayland->error_seen = wire_encode_error(&error, id, code, wrong) &&
+		wayland->error_seen = wire_encode_error(&error, object, code, wrong) &&
 			wayland_send_event(wayland, &error);
 		wl_array_release(&error);
 	}
-	wayland->error_object = id;
+	wayland->error_object = object;
 	return wayland_fail(call, code, wrong);
+}
+
+enum wayland_verdict wayland_fail_object(
+	struct wayland_call *call, uint32_t code, const char *wrong)
+{
+	return wayland_fail_for(call, call->message.header.object, code, wrong);
 }
 
 struct object *wayland_new_object(struct wayland_call *call, size_t arg)
@@ -399,7 +404,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 		wl_array_release(&replacement);
 		return true;
 	}
-	bool ok = verdict != WAYLAND_FAIL && (verdict == WAYLAND_DROP || export_fds(call));
+	bool ok = verdict != WAYLAND_FAIL && (verdict != WAYLAND_FORWARD || export_fds(call));
 	if (ok && verdict == WAYLAND_FORWARD) {
 		ok = add_refs(wayland, run, call);
 		run->end = data + header->size;

@@ -93,10 +93,11 @@ struct wayland_call {
 	struct wl_array *replacement; // of WAYLAND_REPLACE
 };
 
+// Where the hook of an export replaces or drops a message, it has taken the message's fds.
 enum wayland_verdict {
 	WAYLAND_FORWARD, // perhaps changed in place
 	WAYLAND_REPLACE, // call->replacement instead
-	WAYLAND_DROP,    // never one with fds
+	WAYLAND_DROP,
 	// On export, before anything was done for the message, which makes no objects: it stays where it is,
 	// and everything behind it, until fdrefs_retry. Then its hook is called once more.
 	WAYLAND_WAIT,
@@ -135,6 +136,9 @@ enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, cons
 // The same with an error of the interface of the request's object, as a compositor would send it.
 enum wayland_verdict wayland_fail_object(
 	struct wayland_call *call, uint32_t code, const char *wrong);
+// The same with an error of another object, which the request is about.
+enum wayland_verdict wayland_fail_for(
+	struct wayland_call *call, uint32_t object, uint32_t code, const char *wrong);
 // Sends the client an event that no compositor has sent, after all that it was sent before. Not
 // while events are exported. False: the session cannot go on.
 bool wayland_send_event(struct wayland *wayland, const struct wl_array *event);

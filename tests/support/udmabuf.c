@@ -12,6 +12,7 @@
 #include "fdpass/kind.h"
 #include "fdpass/resolver.h"
 #include "tests/support/dmabufs.h"
+#include "tests/support/fence.h"
 
 #define MEMORY_NAME "stands-for-a-dma-buf"
 
@@ -61,7 +62,8 @@ enum fd_kind __wrap_fd_kind_of(int fd)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	bool stands = readlink(path, name, sizeof(name) - 1) > 0 &&
 		strncmp(name, "/memfd:" MEMORY_NAME, strlen("/memfd:" MEMORY_NAME)) == 0;
-	return stands ? FD_KIND_DMABUF : __real_fd_kind_of(fd);
+	enum fd_kind kind = stands ? FD_KIND_DMABUF : __real_fd_kind_of(fd);
+	return kind == FD_KIND_EVENTFD && !fences_are_real() ? FD_KIND_SYNC_FILE : kind;
 }
 
 /* ---- resolvers ---- */

@@ -8,7 +8,8 @@ struct resolver;
 
 /**
  * dma-bufs for clients and hosts in tests: of /dev/udmabuf where there is one, and else memfds,
- * which a program that is linked with -Wl,--wrap=fd_kind_of takes for dma-bufs. What there is no
+ * which a program that is linked with -Wl,--wrap=fd_kind_of takes for dma-bufs, as it does what stands for
+ * fences (fence.h). What there is no
  * kernel for then is its fences and caches.
  */
 

@@ -48,6 +48,7 @@ static void globals_without_fds_or_with_fds_that_cross_are_possible(void **state
 		"wp_color_manager_v1",
 		"zwp_pointer_constraints_v1",
 		"zwp_linux_dmabuf_v1",
+		"zwp_linux_explicit_synchronization_v1",
 	};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!crosses(names[i])) {
@@ -66,7 +67,6 @@ static void globals_whose_fds_cannot_cross_are_not(void **state)
 		"wp_drm_lease_device_v1",
 		"wp_security_context_manager_v1",
 		"zwlr_export_dmabuf_manager_v1",
-		"zwp_linux_explicit_synchronization_v1",
 		"org_kde_kwin_remote_access_manager",
 	};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -101,6 +101,7 @@ static bool kind_crosses(const struct protocol_fd *fd)
 	case PROTOCOL_FD_FILE:
 	case PROTOCOL_FD_STREAM:
 	case PROTOCOL_FD_PLANE:
+	case PROTOCOL_FD_SYNC_FILE:
 		return true;
 	default:
 		return false;

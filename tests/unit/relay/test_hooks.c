@@ -54,6 +54,7 @@ static bool is_event(const struct wayland_hook *hook)
 		{"zwp_linux_dmabuf_feedback_v1", "done"},
 		{"zwp_linux_buffer_params_v1", "created"},
 		{"zwp_linux_buffer_params_v1", "failed"},
+		{"zwp_linux_buffer_release_v1", "fenced_release"},
 		{"wp_presentation", "clock_id"},
 		{"wp_presentation_feedback", "presented"},
 		{"zwp_input_timestamps_v1", "timestamp"},
