@@ -5,6 +5,7 @@
 #include "base/budget.h"
 #include "base/log.h"
 #include "channel/input.h"
+#include "fdpass/timeline.h"
 #include "guest-proxy/connection.h"
 #include "guest-proxy/options.h"
 #include "guest-proxy/refusal.h"
@@ -33,7 +34,9 @@ static const struct budget_limits limits = {
 struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
+	int node; // for timelines; -1: there is none, or it was not looked for
 };
+
 // Whether the host may share a region. A recording could not have what is written there.
 static bool takes_region(const struct guest_options *options, const struct session_options *session)
 {
@@ -41,17 +44,30 @@ static bool takes_region(const struct guest_options *options, const struct sessi
 		session->service == NULL && options->connect.kind == TRANSPORT_UNIX;
 }
 
+// What timelines are made with: it is opened now, as nothing is in the sandbox.
+static void open_node(struct preparation *preparation, struct session_options *session)
+{
+	if (session->dmabufs) {
+		preparation->node = timeline_open_node();
+	}
+	session->timelines = preparation->node >= 0;
+	session->node = preparation->node;
+}
+
 static bool prepare(
 	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
 {
 	(void)peer;
-	const struct preparation *preparation = data;
+	struct preparation *preparation = data;
 	const struct guest_options *options = preparation->options;
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	bool region = takes_region(options, session);
-	session->channel_fd = connection_open(options, service, session->contents, session->link,
-		region ? CHANNEL_FEATURE_REGION : 0, &text);
+	open_node(preparation, session);
+	uint32_t features = (region ? CHANNEL_FEATURE_REGION : 0) |
+		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0);
+	session->channel_fd = connection_open(
+		options, service, session->contents, session->link, features, &text);
 	if (session->channel_fd < 0) {
 		log_error("%s", text.text);
 		if (session->service == NULL) {
@@ -69,7 +85,7 @@ static bool prepare(
 
 int guest_session_run(struct guest_options *options)
 {
-	struct preparation preparation = {.options = options};
+	struct preparation preparation = {.options = options, .node = -1};
 	bool readable = options->program.no_dmabuf || render_node_find(&preparation.device);
 	options->program.no_dmabuf = options->program.no_dmabuf || !readable;
 	const struct worker_config config = {
@@ -81,5 +97,9 @@ int guest_session_run(struct guest_options *options)
 		.prepare = prepare,
 		.data = &preparation,
 	};
-	return worker_run(&config);
+	int status = worker_run(&config);
+	if (preparation.node >= 0) {
+		close(preparation.node);
+	}
+	return status;
 }

@@ -13,6 +13,7 @@
 #include "channel/transport.h"
 #include "fdpass/region.h"
 #include "fdpass/resolver.h"
+#include "fdpass/timeline.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
@@ -38,6 +39,7 @@ struct preparation {
 	struct channel_input *input;
 	struct resolver *resolver; // NULL: no dma-bufs
 	struct resolver *handles;  // finds those of the VM's GPU; NULL: they are copied
+	int node;                  // for their timelines; -1: there is none, or nobody wants it
 	int context_fd; // is open as long as the compositor is to know the context; or -1
 	struct handshake_hello hello; // the session borrows its contents
 };
@@ -329,6 +331,17 @@ static uint64_t region_size(const struct budget_limits *limits)
 	return memory < CHANNEL_MAX_REGION / 3 * 2 ? memory / 2 * 3 : CHANNEL_MAX_REGION;
 }
 
+// What timelines are made with, if the guest has that, too: it is opened now, as nothing is in the sandbox.
+static void open_node(struct preparation *preparation, struct session_options *session)
+{
+	bool offered = (preparation->hello.features & CHANNEL_FEATURE_TIMELINE) != 0;
+	if (session->dmabufs && offered) {
+		preparation->node = timeline_open_node();
+	}
+	session->timelines = preparation->node >= 0;
+	session->node = preparation->node;
+}
+
 // What the guest is to share with us; NULL: all goes by the channel. A recording could not have what
 // is written there.
 static struct region *create_region(const struct preparation *preparation, int channel_fd,
@@ -355,6 +368,7 @@ static int send_welcome(const struct preparation *preparation, int channel_fd,
 	uint32_t features = CHANNEL_FEATURE_TOKEN |
 		(session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0) |
 		(session->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
+		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0) |
 		(region != NULL ? CHANNEL_FEATURE_REGION : 0);
 	return handshake_welcome(channel_fd, &preparation->hello, features,
 		region != NULL ? region->fd : -1, WELCOME_TIMEOUT_MS);
@@ -370,6 +384,7 @@ static int welcome(struct preparation *preparation, int channel_fd, const struct
 	}
 	open_resolver(preparation, session);
 	connect_resolver(preparation, session);
+	open_node(preparation, session);
 	session->region = create_region(preparation, channel_fd, peer, session);
 	int error = send_welcome(preparation, channel_fd, session);
 	if (error < 0) {
@@ -409,7 +424,7 @@ static uint32_t offer_global(void *data, const char *interface, uint32_t version
 int host_session_run(struct host_options *options, int argc, char *argv[])
 {
 	struct preparation preparation = {
-		.options = options, .argc = argc, .argv = argv, .context_fd = -1};
+		.options = options, .argc = argc, .argv = argv, .context_fd = -1, .node = -1};
 	const struct worker_config config = {
 		.program = "fdferry-host",
 		.options = &options->program,
@@ -428,6 +443,9 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 	}
 	resolver_destroy(preparation.resolver);
 	resolver_destroy(preparation.handles);
+	if (preparation.node >= 0) {
+		close(preparation.node);
+	}
 	free(preparation.handout.policy);
 	return status;
 }

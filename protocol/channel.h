@@ -82,6 +82,8 @@ enum channel_type {
 	CHANNEL_EVENT_ROLE = 27, // arg: enum channel_event_role of the sender
 	CHANNEL_REGION_MAP = 28,
 	CHANNEL_REGION_UNMAP = 29,
+	CHANNEL_TIMELINE_SIGNAL = 30,
+	CHANNEL_TIMELINE_WATCH = 31,
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
@@ -118,6 +120,8 @@ enum channel_kind {
 	CHANNEL_KIND_SYNC = 8,
 	// Only where the service is "wayland", and both sides have CHANNEL_FEATURE_DMABUF:
 	CHANNEL_KIND_DMABUF = 9,
+	// The same with CHANNEL_FEATURE_TIMELINE:
+	CHANNEL_KIND_TIMELINE = 10,
 };
 
 // The guest has a token: it proves so before anything else, and wants the same of the host.
@@ -128,6 +132,8 @@ enum channel_kind {
 #define CHANNEL_FEATURE_REGION 0x00000004u
 // Beside DMABUF: the guest names buffers of its virtio-gpu, and the host can find them.
 #define CHANNEL_FEATURE_HANDLE 0x00000008u
+// Beside DMABUF: both sides have a DRM device for timelines.
+#define CHANNEL_FEATURE_TIMELINE 0x00000020u
 
 struct channel_hello {
 	uint32_t magic;
@@ -346,6 +352,12 @@ struct channel_mem_resize {
 	uint32_t size[2];
 };
 static_assert(sizeof(struct channel_mem_resize) == 8, "on-wire size");
+
+// TIMELINE_SIGNAL, TIMELINE_WATCH.
+struct channel_point {
+	uint32_t point[2];
+};
+static_assert(sizeof(struct channel_point) == 8, "on-wire size");
 
 // REGION_MAP, REGION_UNMAP: a range of the region.
 struct channel_region_range {

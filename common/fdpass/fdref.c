@@ -17,6 +17,7 @@
 #include "fdpass/socket.h"
 #include "fdpass/stream.h"
 #include "fdpass/sync.h"
+#include "fdpass/timeline.h"
 
 static bool carries(enum channel_kind kind)
 {
@@ -288,6 +289,9 @@ static bool may_open(const struct fdrefs *refs, uint32_t kind)
 	if (kind == CHANNEL_KIND_DMABUF) {
 		return refs->dmabufs;
 	}
+	if (kind == CHANNEL_KIND_TIMELINE) {
+		return refs->timelines;
+	}
 	return refs->any_kind ? kind != CHANNEL_KIND_POOL : kind <= CHANNEL_KIND_PIPE;
 }
 
@@ -306,6 +310,7 @@ static const char *handle_open(struct fdrefs *refs, const struct channel_frame *
 		[CHANNEL_KIND_SOCKET] = {socket_import},
 		[CHANNEL_KIND_SHARED] = {shared_import},
 		[CHANNEL_KIND_DMABUF] = {dmabuf_import},
+		[CHANNEL_KIND_TIMELINE] = {timeline_import},
 	};
 	uint32_t id = frame->header.id;
 	uint32_t kind = frame->header.arg;

@@ -105,7 +105,7 @@ struct fdref_rules {
 
 struct fdref_counts {
 	uint64_t pools, files, pipes, files_cached;
-	uint64_t sockets, events, devices, shared, syncs, dmabufs;
+	uint64_t sockets, events, devices, shared, syncs, dmabufs, timelines;
 	uint64_t dmabufs_held;     // that the local peer had not let go in time
 	uint64_t files_on_demand;  // of files
 	uint64_t homecomings;      // that were the other side's own
@@ -154,6 +154,8 @@ struct fdrefs {
 	struct resolver *resolver;
 	// Finds those of the guest's GPU; borrowed. NULL: they are copied.
 	struct resolver *handles;
+	bool timelines; // both sides have agreed to them, too (timeline.h)
+	int node;       // that they are made with: a DRM device's, borrowed
 	struct fdref_rules rules;
 
 	struct region *region;          // ours; NULL: none is shared

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <xf86drm.h>
 
+#include "fdpass/timeline.h"
 #include "program/records.h"
 
 #ifndef SO_PASSPIDFD
@@ -60,6 +61,14 @@ static const struct sandbox_rule wayland_rules[] = {
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DMA_BUF_IOCTL_SYNC)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DMA_HEAP_IOCTL_ALLOC)),
+	// their timelines
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_CREATE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_DESTROY)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, TIMELINE_IOCTL_EVENTFD)),
 	{0},
 };
 

@@ -30,6 +30,7 @@ static bool kind_crosses(const struct wire_op *op)
 	case PROTOCOL_FD_STREAM:
 	case PROTOCOL_FD_PLANE:
 	case PROTOCOL_FD_SYNC_FILE:
+	case PROTOCOL_FD_SYNCOBJ:
 		return true;
 	default:
 		return false;

@@ -43,6 +43,11 @@ static const struct wayland_hook hooks[] = {
 		NULL},
 	{"zwp_linux_buffer_release_v1", "fenced_release", synchronization_export_release, NULL},
 
+	{"wp_linux_drm_syncobj_manager_v1", "get_surface", syncobj_get_surface, NULL},
+	{"wp_linux_drm_syncobj_manager_v1", "import_timeline", syncobj_import_timeline, NULL},
+	{"wp_linux_drm_syncobj_surface_v1", "set_acquire_point", syncobj_set_acquire_point, NULL},
+	{"wp_linux_drm_syncobj_surface_v1", "set_release_point", syncobj_set_release_point, NULL},
+
 	{"wl_compositor", "create_surface", surface_create, NULL},
 	{"wl_surface", "attach", surface_attach, NULL},
 	{"wl_surface", "damage", surface_damage, rectangles_import_damage},

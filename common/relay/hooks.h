@@ -5,7 +5,7 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), synchronization.c (fences), surface.c (damage), rectangles.c (what a compositor
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), synchronization.c and syncobj.c (fences and timelines), surface.c (damage), rectangles.c (what a compositor
  * adds up), capture.c (buffers that the compositor writes), times.c (clocks), labels.c (titles, app
  * ids and names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
@@ -52,6 +52,11 @@ enum wayland_verdict dmabuf_failed(struct wayland_call *call);
 enum wayland_verdict synchronization_create(struct wayland_call *call);
 enum wayland_verdict synchronization_export_fence(struct wayland_call *call);
 enum wayland_verdict synchronization_export_release(struct wayland_call *call);
+
+enum wayland_verdict syncobj_get_surface(struct wayland_call *call);
+enum wayland_verdict syncobj_import_timeline(struct wayland_call *call);
+enum wayland_verdict syncobj_set_acquire_point(struct wayland_call *call);
+enum wayland_verdict syncobj_set_release_point(struct wayland_call *call);
 
 enum wayland_verdict surface_create(struct wayland_call *call);
 enum wayland_verdict surface_attach(struct wayland_call *call);

@@ -7,6 +7,7 @@
 #include "relay/dmabuf.h"
 #include "relay/hooks.h"
 #include "relay/synchronization.h"
+#include "relay/syncobj.h"
 
 /* A global that the client has been told of. */
 struct registry_global {
@@ -34,6 +35,9 @@ static uint32_t possible_version(const struct wayland *wayland, const char *name
 	}
 	if (strcmp(name, SYNCHRONIZATION_GLOBAL) == 0) {
 		return synchronization_version(wayland, version);
+	}
+	if (strcmp(name, SYNCOBJ_GLOBAL) == 0) {
+		return syncobj_version(wayland, version);
 	}
 	return version;
 }

@@ -299,6 +299,8 @@ static const char *handle_welcome(struct session *session, const struct channel_
 	handshake_boot_id(boot_id);
 	session->refs.dmabufs =
 		session->options.dmabufs && (welcome.features & CHANNEL_FEATURE_DMABUF) != 0;
+	session->refs.timelines = session->refs.dmabufs && session->options.timelines &&
+		(welcome.features & CHANNEL_FEATURE_TIMELINE) != 0;
 	session->clock.same = memcmp(boot_id, none, sizeof(none)) != 0 &&
 		memcmp(boot_id, welcome.boot_id, sizeof(boot_id)) == 0;
 	relay_clock_sample(&session->clock, channel_get64(welcome.hello_clock),
@@ -358,7 +360,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_REGION_UNMAP;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_TIMELINE_WATCH;
 }
 
 /* What is about an fdref may change what later frames about it mean. */
@@ -601,6 +603,8 @@ static void init_refs(struct session *session)
 		.dmabufs = options->dmabufs && !peer_is_client(session),
 		.resolver = options->resolver,
 		.handles = options->handles,
+		.timelines = options->timelines && !peer_is_client(session),
+		.node = options->node,
 		.data = session,
 	};
 	fd_identity_of(options->channel_fd, &session->refs.channel_identity);
@@ -728,6 +732,7 @@ const struct stats *session_stats(const struct session *session)
 	stats->fds[STATS_FD_SHARED] = counts->shared;
 	stats->fds[STATS_FD_SYNC] = counts->syncs;
 	stats->fds[STATS_FD_DMABUF] = counts->dmabufs;
+	stats->fds[STATS_FD_TIMELINE] = counts->timelines;
 	stats->fds_cached = counts->files_cached;
 	stats->fds_on_demand = counts->files_on_demand;
 	stats->fds_home = counts->homecomings;

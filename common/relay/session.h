@@ -50,6 +50,9 @@ struct session_options {
 	struct resolver *resolver;
 	// On the host: finds the buffers of the guest's GPU, borrowed. NULL: WELCOME has not said HANDLE.
 	struct resolver *handles;
+	// With dma-bufs, their timelines may cross, too, by node: a DRM device, borrowed (fdpass/timeline.h).
+	bool timelines;
+	int node;
 	struct dmabuf_device device; // of the guest; zeros on the host
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).

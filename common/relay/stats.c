@@ -47,6 +47,7 @@ static void print_fds(FILE *out, const struct stats *stats)
 		{stats->fds[STATS_FD_SHARED], "of shared memory"},
 		{stats->fds[STATS_FD_SYNC], "sync_files"},
 		{stats->fds[STATS_FD_DMABUF], "dma-bufs"},
+		{stats->fds[STATS_FD_TIMELINE], "timelines"},
 		{stats->dmabufs_held, "of them held after their end"},
 		{stats->fds_home, "gone home"},
 		{stats->fds_unsupported, "unsupported"},

@@ -5,6 +5,7 @@
 #include "relay/damage.h"
 #include "relay/hooks.h"
 #include "relay/synchronization.h"
+#include "relay/syncobj.h"
 
 /*
  * What a commit means for the copies of the buffers on the other side:
@@ -23,6 +24,7 @@ struct surface {
 	struct object_state state;
 	struct viewport *viewport;
 	struct synchronization *synchronization;
+	struct syncobj_surface *syncobj;
 	struct buffer *buffer; // shown; NULL for none, or for one that has no memory here
 	struct damage_geometry shown;
 	struct wl_list buffers; // buffer.surface_link
@@ -63,6 +65,7 @@ static void destroy_surface(struct object_state *state)
 		surface->viewport->surface = NULL;
 	}
 	synchronization_leave_surface(surface->synchronization);
+	syncobj_leave_surface(surface->syncobj);
 	buffer_unref(surface->pending.buffer);
 	buffer_unref(surface->buffer);
 	free(surface);
@@ -85,6 +88,11 @@ enum wayland_verdict surface_create(struct wayland_call *call)
 struct synchronization **surface_synchronization(struct object_state *surface)
 {
 	return &((struct surface *)surface)->synchronization;
+}
+
+struct syncobj_surface **surface_syncobj(struct object_state *surface)
+{
+	return &((struct surface *)surface)->syncobj;
 }
 
 /* wl_surface.attach(buffer, x, y) */
@@ -333,6 +341,17 @@ static bool is_updated(const struct surface *surface, bool changed)
 		surface->pending.buffer_damage.count > 0;
 }
 
+/* Waits for what the client wants to be waited for. */
+static enum wayland_verdict acquire(
+	struct wayland_call *call, struct surface *surface, const struct buffer *buffer)
+{
+	bool attaches = surface->pending.something;
+	enum wayland_verdict verdict =
+		synchronization_commit(surface->synchronization, call, attaches, buffer);
+	return verdict == WAYLAND_FORWARD ? syncobj_commit(surface->syncobj, call, attaches)
+					  : verdict;
+}
+
 /* wl_surface.commit() */
 enum wayland_verdict surface_commit(struct wayland_call *call)
 {
@@ -342,8 +361,7 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 	}
 	struct buffer *buffer =
 		surface->pending.attached ? surface->pending.buffer : surface->buffer;
-	enum wayland_verdict verdict = synchronization_commit(
-		surface->synchronization, call, surface->pending.something, buffer);
+	enum wayland_verdict verdict = acquire(call, surface, buffer);
 	if (verdict != WAYLAND_FORWARD) {
 		return verdict;
 	}

@@ -550,6 +550,7 @@ static bool is_expected(const struct wire_op *op, const struct fdref *ref)
 		[PROTOCOL_FD_STREAM] = CHANNEL_KIND_PIPE,
 		[PROTOCOL_FD_DMABUF] = CHANNEL_KIND_DMABUF,
 		[PROTOCOL_FD_PLANE] = CHANNEL_KIND_DMABUF,
+		[PROTOCOL_FD_SYNCOBJ] = CHANNEL_KIND_TIMELINE,
 	};
 	if (!op->fd_kind_known) { // as export_fd
 		return ref->kind == CHANNEL_KIND_FILE || ref->kind == CHANNEL_KIND_PIPE;

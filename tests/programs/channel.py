@@ -58,6 +58,8 @@ class Type(IntEnum):
     EVENT_ROLE = 27
     REGION_MAP = 28
     REGION_UNMAP = 29
+    TIMELINE_SIGNAL = 30
+    TIMELINE_WATCH = 31
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):

@@ -238,6 +238,9 @@ def stream_cases():
                  Type.MEM_UNUSED, Type.EVENT_ROLE, Type.REGION_UNMAP):
         yield f"{kind.name}, which is for other services", ENDS, lambda p, kind=kind: (
             sink(p) + frame(kind, id=p.bit | 1))
+    for kind in (Type.TIMELINE_SIGNAL, Type.TIMELINE_WATCH):
+        yield f"{kind.name} of a pipe", ENDS, lambda p, kind=kind: (
+            sink(p) + frame(kind, bytes(8), id=p.bit | 1))
 
 
 def session_cases():
@@ -255,6 +258,10 @@ def session_cases():
         open_memory(p.bit | 1, POOL, 0) + region(Type.REGION_MAP, id=p.bit | 1))
     yield "REGION_MAP of a file", ENDS, lambda p: (
         open_memory(p.bit | 1, FILE, 4) + region(Type.REGION_MAP, id=p.bit | 1))
+    # Nor a timeline.
+    yield "a timeline", ENDS, lambda p: frame(Type.OPEN, id=p.bit | 1, arg=10)
+    for kind in (Type.TIMELINE_SIGNAL, Type.TIMELINE_WATCH):
+        yield f"{kind.name} of no timeline", ENDS, lambda p, kind=kind: frame(kind, bytes(8))
     yield "REGION_UNMAP", ENDS, lambda p: region(Type.REGION_UNMAP)
     yield "REGION_UNMAP of 15 bytes", ENDS, lambda p: frame(Type.REGION_UNMAP, bytes(15))
     yield "PING", GOES_ON, lambda p: ping()

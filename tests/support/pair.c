@@ -58,7 +58,8 @@ static struct region *make_region(const struct pair_options *options)
 static void send_welcome(int fd, const struct handshake_hello *hello,
 	const struct pair_options *options, const struct region *region)
 {
-	uint32_t features = options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0;
+	uint32_t features = (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
+		(options->host_node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
 	if (options->clock == 0) {
 		int region_fd = region != NULL ? region->fd : -1;
 		check(handshake_welcome(fd, hello, features, region_fd, 0) == 0, "WELCOME");
@@ -113,6 +114,8 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.channel_input = fd ? channel_input_create_with_fd(channel_fd) : NULL;
 	guest.contents = options->contents;
 	guest.device = options->device;
+	guest.timelines = options->guest_node != 0;
+	guest.node = options->guest_node;
 	guest.data = &pair->guest;
 	pair->guest.session = session_create(&guest);
 	check(pair->guest.session != NULL, "the guest's session");
@@ -135,6 +138,9 @@ static void create_host(struct pair *pair, struct event_base *base,
 	host.n_peer_contents = pair->hello.n_contents;
 	host.offer_global = options->offer_global;
 	host.resolver = options->resolver;
+	host.timelines = options->host_node != 0 &&
+		(options->no_guest || (pair->hello.features & CHANNEL_FEATURE_TIMELINE) != 0);
+	host.node = options->host_node;
 	host.denied = options->denied;
 	host.n_denied = options->n_denied;
 	host.app_id_prefix = options->app_id_prefix;
@@ -167,7 +173,8 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		pair->channel_fd = channel[0];
 	} else {
 		struct handshake_hello hello = {.service = "wayland"};
-		hello.features = options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0;
+		hello.features = (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
+			(options->guest_node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
 		if (options->service != NULL) {
 			snprintf(hello.service, sizeof(hello.service), "%s", options->service);
 		}

@@ -38,6 +38,8 @@ struct pair_options {
 	const char *app_id_prefix, *title_prefix;
 	// dma-bufs cross, and the host's are made by this; borrowed; NULL: they do not.
 	struct resolver *resolver;
+	// Their timelines cross, by this: a DRM device, borrowed; 0: they do not.
+	int guest_node, host_node;
 	struct dmabuf_device device; // of the guest
 	uint64_t max_memory;         // 0: plenty, as below
 	uint32_t max_objects;

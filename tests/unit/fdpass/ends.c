@@ -27,7 +27,7 @@ static const char *handle(struct end *end, const struct channel_frame *frame)
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct end *end = data;
-	assert_in_range(frame->header.type, 1, CHANNEL_REGION_UNMAP);
+	assert_in_range(frame->header.type, 1, CHANNEL_TIMELINE_WATCH);
 	end->frames[frame->header.type]++;
 	if (frame->header.type == CHANNEL_OPEN) {
 		end->opened = frame->header.id;

@@ -31,6 +31,7 @@
 #include "fdpass/device.h"
 #include "fdpass/kind.h"
 #include "fdpass/resolver.h"
+#include "fdpass/timeline.h"
 #include "program/records.h"
 #include "tests/support/fd_count.h"
 
@@ -233,6 +234,10 @@ static void each_kind_of_session_has_only_what_it_needs(void **state)
 		{"ioctl", {0, DMA_BUF_IOCTL_SYNC}},
 		{"ioctl", {0, UDMABUF_CREATE}},
 		{"ioctl", {0, DMA_HEAP_IOCTL_ALLOC}},
+		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE}},
+		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT}},
+		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL}},
+		{"ioctl", {0, TIMELINE_IOCTL_EVENTFD}},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++) {

@@ -49,6 +49,7 @@ static void globals_without_fds_or_with_fds_that_cross_are_possible(void **state
 		"zwp_pointer_constraints_v1",
 		"zwp_linux_dmabuf_v1",
 		"zwp_linux_explicit_synchronization_v1",
+		"wp_linux_drm_syncobj_manager_v1",
 	};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!crosses(names[i])) {
@@ -63,7 +64,6 @@ static void globals_whose_fds_cannot_cross_are_not(void **state)
 	(void)state;
 	static const char *const names[] = {
 		"wl_drm",
-		"wp_linux_drm_syncobj_manager_v1",
 		"wp_drm_lease_device_v1",
 		"wp_security_context_manager_v1",
 		"zwlr_export_dmabuf_manager_v1",
@@ -102,6 +102,7 @@ static bool kind_crosses(const struct protocol_fd *fd)
 	case PROTOCOL_FD_STREAM:
 	case PROTOCOL_FD_PLANE:
 	case PROTOCOL_FD_SYNC_FILE:
+	case PROTOCOL_FD_SYNCOBJ:
 		return true;
 	default:
 		return false;
