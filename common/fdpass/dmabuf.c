@@ -131,6 +131,12 @@ bool dmabuf_must_wait(struct memory *memory)
 	return poll(&written, 1, 0) == 0 && sync_wait_for(memory->ref.refs, memory->fd);
 }
 
+bool dmabuf_is_in_use(struct memory *memory)
+{
+	struct pollfd used = {.fd = memory->fd, .events = POLLOUT};
+	return poll(&used, 1, 0) == 0 && sync_wait_to_write(memory->ref.refs, memory->fd);
+}
+
 bool dmabuf_possible(const struct fdrefs *refs)
 {
 	return refs->dmabufs;

@@ -524,6 +524,11 @@ bool memory_must_wait(struct memory *memory)
 	return memory->is_dmabuf && memory->fd >= 0 && dmabuf_must_wait(memory);
 }
 
+bool memory_is_in_use(struct memory *memory)
+{
+	return memory->is_dmabuf && memory->shared && memory->fd >= 0 && dmabuf_is_in_use(memory);
+}
+
 /* What of the memory is there to be pushed, in bytes from its start. */
 static struct mapping *pushed_from(
 	const struct memory *memory, const struct region_range *range, uint64_t *size)

@@ -54,6 +54,9 @@ bool memory_check(struct memory *memory);
 // yet. fdrefs_retry is called when to ask again. Never for long: a fence signals within finite time,
 // which its driver sees to.
 bool memory_must_wait(struct memory *memory);
+// Whether devices here still use memory that both sides have the same pages of: the other side is not to
+// be told yet that it may write there. The rest as above.
+bool memory_is_in_use(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
 // is left out. range is the one that the memory had when what is pushed was made of it; may be NULL. Of

@@ -31,6 +31,7 @@ void dmabuf_begin_reading(struct memory *memory, bool anew);
 void dmabuf_begin_writing(struct memory *memory);
 void dmabuf_settle(struct fdref *ref);
 bool dmabuf_must_wait(struct memory *memory);
+bool dmabuf_is_in_use(struct memory *memory);
 // The opener has closed it and nobody here uses it: confirms that when the local peer has let it go.
 void dmabuf_let_go(struct memory *memory);
 

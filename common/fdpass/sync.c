@@ -94,7 +94,7 @@ void sync_forget(struct fdrefs *refs, int fd)
 	}
 }
 
-bool sync_wait_for(struct fdrefs *refs, int fd)
+static bool wait_for(struct fdrefs *refs, int fd, short what)
 {
 	if (find_wait(refs, fd) != NULL) {
 		return true;
@@ -107,7 +107,7 @@ bool sync_wait_for(struct fdrefs *refs, int fd)
 	wait->asked = fd;
 	wait->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (wait->fd >= 0) {
-		wait->event = event_new(refs->base, wait->fd, EV_READ, handle_signalled, wait);
+		wait->event = event_new(refs->base, wait->fd, what, handle_signalled, wait);
 	}
 	if (wait->event == NULL || event_add(wait->event, NULL) < 0) {
 		destroy_wait(wait);
@@ -116,6 +116,16 @@ bool sync_wait_for(struct fdrefs *refs, int fd)
 	wait->next = refs->waits;
 	refs->waits = wait;
 	return true;
+}
+
+bool sync_wait_for(struct fdrefs *refs, int fd)
+{
+	return wait_for(refs, fd, EV_READ);
+}
+
+bool sync_wait_to_write(struct fdrefs *refs, int fd)
+{
+	return wait_for(refs, fd, EV_WRITE);
 }
 
 /* ---- export ---- */

@@ -20,6 +20,8 @@ const char *sync_import(struct fdrefs *refs, const struct channel_frame *frame, 
 
 // Has fdrefs_retry called once fd, which is borrowed, is readable. Asking twice is asking once.
 bool sync_wait_for(struct fdrefs *refs, int fd);
+// The same once it is writable. One fd is waited for in one of these ways at a time.
+bool sync_wait_to_write(struct fdrefs *refs, int fd);
 // What was asked for fd is of no interest any more.
 void sync_forget(struct fdrefs *refs, int fd);
 // For fdrefs_finish: nothing is waited for any more.

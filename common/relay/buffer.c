@@ -183,6 +183,16 @@ bool buffer_must_wait(const struct buffer *buffer)
 	return false;
 }
 
+bool buffer_is_in_use(const struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		if (memory_is_in_use(buffer->planes[i].pool->memory)) {
+			return true;
+		}
+	}
+	return false;
+}
+
 bool buffer_is_whole(const struct buffer *buffer)
 {
 	for (size_t i = 0; i < buffer->n_planes; i++) {

@@ -87,6 +87,9 @@ bool buffer_has_rows(const struct buffer *buffer);
 bool buffer_is_dmabuf(const struct buffer *buffer);
 // Whether devices still write to it: it is not to be read before wayland_retry.
 bool buffer_must_wait(const struct buffer *buffer);
+// Whether devices here still use memory of it that is the other side's, too: it is not to be released
+// before wayland_retry.
+bool buffer_is_in_use(const struct buffer *buffer);
 // Sends all of it, or the rectangles of region.
 bool buffer_push_all(struct buffer *buffer);
 bool buffer_push_region(struct buffer *buffer, pixman_region32_t *region);

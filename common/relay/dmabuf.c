@@ -262,3 +262,10 @@ enum wayland_verdict dmabuf_failed(struct wayland_call *call)
 	}
 	return WAYLAND_FORWARD;
 }
+
+/* wl_buffer.release() */
+enum wayland_verdict dmabuf_export_release(struct wayland_call *call)
+{
+	const struct buffer *buffer = (const struct buffer *)call->object->state;
+	return buffer != NULL && buffer_is_in_use(buffer) ? WAYLAND_WAIT : WAYLAND_FORWARD;
+}

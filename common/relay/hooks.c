@@ -37,6 +37,8 @@ static const struct wayland_hook hooks[] = {
 	{"zwp_linux_buffer_params_v1", "created", dmabuf_created, dmabuf_created},
 	{"zwp_linux_buffer_params_v1", "failed", dmabuf_failed, dmabuf_failed},
 
+	{"wl_buffer", "release", dmabuf_export_release, NULL},
+
 	{"zwp_linux_explicit_synchronization_v1", "get_synchronization", synchronization_create,
 		NULL},
 	{"zwp_linux_surface_synchronization_v1", "set_acquire_fence", synchronization_export_fence,

@@ -48,6 +48,8 @@ enum wayland_verdict dmabuf_create(struct wayland_call *call);
 enum wayland_verdict dmabuf_create_immed(struct wayland_call *call);
 enum wayland_verdict dmabuf_created(struct wayland_call *call);
 enum wayland_verdict dmabuf_failed(struct wayland_call *call);
+// What the compositor's GPU still reads is not released yet, where the guest would write to it.
+enum wayland_verdict dmabuf_export_release(struct wayland_call *call);
 
 enum wayland_verdict synchronization_create(struct wayland_call *call);
 enum wayland_verdict synchronization_export_fence(struct wayland_call *call);

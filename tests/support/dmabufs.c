@@ -115,11 +115,21 @@ void vgem_buffer_finish(struct vgem_buffer *buffer)
 	close(buffer->card);
 }
 
-void vgem_buffer_attach(struct vgem_buffer *buffer)
+static void attach_fence(struct vgem_buffer *buffer, uint32_t flags)
 {
-	struct vgem_fence_attach attach = {.handle = buffer->handle, .flags = VGEM_FENCE_WRITE};
+	struct vgem_fence_attach attach = {.handle = buffer->handle, .flags = flags};
 	assert_int_equal(drmIoctl(buffer->card, VGEM_FENCE_ATTACH, &attach), 0);
 	buffer->fence = attach.out_fence;
+}
+
+void vgem_buffer_attach(struct vgem_buffer *buffer)
+{
+	attach_fence(buffer, VGEM_FENCE_WRITE);
+}
+
+void vgem_buffer_attach_reader(struct vgem_buffer *buffer)
+{
+	attach_fence(buffer, 0);
 }
 
 void vgem_buffer_signal(struct vgem_buffer *buffer)

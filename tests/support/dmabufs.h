@@ -36,6 +36,8 @@ bool vgem_buffer_init(struct vgem_buffer *buffer);
 void vgem_buffer_finish(struct vgem_buffer *buffer);
 // From now on the buffer is being written to, until vgem_buffer_signal, or for ten seconds.
 void vgem_buffer_attach(struct vgem_buffer *buffer);
+// The same; it is being read.
+void vgem_buffer_attach_reader(struct vgem_buffer *buffer);
 void vgem_buffer_signal(struct vgem_buffer *buffer);
 
 #endif

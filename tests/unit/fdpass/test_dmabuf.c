@@ -490,6 +490,67 @@ static void what_is_written_to_is_read_when_its_fence_has_signalled(void **state
 	vgem_buffer_finish(&buffer);
 }
 
+static struct memory memory_of(struct fixture *fixture, int fd)
+{
+	return (struct memory){
+		.ref.refs = &fixture->ends.host.refs,
+		.fd = fd,
+		.is_dmabuf = true,
+		.shared = true,
+	};
+}
+
+static void pages_that_are_shared_are_in_use_while_they_are_read(void **state)
+{
+	struct fixture fixture;
+	struct vgem_buffer buffer;
+	(void)state;
+	if (!vgem_buffer_init(&buffer)) {
+		print_message("no vgem\n");
+		skip();
+	}
+	fixture_init(&fixture);
+	retries = 0;
+	fixture.ends.host.refs.retried = count_retry;
+	struct memory memory = memory_of(&fixture, buffer.fd);
+	assert_false(memory_is_in_use(&memory));
+	vgem_buffer_attach_reader(&buffer);
+	assert_false(memory_must_wait(&memory)); // it can be read, too
+	assert_true(memory_is_in_use(&memory));
+	assert_true(memory_is_in_use(&memory));
+	ends_run(&fixture.ends);
+	assert_int_equal(retries, 0);
+	vgem_buffer_signal(&buffer);
+	while (retries == 0) {
+		event_base_loop(fixture.ends.base, EVLOOP_ONCE);
+	}
+	assert_int_equal(retries, 1);
+	assert_false(memory_is_in_use(&memory));
+	fixture_finish(&fixture);
+	vgem_buffer_finish(&buffer);
+}
+
+// A pipe without room, which is not writable either.
+static void a_copy_is_never_in_use(void **state)
+{
+	struct fixture fixture;
+	int fds[2];
+	char byte = 0;
+	(void)state;
+	fixture_init(&fixture);
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	struct memory memory = memory_of(&fixture, fds[1]);
+	assert_false(memory_is_in_use(&memory));
+	while (write(fds[1], &byte, 1) == 1) {
+	}
+	assert_true(memory_is_in_use(&memory));
+	memory.shared = false;
+	assert_false(memory_is_in_use(&memory));
+	fixture_finish(&fixture);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 // A capture: what the host's side has painted comes back.
 static void rows_come_back_to_one_that_can_be_written_to(void **state)
 {
@@ -532,6 +593,8 @@ int main(void)
 		fd_count_test(a_copy_stays_until_it_is_let_go),
 		fd_count_test(one_that_is_held_for_long_is_counted_and_stays_charged),
 		fd_count_test(what_is_written_to_is_read_when_its_fence_has_signalled),
+		fd_count_test(pages_that_are_shared_are_in_use_while_they_are_read),
+		fd_count_test(a_copy_is_never_in_use),
 		fd_count_test(rows_come_back_to_one_that_can_be_written_to),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,6 +70,34 @@ static void what_is_waited_for_is_asked_for_again_once(void **state)
 	ends_finish(&ends);
 }
 
+static void room_to_write_is_waited_for_as_well(void **state)
+{
+	(void)state;
+	struct ends ends;
+	int fds[2];
+	char byte = 0;
+	ends_init(&ends);
+	struct asker *asker = new_asker(&ends.guest);
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	size_t written = 0;
+	while (write(fds[1], &byte, 1) == 1) {
+		written++;
+	}
+	assert_true(sync_wait_to_write(&ends.guest.refs, fds[1]));
+	assert_true(sync_wait_to_write(&ends.guest.refs, fds[1]));
+	event_base_loop(ends.base, EVLOOP_NONBLOCK);
+	assert_int_equal(asker->asked, 0);
+	while (written > 0 && read(fds[0], &byte, 1) == 1) {
+		written--;
+	}
+	event_base_loop(ends.base, EVLOOP_NONBLOCK);
+	assert_int_equal(asker->asked, 1);
+	assert_null(ends.guest.refs.waits);
+	close(fds[0]);
+	close(fds[1]);
+	ends_finish(&ends);
+}
+
 static void who_has_gone_is_not_waited_for(void **state)
 {
 	(void)state;
@@ -179,6 +207,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(what_is_waited_for_is_asked_for_again_once),
+		fd_count_test(room_to_write_is_waited_for_as_well),
 		fd_count_test(who_has_gone_is_not_waited_for),
 		fd_count_test(what_is_forgotten_is_not_waited_for),
 		fd_count_test(what_is_not_a_sync_file_is_refused),
