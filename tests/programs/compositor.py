@@ -29,6 +29,10 @@ MAKES = {
     ("wl_surface", 3): ("wl_callback", 0),
     ("zwp_linux_dmabuf_v1", 1): ("zwp_linux_buffer_params_v1", 0),
     ("zwp_linux_buffer_params_v1", 3): ("wl_buffer", 0),
+    ("zwp_linux_explicit_synchronization_v1", 1): ("zwp_linux_surface_synchronization_v1", 0),
+    ("zwp_linux_surface_synchronization_v1", 2): ("zwp_linux_buffer_release_v1", 0),
+    ("wp_linux_drm_syncobj_manager_v1", 1): ("wp_linux_drm_syncobj_surface_v1", 0),
+    ("wp_linux_drm_syncobj_manager_v1", 2): ("wp_linux_drm_syncobj_timeline_v1", 0),
 }
 XRGB8888 = 0x34325258  # of DRM
 
