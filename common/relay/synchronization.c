@@ -10,7 +10,7 @@
 #include "fdpass/kind.h"
 #include "fdpass/sync.h"
 #include "relay/buffer.h"
-#include "relay/wayland.h"
+#include "relay/hooks.h"
 #include "wire/socket.h"
 
 #define VERSION_MAX 2 // of which all is known

@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "relay/hooks.h"
+#include "relay/wayland.h"
 
 struct buffer;
 struct object_state;

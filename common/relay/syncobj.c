@@ -5,7 +5,7 @@
 #include "base/fdlist.h"
 #include "fdpass/dmabuf.h"
 #include "fdpass/timeline.h"
-#include "relay/wayland.h"
+#include "relay/hooks.h"
 #include "wire/socket.h"
 
 #define VERSION_MAX 1 // of which all is known

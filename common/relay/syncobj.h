@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "relay/hooks.h"
+#include "relay/wayland.h"
 
 struct object_state;
 struct wayland;
