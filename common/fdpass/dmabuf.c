@@ -1,9 +1,7 @@
 #include "fdpass/dmabuf.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/dma-buf.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -13,29 +11,17 @@
 
 #include "base/log.h"
 #include "base/mapping.h"
+#include "fdpass/departure.h"
 #include "fdpass/kind.h"
 #include "fdpass/memory_impl.h"
 #include "fdpass/resolver.h"
 #include "fdpass/sync.h"
 
-/*
- * The local peer of an importer says that it needs a dma-buf no more, and lets go of it when it has read
- * that, and when its GPU is done. Nobody tells of the latter but the kernel's count of references, which
- * is looked at again and again: soon at first, then less often.
- */
-#define FIRST_LOOK_MS 1
-#define LAST_SOON_MS  256
-#define LONG_MS       10000 // in all; then the local peer is said to hold it
-#define LAST_LOOK_MS  4096  // after that
-
 struct dmabuf {
 	struct memory memory;
 	bool reading, writing; // between the beginning and the end of DMA_BUF_IOCTL_SYNC
 	bool leaving;          // nobody here uses it: it waits for the local peer to let it go
-	int info;              // where its count of references is read; -1: none
-	struct event *look;
-	unsigned int next_ms, waited_ms;
-	bool told; // that it is held for long
+	struct departure departure;
 };
 
 static const struct fdref_interface exported;
@@ -45,12 +31,7 @@ static void destroy_dmabuf(struct fdref *ref)
 {
 	struct dmabuf *dmabuf = (struct dmabuf *)ref;
 	dmabuf_settle(ref);
-	if (dmabuf->look != NULL) {
-		event_free(dmabuf->look);
-	}
-	if (dmabuf->info >= 0) {
-		close(dmabuf->info);
-	}
+	departure_finish(&dmabuf->departure);
 	memory_finish(&dmabuf->memory);
 	free(dmabuf);
 }
@@ -64,7 +45,7 @@ static struct dmabuf *create_dmabuf(struct fdrefs *refs, int fd)
 	dmabuf->memory.ref.refs = refs;
 	dmabuf->memory.fd = fd;
 	dmabuf->memory.is_dmabuf = true;
-	dmabuf->info = -1;
+	departure_init(&dmabuf->departure);
 	return dmabuf;
 }
 
@@ -286,58 +267,6 @@ const char *dmabuf_import(
 
 /* ---- its end ---- */
 
-/* Of our fd, and of whoever was given one. Where nobody tells, it takes a while. */
-static bool is_held(const struct dmabuf *dmabuf)
-{
-	uint64_t count;
-	if (dmabuf->info < 0) {
-		return dmabuf->memory.fd >= 0 && dmabuf->waited_ms < LONG_MS;
-	}
-	return fd_info_number(dmabuf->info, "count", 10, &count) && count > 1;
-}
-
-static void look_later(struct dmabuf *dmabuf)
-{
-	const struct timeval after = {
-		.tv_sec = dmabuf->next_ms / 1000,
-		.tv_usec = dmabuf->next_ms % 1000 * 1000,
-	};
-	if (dmabuf->look == NULL || event_add(dmabuf->look, &after) < 0) {
-		fdrefs_confirm_closed(&dmabuf->memory.ref);
-	}
-}
-
-/* A peer that keeps it for long keeps it charged, or a guest could have it keep any number. */
-static void look(struct dmabuf *dmabuf)
-{
-	struct fdrefs *refs = dmabuf->memory.ref.refs;
-	if (!is_held(dmabuf)) {
-		fdrefs_confirm_closed(&dmabuf->memory.ref);
-		channel_flush(refs->channel);
-		return;
-	}
-	if (dmabuf->waited_ms >= LONG_MS && !dmabuf->told) {
-		dmabuf->told = true;
-		refs->counts.dmabufs_held++;
-		log_limited(LOG_WARN,
-			"a dma-buf of %" PRIu64 " bytes is still in use after its end",
-			dmabuf->memory.size);
-	}
-	look_later(dmabuf);
-}
-
-static void handle_look(evutil_socket_t fd, short what, void *data)
-{
-	(void)fd;
-	(void)what;
-	struct dmabuf *dmabuf = data;
-	dmabuf->waited_ms += dmabuf->next_ms;
-	if (dmabuf->next_ms < (dmabuf->told ? LAST_LOOK_MS : LAST_SOON_MS)) {
-		dmabuf->next_ms *= 2;
-	}
-	look(dmabuf);
-}
-
 void dmabuf_let_go(struct memory *memory)
 {
 	struct dmabuf *dmabuf = (struct dmabuf *)memory;
@@ -345,12 +274,7 @@ void dmabuf_let_go(struct memory *memory)
 	dmabuf_settle(&memory->ref);
 	mapping_unref(memory->mapping); // which may be a reference, too
 	memory->mapping = NULL;
-	if (memory->fd >= 0) {
-		dmabuf->info = fd_info_open(memory->fd);
-		dmabuf->look = evtimer_new(memory->ref.refs->base, handle_look, dmabuf);
-	}
-	dmabuf->next_ms = FIRST_LOOK_MS;
-	look(dmabuf);
+	departure_begin(&dmabuf->departure, memory);
 }
 
 static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)

@@ -1,0 +1,29 @@
+#ifndef FDPASS_DEPARTURE_H
+#define FDPASS_DEPARTURE_H
+
+#include <stdbool.h>
+
+struct event;
+struct memory;
+
+/**
+ * The end of an importer's memory that is a dma-buf. The local peer says that it needs it no more, and
+ * lets go of it when it has read that, and when its GPU is done. Nobody tells of the latter but the
+ * kernel's count of references, which is looked at again and again: soon at first, then less often.
+ */
+struct departure {
+	struct memory *memory; // NULL: it has not begun
+	int info;              // where the count of references is read; -1: none
+	struct event *look;
+	unsigned int next_ms, waited_ms;
+	bool told; // that it is held for long
+};
+
+void departure_init(struct departure *departure);
+void departure_finish(struct departure *departure);
+// The opener has closed memory, nobody here uses it, and its fd, if it has one, is our only reference:
+// confirms that it is closed, perhaps at once, when nobody else has one. Then the memory is gone, and
+// departure, which is a part of it.
+void departure_begin(struct departure *departure, struct memory *memory);
+
+#endif
