@@ -53,7 +53,8 @@ static uint64_t number_of(int fd)
 }
 
 /* False: it is such a GPU. */
-static bool look_at(const drmDevice *found, struct dmabuf_device *device, enum driver *best)
+static bool look_at(
+	const drmDevice *found, struct dmabuf_device *device, enum driver *best, int *virtgpu)
 {
 	bool has_node = (found->available_nodes & (1 << DRM_NODE_RENDER)) != 0;
 	int fd = has_node ? open(found->nodes[DRM_NODE_RENDER], O_RDWR | O_CLOEXEC) : -1;
@@ -67,20 +68,25 @@ static bool look_at(const drmDevice *found, struct dmabuf_device *device, enum d
 		device->number = number_of(fd);
 		device->implicit_linear = driver != DRIVER_OTHER;
 	}
-	close(fd);
+	if (driver == DRIVER_VIRTIO_GPU && readable && *virtgpu < 0) {
+		*virtgpu = fd;
+	} else {
+		close(fd);
+	}
 	return readable;
 }
 
-bool render_node_find(struct dmabuf_device *device)
+bool render_node_find(struct dmabuf_device *device, int *virtgpu)
 {
 	drmDevice *devices[MAX_DEVICES];
 	enum driver best = DRIVER_NONE;
 	bool readable = true;
 	// What clients make without any device is udmabuf's or a dma-heap's: rows.
 	*device = (struct dmabuf_device){.implicit_linear = true};
+	*virtgpu = -1;
 	int n = drmGetDevices2(0, devices, MAX_DEVICES);
 	for (int i = 0; i < n; i++) {
-		readable = look_at(devices[i], device, &best) && readable;
+		readable = look_at(devices[i], device, &best, virtgpu) && readable;
 	}
 	if (n > 0) {
 		drmFreeDevices(devices, n);

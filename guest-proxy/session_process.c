@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "channel/input.h"
 #include "fdpass/timeline.h"
+#include "fdpass/virtgpu.h"
 #include "guest-proxy/connection.h"
 #include "guest-proxy/options.h"
 #include "guest-proxy/refusal.h"
@@ -34,7 +35,8 @@ static const struct budget_limits limits = {
 struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
-	int node; // for timelines; -1: there is none, or it was not looked for
+	int node;                // for timelines; -1: there is none, or it was not looked for
+	struct virtgpu *virtgpu; // NULL: none whose buffers can be named
 };
 
 // Whether the host may share a region. A recording could not have what is written there.
@@ -54,6 +56,14 @@ static void open_node(struct preparation *preparation, struct session_options *s
 	session->node = preparation->node;
 }
 
+// Whether the host may find the GPU's buffers by their names. A recording could not have their bytes.
+static bool names_buffers(
+	const struct preparation *preparation, const struct session_options *session)
+{
+	return preparation->virtgpu != NULL && session->service == NULL &&
+		preparation->options->program.record == NULL;
+}
+
 static bool prepare(
 	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
 {
@@ -63,8 +73,10 @@ static bool prepare(
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	bool region = takes_region(options, session);
+	bool handle = names_buffers(preparation, session);
 	open_node(preparation, session);
 	uint32_t features = (region ? CHANNEL_FEATURE_REGION : 0) |
+		(handle ? CHANNEL_FEATURE_HANDLE : 0) |
 		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0);
 	session->channel_fd = connection_open(
 		options, service, session->contents, session->link, features, &text);
@@ -80,14 +92,29 @@ static bool prepare(
 	session->channel_input = region ? channel_input_create_with_fd(session->channel_fd) : NULL;
 	session->local_fd = client_fd;
 	session->device = preparation->device;
+	session->virtgpu = preparation->virtgpu;
 	return true;
+}
+
+// What dma-bufs need, while files can be opened.
+static void find_devices(struct preparation *preparation)
+{
+	struct program_options *options = &preparation->options->program;
+	int virtgpu = -1;
+	if (!options->no_dmabuf) {
+		options->no_dmabuf = !render_node_find(&preparation->device, &virtgpu);
+	}
+	if (virtgpu >= 0 && options->no_dmabuf) {
+		close(virtgpu);
+	} else if (virtgpu >= 0) {
+		preparation->virtgpu = virtgpu_create(virtgpu);
+	}
 }
 
 int guest_session_run(struct guest_options *options)
 {
 	struct preparation preparation = {.options = options, .node = -1};
-	bool readable = options->program.no_dmabuf || render_node_find(&preparation.device);
-	options->program.no_dmabuf = options->program.no_dmabuf || !readable;
+	find_devices(&preparation);
 	const struct worker_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
@@ -101,5 +128,6 @@ int guest_session_run(struct guest_options *options)
 	if (preparation.node >= 0) {
 		close(preparation.node);
 	}
+	virtgpu_destroy(preparation.virtgpu);
 	return status;
 }

@@ -298,12 +298,14 @@ static void open_resolver(struct preparation *preparation, struct session_option
 	session->resolver = preparation->resolver;
 }
 
-// The service that knows the buffers of the VM's GPU. It may not run yet, or not any more.
+// The service that knows the buffers of the VM's GPU. It may not run yet, or not any more. A recording could
+// not have their bytes.
 static void connect_resolver(struct preparation *preparation, struct session_options *session)
 {
 	const struct host_options *options = preparation->options;
 	bool offered = (preparation->hello.features & CHANNEL_FEATURE_HANDLE) != 0;
-	if (!session->dmabufs || !offered || options->resolver_text == NULL) {
+	if (!session->dmabufs || !offered || options->resolver_text == NULL ||
+		options->program.record != NULL) {
 		return;
 	}
 	int fd = transport_connect_now(&options->resolver);

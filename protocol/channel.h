@@ -214,18 +214,26 @@ struct channel_open_memory {
 };
 static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");
 
-// How the bytes of a dma-buf get into its copy.
+// How the bytes of a dma-buf get to the other side.
 enum channel_plane {
-	CHANNEL_PLANE_COPY = 0, // by MEM_WRITE and MEM_COPY
+	CHANNEL_PLANE_COPY = 0,   // by MEM_WRITE and MEM_COPY
+	CHANNEL_PLANE_HANDLE = 1, // they are the same pages, as the VM's GPU knows them
 };
 
-// OPEN of DMABUF.
+// OPEN of DMABUF. What its plane needs follows.
 struct channel_open_dmabuf {
 	uint32_t size[2];
 	uint32_t access; // enum channel_access of the original: READ or BOTH
 	uint32_t plane;  // enum channel_plane
 };
 static_assert(sizeof(struct channel_open_dmabuf) == 16, "on-wire size");
+
+// After channel_open_dmabuf, with CHANNEL_PLANE_HANDLE.
+struct channel_open_handle {
+	uint32_t resource; // virtio-gpu's id of it
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_open_handle) == 8, "on-wire size");
 
 // OPEN of PIPE: the access of the end that the opener holds. WRITE: the receiver's side sends data.
 struct channel_open_pipe {

@@ -31,14 +31,43 @@ void departure_finish(struct departure *departure)
 	departure_init(departure);
 }
 
-/* Of our fd, and of whoever was given one. Where nobody tells, it takes a while. */
+void departure_count_others(struct departure *departure, int fd)
+{
+	uint64_t count;
+	int info = fd_info_open(fd);
+	if (info < 0) {
+		return;
+	}
+	if (fd_info_number(info, "count", 10, &count) && count > 1) {
+		departure->others = count - 1;
+	}
+	close(info);
+}
+
+/* The opener has opened the same dma-buf again: until that one is closed, it stays as it is. */
+static bool is_followed(const struct fdref *ref)
+{
+	const struct fdref_table *theirs = &ref->refs->theirs;
+	for (size_t i = 0; ref->identity.number != 0 && i < theirs->size; i++) {
+		const struct fdref *other = theirs->refs[i];
+		if (other != NULL && other != ref && (!other->closing || other->id > ref->id) &&
+			fd_identity_equal(&other->identity, &ref->identity)) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* By our fd, by those who had one before us, and by who was given one. Where nobody tells, it takes a while. */
 static bool is_held(const struct departure *departure)
 {
 	uint64_t count;
 	if (departure->info < 0) {
 		return departure->memory->fd >= 0 && departure->waited_ms < LONG_MS;
 	}
-	return fd_info_number(departure->info, "count", 10, &count) && count > 1;
+	return !is_followed(&departure->memory->ref) &&
+		fd_info_number(departure->info, "count", 10, &count) &&
+		count > 1 + departure->others;
 }
 
 static void look_later(struct departure *departure)

@@ -16,11 +16,14 @@
 #include "fdpass/memory_impl.h"
 #include "fdpass/resolver.h"
 #include "fdpass/sync.h"
+#include "fdpass/virtgpu.h"
 
 struct dmabuf {
 	struct memory memory;
 	bool reading, writing; // between the beginning and the end of DMA_BUF_IOCTL_SYNC
-	bool leaving;          // nobody here uses it: it waits for the local peer to let it go
+	struct virtgpu_buffer
+		*named; // at an opener that shares it: until CLOSED, so that its pages stay
+	bool leaving;   // nobody here uses it: it waits for the local peer to let it go
 	struct departure departure;
 };
 
@@ -32,6 +35,7 @@ static void destroy_dmabuf(struct fdref *ref)
 	struct dmabuf *dmabuf = (struct dmabuf *)ref;
 	dmabuf_settle(ref);
 	departure_finish(&dmabuf->departure);
+	virtgpu_buffer_release(dmabuf->named);
 	memory_finish(&dmabuf->memory);
 	free(dmabuf);
 }
@@ -139,29 +143,52 @@ static uint64_t size_of(int fd)
 	return size < 0 ? 0 : (uint64_t)size;
 }
 
+/* Either the host can find it, or its bytes are read here. */
+static bool get_bytes(struct fdrefs *refs, struct dmabuf *dmabuf, uint64_t size, bool writable)
+{
+	struct memory *memory = &dmabuf->memory;
+	if (refs->virtgpu != NULL) {
+		dmabuf->named = virtgpu_get(refs->virtgpu, memory->fd);
+	}
+	memory->shared = dmabuf->named != NULL;
+	memory->size = memory->wanted = size;
+	return memory->shared || memory_map(memory, size, writable);
+}
+
+static bool push_open(struct fdrefs *refs, struct dmabuf *dmabuf, int access)
+{
+	struct {
+		struct channel_open_dmabuf dmabuf;
+		struct channel_open_handle handle;
+	} open = {.dmabuf = {.access = (uint32_t)access, .plane = CHANNEL_PLANE_COPY}};
+	size_t len = sizeof(open.dmabuf);
+	channel_put64(open.dmabuf.size, dmabuf->memory.size);
+	if (dmabuf->memory.shared) {
+		open.dmabuf.plane = CHANNEL_PLANE_HANDLE;
+		open.handle.resource = virtgpu_buffer_resource(dmabuf->named);
+		len = sizeof(open);
+	}
+	return fdrefs_open(refs, &dmabuf->memory.ref, &exported, CHANNEL_KIND_DMABUF, &open, len);
+}
+
 static const char *open_dmabuf(struct fdrefs *refs, struct dmabuf *dmabuf)
 {
 	struct memory *memory = &dmabuf->memory;
 	int access = fcntl(memory->fd, F_GETFL) & O_ACCMODE;
 	uint64_t size = size_of(memory->fd);
 	if (size == 0 || access == O_WRONLY || access == O_ACCMODE ||
-		!memory_map(memory, size, access == O_RDWR)) {
+		!get_bytes(refs, dmabuf, size, access == O_RDWR)) {
 		return "a dma-buf that cannot be mapped";
 	}
-	memory->wanted = size;
 	memory->users = 1;
-	struct channel_open_dmabuf open = {
-		.access = (uint32_t)access,
-		.plane = CHANNEL_PLANE_COPY,
-	};
-	channel_put64(open.size, size);
-	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_DMABUF, &open, sizeof(open))) {
+	if (!push_open(refs, dmabuf, access)) {
 		return "too many fds are open in this session";
 	}
 	struct fd_identity identity;
 	fd_identity_of(memory->fd, &identity);
 	fdref_identify(&memory->ref, &identity);
 	refs->counts.dmabufs++;
+	refs->counts.dmabufs_shared += memory->shared;
 	return NULL;
 }
 
@@ -172,6 +199,12 @@ static struct memory *find_exported(const struct fdrefs *refs, int fd)
 	fd_identity_of(fd, &identity);
 	struct fdref *ref = identity.number != 0 ? fdrefs_find(refs, &identity) : NULL;
 	return ref != NULL && ref->interface == &exported ? (struct memory *)ref : NULL;
+}
+
+bool dmabuf_must_wait_to_open(struct fdrefs *refs, int fd)
+{
+	return refs->virtgpu != NULL && fd_kind_of(fd) == FD_KIND_DMABUF &&
+		find_exported(refs, fd) == NULL && virtgpu_must_wait(refs->virtgpu, refs, fd);
 }
 
 struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong)
@@ -203,7 +236,6 @@ struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong)
 
 /* ---- the importer ---- */
 
-/* Without a buffer the memory is there all the same: who names it is told so by get_fd. */
 static void make_buffer(struct fdrefs *refs, struct memory *memory)
 {
 	struct resolver_buffer buffer;
@@ -214,38 +246,72 @@ static void make_buffer(struct fdrefs *refs, struct memory *memory)
 	}
 }
 
+/* The local peer may have it already, by another fdref: that one knows how many others have it. */
+static void identify(struct fdrefs *refs, struct dmabuf *dmabuf)
+{
+	struct fdref *ref = &dmabuf->memory.ref;
+	fd_identity_of(dmabuf->memory.fd, &ref->identity);
+	const struct fdref *same = fdrefs_find(refs, &ref->identity);
+	if (same != NULL && same->interface == &imported) {
+		dmabuf->departure.others = ((const struct dmabuf *)same)->departure.others;
+	} else {
+		departure_count_others(&dmabuf->departure, dmabuf->memory.fd);
+	}
+}
+
+static void find_buffer(struct fdrefs *refs, struct dmabuf *dmabuf, uint32_t resource)
+{
+	struct resolver_buffer buffer;
+	struct resolver *handles = refs->handles;
+	struct memory *memory = &dmabuf->memory;
+	memory->shared = true;
+	if (handles->interface->find(handles, resource, memory->size, &buffer) < 0) {
+		return;
+	}
+	memory->fd = buffer.fd;
+	refs->counts.dmabufs_shared++;
+	identify(refs, dmabuf);
+}
+
 /* -EBADF also if it could not be made. */
 static int get_fd(struct fdref *ref)
 {
 	return ((struct dmabuf *)ref)->leaving ? -EBADF : memory_get_fd(ref);
 }
 
-static const char *check_open(
-	const struct channel_frame *frame, struct channel_open_dmabuf *open, uint64_t *size)
+static const char *check_open(const struct fdrefs *refs, const struct channel_frame *frame,
+	struct channel_open_dmabuf *open, struct channel_open_handle *handle)
 {
-	if (frame->header.length != sizeof(*open)) {
+	const size_t len = frame->header.length;
+	if (len != sizeof(*open) && len != sizeof(*open) + sizeof(*handle)) {
 		return "OPEN of a dma-buf with a wrong length";
 	}
 	memcpy(open, frame->payload, sizeof(*open));
-	*size = channel_get64(open->size);
+	memcpy(handle, frame->payload + sizeof(*open), len - sizeof(*open));
+	uint64_t size = channel_get64(open->size);
 	if (open->access != CHANNEL_ACCESS_READ && open->access != CHANNEL_ACCESS_BOTH) {
 		return "OPEN of a dma-buf with a wrong access mode";
 	}
-	if (*size == 0 || *size > INT64_MAX) {
+	if (size == 0 || size > INT64_MAX) {
 		return "OPEN of a dma-buf with a wrong size";
 	}
-	return open->plane == CHANNEL_PLANE_COPY ? NULL : "OPEN of a dma-buf by an unknown plane";
+	bool by_handle = open->plane == CHANNEL_PLANE_HANDLE && refs->handles != NULL;
+	if (!by_handle && open->plane != CHANNEL_PLANE_COPY) {
+		return "OPEN of a dma-buf by an unknown plane";
+	}
+	return by_handle == (len > sizeof(*open)) ? NULL : "OPEN of a dma-buf with a wrong length";
 }
 
 const char *dmabuf_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
 	struct channel_open_dmabuf open;
-	uint64_t size;
-	const char *wrong = check_open(frame, &open, &size);
+	struct channel_open_handle handle;
+	const char *wrong = check_open(refs, frame, &open, &handle);
 	if (wrong != NULL) {
 		return wrong;
 	}
+	const uint64_t size = channel_get64(open.size);
 	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct charge *charge = charge_create(refs->budget, (size + page - 1) / page * page);
 	if (charge == NULL) {
@@ -259,7 +325,12 @@ const char *dmabuf_import(
 	dmabuf->memory.ref.interface = &imported;
 	dmabuf->memory.ref.memory = charge;
 	dmabuf->memory.size = dmabuf->memory.wanted = size;
-	make_buffer(refs, &dmabuf->memory);
+	// Without a buffer the memory is there all the same: who names it is told so by get_fd.
+	if (open.plane == CHANNEL_PLANE_HANDLE) {
+		find_buffer(refs, dmabuf, handle.resource);
+	} else {
+		make_buffer(refs, &dmabuf->memory);
+	}
 	refs->counts.dmabufs++;
 	*ref = &dmabuf->memory.ref;
 	return NULL;

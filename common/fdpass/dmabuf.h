@@ -7,6 +7,10 @@
  * Memory of devices: a client's dma-buf, and one on the other side that rows are copied into. It is a
  * struct memory, of a size that never changes: all of memory.h does for it what it does for a pool.
  *
+ * A buffer of the guest's virtio-gpu needs no copy where the host can find its pages: the guest
+ * names it, and the host has a dma-buf of them (fdrefs.virtgpu, fdrefs.handles). Until CLOSED the guest keeps
+ * the buffer, since its pages would be used for something else.
+ *
  * Devices write to it, and caches lie between them and us. So before it is read for a message, what they
  * still write is waited for (memory_must_wait), and memory_check tells the kernel that it is read; that
  * rows come is told when they do. The next messages that come are the end of either (fdrefs_settle).
@@ -17,12 +21,16 @@
 // the guest it is known once the host has answered, which is before its first message.
 bool dmabuf_possible(const struct fdrefs *refs);
 
+// Whether fd, a dma-buf that is borrowed, cannot be opened yet, as the device that names it has not seen
+// it; fdrefs_retry is called when to ask again.
+bool dmabuf_must_wait_to_open(struct fdrefs *refs, int fd);
+
 // Opens an fdref for fd, a dma-buf, which is taken also on failure. All fds of one dma-buf are one
 // memory, and one fdref: several planes, or several buffers, may lie in it. Each call gives the caller
 // one use. NULL with *wrong set on failure: it is no dma-buf, or cannot be mapped, or there are too many.
 struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong);
-// For fdrefs_frame: OPEN of a dma-buf, which fdrefs.resolver makes. What it cannot make is a memory all
-// the same, with fd -1: rows for it are forgotten, and it is up to who names it what is told to whom.
+// For fdrefs_frame: OPEN of a dma-buf, which fdrefs.resolver makes, or fdrefs.handles finds. What cannot be
+// had is a memory all the same, with fd -1: rows for it are forgotten, and it is up to who names it what is told to whom.
 const char *dmabuf_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 

@@ -19,6 +19,7 @@ struct fdref;
 struct fdrefs;
 struct resolver;
 struct sync_wait;
+struct virtgpu;
 
 /**
  * An fdref is an fd's stand-in on the channel: the thing behind the fd and what keeps its two copies
@@ -106,6 +107,7 @@ struct fdref_rules {
 struct fdref_counts {
 	uint64_t pools, files, pipes, files_cached;
 	uint64_t sockets, events, devices, shared, syncs, dmabufs, timelines;
+	uint64_t dmabufs_shared;   // of dmabufs: both sides have the same pages
 	uint64_t dmabufs_held;     // that the local peer had not let go in time
 	uint64_t files_on_demand;  // of files
 	uint64_t homecomings;      // that were the other side's own
@@ -154,8 +156,9 @@ struct fdrefs {
 	struct resolver *resolver;
 	// Finds those of the guest's GPU; borrowed. NULL: they are copied.
 	struct resolver *handles;
-	bool timelines; // both sides have agreed to them, too (timeline.h)
-	int node;       // that they are made with: a DRM device's, borrowed
+	struct virtgpu *virtgpu; // in the guest: that GPU; borrowed. NULL: they are copied
+	bool timelines;          // both sides have agreed to them, too (timeline.h)
+	int node;                // that they are made with: a DRM device's, borrowed
 	struct fdref_rules rules;
 
 	struct region *region;          // ours; NULL: none is shared

@@ -218,19 +218,27 @@ enum fd_kind fd_kind_of(int fd)
 	return kind_of_statx(fd, &stx, &name);
 }
 
-/* Who has made a dma-buf: a driver's name. */
-static void describe_dmabuf(int fd, char description[FD_DESCRIPTION_MAX])
+bool fd_dmabuf_exporter(int fd, char name[FD_DESCRIPTION_MAX])
 {
 	char text[INFO_MAX];
 	int info = fd_info_open(fd);
-	const char *exporter = info >= 0 ? find_info(info, "exp_name", text) : NULL;
+	if (info < 0) {
+		return false;
+	}
+	const char *exporter = find_info(info, "exp_name", text);
 	if (exporter != NULL) {
 		exporter += strspn(exporter, " \t");
-		snprintf(description, FD_DESCRIPTION_MAX, "dma-buf of %.*s",
-			(int)strcspn(exporter, "\n"), exporter);
+		snprintf(name, FD_DESCRIPTION_MAX, "%.*s", (int)strcspn(exporter, "\n"), exporter);
 	}
-	if (info >= 0) {
-		close(info);
+	close(info);
+	return exporter != NULL;
+}
+
+static void describe_dmabuf(int fd, char description[FD_DESCRIPTION_MAX])
+{
+	char exporter[FD_DESCRIPTION_MAX];
+	if (fd_dmabuf_exporter(fd, exporter)) {
+		snprintf(description, FD_DESCRIPTION_MAX, "dma-buf of %.40s", exporter);
 	}
 }
 

@@ -51,6 +51,9 @@ const char *fd_kind_name(enum fd_kind kind);
 #define FD_DESCRIPTION_MAX 64
 const char *fd_describe(int fd, char text[FD_DESCRIPTION_MAX]);
 
+// Who has made a dma-buf: a driver's name, as its fdinfo has it. False: it is not known (Linux 5.3).
+bool fd_dmabuf_exporter(int fd, char name[FD_DESCRIPTION_MAX]);
+
 // The seals of a memfd, CHANNEL_NO_SEALS where there can be none.
 uint32_t fd_seals(int fd);
 

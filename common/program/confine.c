@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <virtgpu_drm.h>
 #include <xf86drm.h>
 
 #include "fdpass/timeline.h"
@@ -69,6 +70,16 @@ static const struct sandbox_rule wayland_rules[] = {
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, TIMELINE_IOCTL_EVENTFD)),
+	{0},
+};
+
+// In the guest: which resources of virtio-gpu dma-bufs are (fdpass/virtgpu.h).
+static const struct sandbox_rule virtgpu_rules[] = {
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_PRIME_FD_TO_HANDLE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_PRIME_HANDLE_TO_FD)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_GEM_CLOSE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_VIRTGPU_RESOURCE_CREATE)),
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_VIRTGPU_RESOURCE_INFO)),
 	{0},
 };
 
@@ -133,7 +144,8 @@ static void set_limits(struct sandbox_profile *profile, const struct confine_opt
 static struct sandbox_profile profile_of(bool any_kind, bool strict)
 {
 	return (struct sandbox_profile){
-		.rules = {sandbox_basics, session_rules, any_kind ? service_rules : wayland_rules},
+		.rules = {sandbox_basics, session_rules, any_kind ? service_rules : wayland_rules,
+			any_kind || strict ? NULL : virtgpu_rules},
 		.paths = any_kind ? service_paths : wayland_paths,
 		.opens = true,
 		.strict = strict,

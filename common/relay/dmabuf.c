@@ -109,13 +109,18 @@ enum wayland_verdict dmabuf_export_add(struct wayland_call *call)
 	if (!may_add(call)) {
 		return WAYLAND_FAIL;
 	}
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	struct fdrefs *refs = call->wayland->options.refs;
+	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
+	if (fds->count > 0 && dmabuf_must_wait_to_open(refs, *fdlist_peek(fds))) {
+		return WAYLAND_WAIT;
+	}
+	int fd = fdlist_take(fds);
 	if (fd < 0) {
 		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
 			"the fd of the message did not come with it");
 	}
 	const char *wrong;
-	struct memory *memory = dmabuf_export(call->wayland->options.refs, fd, &wrong);
+	struct memory *memory = dmabuf_export(refs, fd, &wrong);
 	if (memory == NULL) {
 		// The client hears of it when it makes the buffer.
 		log_limited(LOG_INFO, "a plane that cannot cross: %s", wrong);

@@ -301,6 +301,9 @@ static const char *handle_welcome(struct session *session, const struct channel_
 		session->options.dmabufs && (welcome.features & CHANNEL_FEATURE_DMABUF) != 0;
 	session->refs.timelines = session->refs.dmabufs && session->options.timelines &&
 		(welcome.features & CHANNEL_FEATURE_TIMELINE) != 0;
+	if (session->refs.dmabufs && (welcome.features & CHANNEL_FEATURE_HANDLE) != 0) {
+		session->refs.virtgpu = session->options.virtgpu;
+	}
 	session->clock.same = memcmp(boot_id, none, sizeof(none)) != 0 &&
 		memcmp(boot_id, welcome.boot_id, sizeof(boot_id)) == 0;
 	relay_clock_sample(&session->clock, channel_get64(welcome.hello_clock),
@@ -737,6 +740,7 @@ const struct stats *session_stats(const struct session *session)
 	stats->fds_on_demand = counts->files_on_demand;
 	stats->fds_home = counts->homecomings;
 	stats->fds_unsupported = counts->unsupported;
+	stats->dmabufs_shared = counts->dmabufs_shared;
 	stats->dmabufs_held = counts->dmabufs_held;
 	stats->memory_bytes_sent = counts->memory_sent;
 	stats->memory_bytes_received = counts->memory_received;

@@ -20,6 +20,7 @@ struct record;
 struct region;
 struct resolver;
 struct session;
+struct virtgpu;
 
 /**
  * One client's connection end to end, as seen from one side: a local UNIX socket (the client's in
@@ -54,6 +55,9 @@ struct session_options {
 	bool timelines;
 	int node;
 	struct dmabuf_device device; // of the guest; zeros on the host
+	// Of the guest: names the buffers of its GPU if WELCOME says HANDLE, which HELLO has offered; borrowed.
+	// NULL: it does not.
+	struct virtgpu *virtgpu;
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;

@@ -16,6 +16,7 @@ void stats_add(struct stats *sum, const struct stats *part)
 	sum->fds_cached += part->fds_cached;
 	sum->fds_on_demand += part->fds_on_demand;
 	sum->fds_home += part->fds_home;
+	sum->dmabufs_shared += part->dmabufs_shared;
 	sum->dmabufs_held += part->dmabufs_held;
 	sum->fds_unsupported += part->fds_unsupported;
 	sum->memory_bytes_sent += part->memory_bytes_sent;
@@ -47,8 +48,9 @@ static void print_fds(FILE *out, const struct stats *stats)
 		{stats->fds[STATS_FD_SHARED], "of shared memory"},
 		{stats->fds[STATS_FD_SYNC], "sync_files"},
 		{stats->fds[STATS_FD_DMABUF], "dma-bufs"},
-		{stats->fds[STATS_FD_TIMELINE], "timelines"},
+		{stats->dmabufs_shared, "of them not copied"},
 		{stats->dmabufs_held, "of them held after their end"},
+		{stats->fds[STATS_FD_TIMELINE], "timelines"},
 		{stats->fds_home, "gone home"},
 		{stats->fds_unsupported, "unsupported"},
 	};

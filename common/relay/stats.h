@@ -31,6 +31,7 @@ struct stats {
 	uint64_t fds_on_demand;     // files of which only what is read crosses
 	uint64_t fds_home;          // that went back to where they had come from
 	uint64_t fds_unsupported;   // left out or replaced
+	uint64_t dmabufs_shared;    // that both sides have the pages of: no copy was made
 	uint64_t dmabufs_held;      // that the local peer still had in use long after their end
 	uint64_t memory_bytes_sent; // contents of pools, dma-bufs and files
 	uint64_t memory_bytes_received;

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -33,7 +34,11 @@ static void what_is_told_is_a_render_node_that_is_there(void **state)
 {
 	(void)state;
 	struct dmabuf_device device;
-	render_node_find(&device);
+	int virtgpu;
+	render_node_find(&device, &virtgpu);
+	if (virtgpu >= 0) {
+		close(virtgpu);
+	}
 	if (is_node(0)) {
 		assert_true(is_node(device.number));
 	} else {
@@ -45,10 +50,15 @@ static void without_a_device_buffers_are_rows(void **state)
 {
 	(void)state;
 	struct dmabuf_device device;
-	bool readable = render_node_find(&device);
+	int virtgpu;
+	bool readable = render_node_find(&device, &virtgpu);
 	if (device.number != 0) {
+		if (virtgpu >= 0) {
+			close(virtgpu);
+		}
 		skip();
 	}
+	assert_int_equal(virtgpu, -1);
 	assert_true(readable);
 	assert_true(device.implicit_linear);
 }
