@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <virtgpu_drm.h>
 #include <xf86drm.h>
 #include <cmocka.h>
 
@@ -46,11 +47,11 @@ int dmabufs_new(size_t size, int *memory)
 	return fd;
 }
 
-int dmabufs_open_card(const char *driver)
+static int open_node(const char *kind, int first, const char *driver)
 {
-	for (int i = 0; i < NODES; i++) {
+	for (int i = first; i < first + NODES; i++) {
 		char path[32];
-		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
+		snprintf(path, sizeof(path), "/dev/dri/%s%d", kind, i);
 		int fd = open(path, O_RDWR | O_CLOEXEC);
 		drmVersion *version = fd < 0 ? NULL : drmGetVersion(fd);
 		bool found = version != NULL && strcmp(version->name, driver) == 0;
@@ -63,6 +64,16 @@ int dmabufs_open_card(const char *driver)
 		}
 	}
 	return -1;
+}
+
+int dmabufs_open_card(const char *driver)
+{
+	return open_node("card", 0, driver);
+}
+
+int dmabufs_open_gpu(void)
+{
+	return open_node("renderD", 128, "virtio_gpu");
 }
 
 // vgem's own ioctls, whose header distributions leave out.
@@ -136,4 +147,52 @@ void vgem_buffer_signal(struct vgem_buffer *buffer)
 {
 	struct vgem_fence_signal signal = {.fence = buffer->fence};
 	assert_int_equal(drmIoctl(buffer->card, VGEM_FENCE_SIGNAL, &signal), 0);
+}
+
+/* ---- virtio-gpu ---- */
+
+#define TARGET_2D   2
+#define FORMAT_BGRA 1
+
+void gpu_buffer_init(struct gpu_buffer *buffer, int node)
+{
+	struct drm_virtgpu_resource_create create = {
+		.target = TARGET_2D,
+		.format = FORMAT_BGRA,
+		.width = GPU_WIDTH,
+		.height = GPU_HEIGHT,
+		.depth = 1,
+		.array_size = 1,
+		.size = GPU_WIDTH * GPU_HEIGHT * 4,
+	};
+	*buffer = (struct gpu_buffer){.node = node, .fd = -1, .stride = GPU_WIDTH * 4};
+	assert_int_equal(drmIoctl(node, DRM_IOCTL_VIRTGPU_RESOURCE_CREATE, &create), 0);
+	buffer->handle = create.bo_handle;
+	buffer->resource = create.res_handle;
+	buffer->size = create.size;
+	assert_int_equal(
+		drmPrimeHandleToFD(node, buffer->handle, DRM_CLOEXEC | DRM_RDWR, &buffer->fd), 0);
+	buffer->data = mmap(NULL, buffer->size, PROT_READ | PROT_WRITE, MAP_SHARED, buffer->fd, 0);
+	assert_ptr_not_equal(buffer->data, MAP_FAILED);
+}
+
+static void close_handle(int node, uint32_t handle)
+{
+	struct drm_gem_close close = {.handle = handle};
+	assert_int_equal(drmIoctl(node, DRM_IOCTL_GEM_CLOSE, &close), 0);
+}
+
+void gpu_buffer_finish(struct gpu_buffer *buffer)
+{
+	munmap(buffer->data, buffer->size);
+	close(buffer->fd);
+	close_handle(buffer->node, buffer->handle);
+}
+
+uint32_t gpu_next_handle(int node, const struct gpu_buffer *buffer)
+{
+	uint32_t handle;
+	assert_int_equal(drmPrimeFDToHandle(node, buffer->fd, &handle), 0);
+	close_handle(node, handle);
+	return handle;
 }

@@ -40,4 +40,26 @@ void vgem_buffer_attach(struct vgem_buffer *buffer);
 void vgem_buffer_attach_reader(struct vgem_buffer *buffer);
 void vgem_buffer_signal(struct vgem_buffer *buffer);
 
+#define GPU_WIDTH  64 // pixels
+#define GPU_HEIGHT 64
+
+// A buffer of virtio-gpu, as clients make them on its render node.
+struct gpu_buffer {
+	int node;
+	uint32_t handle, resource;
+	int fd; // the dma-buf, for reading and writing
+	size_t size;
+	uint32_t stride; // bytes; of 32 bits a pixel
+	uint8_t *data;
+};
+
+// The render node of a virtio-gpu, opened anew; -1: there is none.
+int dmabufs_open_gpu(void);
+// node is borrowed.
+void gpu_buffer_init(struct gpu_buffer *buffer, int node);
+void gpu_buffer_finish(struct gpu_buffer *buffer);
+// The GEM handle that the next import on a node would get: the lowest that is free. buffer is of another
+// node, and not imported there.
+uint32_t gpu_next_handle(int node, const struct gpu_buffer *buffer);
+
 #endif

@@ -54,12 +54,19 @@ static struct region *make_region(const struct pair_options *options)
 	return region;
 }
 
+/* node is what one side has timelines of; 0: none. */
+static uint32_t features_of(const struct pair_options *options, int node)
+{
+	return (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
+		(options->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
+		(node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
+}
+
 /* WELCOME of another kernel, whose clock is ahead. */
 static void send_welcome(int fd, const struct handshake_hello *hello,
 	const struct pair_options *options, const struct region *region)
 {
-	uint32_t features = (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
-		(options->host_node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
+	uint32_t features = features_of(options, options->host_node);
 	if (options->clock == 0) {
 		int region_fd = region != NULL ? region->fd : -1;
 		check(handshake_welcome(fd, hello, features, region_fd, 0) == 0, "WELCOME");
@@ -116,6 +123,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.device = options->device;
 	guest.timelines = options->guest_node != 0;
 	guest.node = options->guest_node;
+	guest.virtgpu = options->virtgpu;
 	guest.data = &pair->guest;
 	pair->guest.session = session_create(&guest);
 	check(pair->guest.session != NULL, "the guest's session");
@@ -141,6 +149,7 @@ static void create_host(struct pair *pair, struct event_base *base,
 	host.timelines = options->host_node != 0 &&
 		(options->no_guest || (pair->hello.features & CHANNEL_FEATURE_TIMELINE) != 0);
 	host.node = options->host_node;
+	host.handles = options->handles;
 	host.denied = options->denied;
 	host.n_denied = options->n_denied;
 	host.app_id_prefix = options->app_id_prefix;
@@ -173,8 +182,7 @@ void pair_init(struct pair *pair, struct event_base *base, const struct pair_opt
 		pair->channel_fd = channel[0];
 	} else {
 		struct handshake_hello hello = {.service = "wayland"};
-		hello.features = (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
-			(options->guest_node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
+		hello.features = features_of(options, options->guest_node);
 		if (options->service != NULL) {
 			snprintf(hello.service, sizeof(hello.service), "%s", options->service);
 		}

@@ -15,6 +15,7 @@ struct denied_request;
 struct event_base;
 struct resolver;
 struct session;
+struct virtgpu;
 
 /**
  * The two relay sessions of one client, joined in one process: see channel_pair.h.
@@ -38,6 +39,9 @@ struct pair_options {
 	const char *app_id_prefix, *title_prefix;
 	// dma-bufs cross, and the host's are made by this; borrowed; NULL: they do not.
 	struct resolver *resolver;
+	// Those of the guest's virtio-gpu are named, and found by this; both borrowed; NULL: they are not.
+	struct resolver *handles;
+	struct virtgpu *virtgpu;
 	// Their timelines cross, by this: a DRM device, borrowed; 0: they do not.
 	int guest_node, host_node;
 	struct dmabuf_device device; // of the guest

@@ -30,6 +30,7 @@ struct memory_resolver {
 	struct resolver base;
 	unsigned int made;
 	int error;
+	uint32_t asked; // the resource that was asked for last
 };
 
 static int make_memory(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer)
@@ -47,7 +48,23 @@ static int make_memory(struct resolver *resolver, uint64_t size, struct resolver
 	return 0;
 }
 
-static const struct resolver_interface memory_interface = {.name = "test", .make = make_memory};
+static int find_memory(
+	struct resolver *resolver, uint32_t resource, uint64_t size, struct resolver_buffer *buffer)
+{
+	((struct memory_resolver *)resolver)->asked = resource;
+	int error = make_memory(resolver, size, buffer);
+	if (error == 0) {
+		mapping_unref(buffer->mapping);
+		buffer->mapping = NULL;
+	}
+	return error;
+}
+
+static const struct resolver_interface memory_interface = {
+	.name = "test",
+	.make = make_memory,
+	.find = find_memory,
+};
 
 struct fixture {
 	struct ends ends;
@@ -181,6 +198,123 @@ static void rows_have_their_place_in_the_copy(void **state)
 	write.rows = 3; // in its last page, but not in what the guest has
 	assert_non_null(end_write(host, ID, &write, &rows));
 	fixture_finish(&fixture);
+}
+
+/* ---- by a handle ---- */
+
+#define RESOURCE 23u
+
+struct open_handle {
+	struct channel_open_dmabuf dmabuf;
+	struct channel_open_handle handle;
+};
+
+static struct open_handle handle_of(uint64_t size)
+{
+	struct open_handle open = {.dmabuf = open_of(size), .handle.resource = RESOURCE};
+	open.dmabuf.plane = CHANNEL_PLANE_HANDLE;
+	return open;
+}
+
+static void one_by_a_handle_is_found(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	const struct open_handle open = handle_of(PAGE + 1);
+	(void)state;
+	fixture_init(&fixture);
+	host->refs.handles = &fixture.memories.base;
+	assert_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)));
+	assert_int_equal(fixture.memories.asked, RESOURCE);
+	struct memory *found = dmabuf_get(&host->refs, ID);
+	assert_true(found->shared);
+	assert_int_equal(found->size, PAGE + 1);
+	assert_int_equal(host->refs.counts.dmabufs, 1);
+	assert_int_equal(host->refs.counts.dmabufs_shared, 1);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 2 * PAGE);
+	int fd = fdrefs_get_fd(&host->refs, ID);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, ID));
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	fixture_finish(&fixture);
+}
+
+static void nothing_is_pushed_into_one_that_is_shared(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	struct channel_rows rows;
+	const struct open_handle open = handle_of(PAGE);
+	const struct channel_mem_write write = {.stride = 4, .row_bytes = 4, .rows = 1};
+	struct {
+		struct channel_mem_copy copy;
+		struct channel_rect rect;
+	} twin = {.copy = {.source = ID, .stride = 4, .n_rects = 1}, .rect = {0, 0, 4, 1}};
+	(void)state;
+	fixture_init(&fixture);
+	host->refs.handles = &fixture.memories.base;
+	assert_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)));
+	assert_null(open_copy(&fixture, ID + 1, PAGE));
+	assert_non_null(end_write(host, ID, &write, &rows));
+	assert_non_null(end_frame(host, CHANNEL_MEM_COPY, ID + 1, 0, &twin, sizeof(twin)));
+	twin.copy.source = ID + 1;
+	assert_non_null(end_frame(host, CHANNEL_MEM_COPY, ID, 0, &twin, sizeof(twin)));
+	struct memory *found = dmabuf_get(&host->refs, ID);
+	assert_true(memory_push(found, NULL, 0, 64, 60, 2));
+	assert_int_equal(host->refs.counts.memory_sent, 0);
+	assert_int_equal(host->refs.counts.memory_saved, 120);
+	fixture_finish(&fixture);
+}
+
+static void one_that_is_not_found_is_there_without_an_fd(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	const struct open_handle open = handle_of(PAGE);
+	(void)state;
+	fixture_init(&fixture);
+	host->refs.handles = &fixture.memories.base;
+	fixture.memories.error = -ENOENT;
+	assert_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)));
+	assert_int_equal(dmabuf_get(&host->refs, ID)->fd, -1);
+	assert_int_equal(fdrefs_get_fd(&host->refs, ID), -EBADF);
+	assert_int_equal(host->refs.counts.dmabufs_shared, 0);
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, ID));
+	fixture_finish(&fixture);
+}
+
+static const char *try_open(bool agreed, const void *open, size_t len)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	fixture_init(&fixture);
+	host->refs.handles = agreed ? &fixture.memories.base : NULL;
+	const char *wrong = end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, open, len);
+	assert_int_equal(fixture.memories.made, wrong == NULL);
+	fixture_finish(&fixture);
+	return wrong;
+}
+
+static void a_handle_that_makes_no_sense_is_refused(void **state)
+{
+	struct open_handle open = handle_of(PAGE);
+	(void)state;
+	assert_null(try_open(true, &open, sizeof(open)));
+	assert_non_null(try_open(false, &open, sizeof(open)));
+	for (size_t len = 0; len < sizeof(open); len++) {
+		assert_non_null(try_open(true, &open, len));
+	}
+	open.dmabuf.plane = CHANNEL_PLANE_COPY;
+	assert_non_null(try_open(true, &open, sizeof(open)));
+	open.dmabuf.plane = UINT32_MAX;
+	assert_non_null(try_open(true, &open, sizeof(open)));
+	open = handle_of(0);
+	assert_non_null(try_open(true, &open, sizeof(open)));
+	open = handle_of((1u << 30) + 1u); // over the budget
+	assert_non_null(try_open(true, &open, sizeof(open)));
 }
 
 static void what_cannot_be_made_is_there_without_an_fd(void **state)
@@ -583,6 +717,10 @@ int main(void)
 		fd_count_test(one_that_was_not_agreed_to_is_refused),
 		fd_count_test(a_copy_costs_whole_pages_and_gives_them_back),
 		fd_count_test(rows_have_their_place_in_the_copy),
+		fd_count_test(one_by_a_handle_is_found),
+		fd_count_test(nothing_is_pushed_into_one_that_is_shared),
+		fd_count_test(one_that_is_not_found_is_there_without_an_fd),
+		fd_count_test(a_handle_that_makes_no_sense_is_refused),
 		fd_count_test(what_cannot_be_made_is_there_without_an_fd),
 		fd_count_test(it_never_changes_its_size),
 		fd_count_test(a_twin_is_copied),
