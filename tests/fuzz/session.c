@@ -4,6 +4,7 @@
  * unknown protocol.
  */
 
+#include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -231,9 +232,23 @@ static int make_buffer(struct resolver *resolver, uint64_t size, struct resolver
 	return 0;
 }
 
+// Of two resources the GPU has one.
+static int find_buffer(
+	struct resolver *resolver, uint32_t resource, uint64_t size, struct resolver_buffer *buffer)
+{
+	if (resource % 2 != 0) {
+		return -ENOENT;
+	}
+	int error = make_buffer(resolver, size, buffer);
+	mapping_unref(buffer->mapping);
+	buffer->mapping = NULL;
+	return error;
+}
+
 static struct resolver *get_resolver(void)
 {
-	static const struct resolver_interface interface = {.name = "fuzz", .make = make_buffer};
+	static const struct resolver_interface interface = {
+		.name = "fuzz", .make = make_buffer, .find = find_buffer};
 	static struct resolver resolver = {&interface};
 	return &resolver;
 }
@@ -268,7 +283,9 @@ static void create_side(
 	if (which == GUEST) {
 		const struct handshake_hello hello = {
 			.service = "wayland",
-			.features = common->dmabufs ? CHANNEL_FEATURE_DMABUF : 0,
+			.features = common->dmabufs
+				? CHANNEL_FEATURE_DMABUF | CHANNEL_FEATURE_HANDLE
+				: 0,
 		};
 		fuzz_check(
 			handshake_welcome(side->channel, &hello, hello.features, region_fd, 0) == 0,
@@ -291,6 +308,7 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
 		.dmabufs = (mode & 5) == 4,
 		.resolver = get_resolver(),
+		.handles = get_resolver(),
 		.ended = handle_ended,
 	};
 	int type = (mode & 3) == 3 ? SOCK_SEQPACKET : SOCK_STREAM;

@@ -231,8 +231,8 @@ static void a_buffer_of_the_gpu_is_shown_without_a_copy(void **state)
 	assert_int_equal(host_stats(&stage)->dmabufs_shared, 1);
 	assert_int_equal(host_stats(&stage)->memory_bytes_received, 0);
 	wl_buffer_destroy(buffer);
-	end(&stage);
 	gpu_buffer_finish(&memory);
+	end(&stage);
 }
 
 static void two_buffers_of_a_surface_need_no_copy_either(void **state)
@@ -258,11 +258,9 @@ static void two_buffers_of_a_surface_need_no_copy_either(void **state)
 	assert_int_equal(host_stats(&stage)->memory_bytes_twinned, 0);
 	for (size_t i = 0; i < 2; i++) {
 		wl_buffer_destroy(buffers[i]);
-	}
-	end(&stage);
-	for (size_t i = 0; i < 2; i++) {
 		gpu_buffer_finish(&memories[i]);
 	}
+	end(&stage);
 }
 
 static void what_others_have_made_is_copied(void **state)
@@ -337,14 +335,14 @@ static void what_the_resolver_does_not_know_fails(void **state)
 	assert_non_null(buffer);
 	wl_buffer_destroy(buffer);
 	client_roundtrip(stage.client);
-	end(&stage);
 	gpu_buffer_finish(&memory);
+	end(&stage);
 }
 
-static bool is_back(void *data)
+static bool all_closed(void *data)
 {
-	struct stage *stage = ((void **)data)[0];
-	return gpu_next_handle(stage->guest_node, ((void **)data)[1]) == 1;
+	const struct stage *stage = data;
+	return stage->client->pair.host.budget.used[BUDGET_FDS] == 0;
 }
 
 static void a_thousand_come_and_go(void **state)
@@ -366,8 +364,10 @@ static void a_thousand_come_and_go(void **state)
 		know(&stage.service, 0, NULL);
 		gpu_buffer_finish(&memory);
 	}
-	world_wait(stage.world, is_back, (void *[]){&stage, &probe});
+	world_wait(stage.world, all_closed, &stage);
+	client_roundtrip(stage.client); // after all CLOSED
 	assert_int_equal(fd_count(), fds);
+	assert_int_equal(gpu_next_handle(stage.guest_node, &probe), 1);
 	assert_int_equal(guest_stats(&stage)->dmabufs_shared, CYCLES);
 	assert_int_equal(host_stats(&stage)->dmabufs_shared, CYCLES);
 	assert_int_equal(host_stats(&stage)->dmabufs_held, 0);
@@ -402,8 +402,8 @@ static void a_late_fence_delays_its_commit(void **state)
 	client_roundtrip(stage.client);
 	assert_int_equal(stage.screen.commits, 2);
 	wl_buffer_destroy(buffer);
-	end(&stage);
 	gpu_buffer_finish(&memory);
+	end(&stage);
 	close(fence.card);
 }
 
