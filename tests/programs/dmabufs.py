@@ -1,10 +1,16 @@
 """dma-bufs, by both programs in their sandboxes: a client's are udmabufs, and so are their copies."""
 
 import contextlib
+import ctypes
 import fcntl
+import glob
+import json
 import mmap
 import os
+import socket
 import struct
+import tempfile
+import threading
 
 from channel import HOST_ID, Type, frame, messages
 from compositor import GLOBALS, XRGB8888
@@ -23,6 +29,12 @@ WIDTH, HEIGHT, STRIDE = 61, 33, 256
 SIZE = STRIDE * HEIGHT
 PAGE = mmap.PAGESIZE
 BUFFERS = 100               # that come and go
+# virtgpu_drm.h, drm.h
+DRM_VERSION = 0xC0406400
+RESOURCE_CREATE = 0xC0386444
+PRIME_HANDLE_TO_FD = 0xC00C642D
+GEM_CLOSE = 0x40086409
+TARGET_2D, FORMAT_BGRA = 2, 1
 
 
 def whole_pages(size):
@@ -47,6 +59,65 @@ class Buffer:
     def close(self):
         self.data.close()
         os.close(self.fd)
+
+
+class GpuBuffer:
+    """A buffer of virtio-gpu, of which the device knows the resource."""
+
+    def __init__(self, node):
+        size = whole_pages(SIZE)
+        self.node = node
+        create = bytearray(struct.pack("=14I", TARGET_2D, FORMAT_BGRA, 0, WIDTH, HEIGHT, 1, 1,
+                                       0, 0, 0, 0, 0, size, STRIDE))
+        fcntl.ioctl(node, RESOURCE_CREATE, create)
+        self.handle, self.resource = struct.unpack_from("=II", create, 40)
+        prime = bytearray(struct.pack("=IIi", self.handle, os.O_RDWR | os.O_CLOEXEC, -1))
+        fcntl.ioctl(node, PRIME_HANDLE_TO_FD, prime)
+        self.fd, = struct.unpack_from("=i", prime, 8)
+        self.data = mmap.mmap(self.fd, size)
+
+    def close(self):
+        self.data.close()
+        os.close(self.fd)
+        fcntl.ioctl(self.node, GEM_CLOSE, struct.pack("=II", self.handle, 0))
+
+
+class Resolver:
+    """What knows the buffers of the VM's GPU: protocol/resolver.md."""
+
+    def __init__(self):
+        self.known = {}  # fds, borrowed, by resource
+        self.asked = []
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = os.path.join(self.directory.name, "resolver")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(self.path)
+        self.listener.listen()
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self.listener.accept()
+                threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+
+    def serve(self, peer):
+        with peer, contextlib.suppress(OSError):
+            while request := peer.recv(4096):
+                resource = json.loads(request)["GetBuffer"]["id"]
+                self.asked.append(resource)
+                if resource not in self.known:
+                    peer.send(b'"Invalid"')
+                    continue
+                buffer = {"handle": 0, "planes": [{"offset": 0, "stride": STRIDE}] * 4,
+                          "modifier": 0, "guest_cpu_mappable": True}
+                reply = json.dumps({"Resource": {"Buffer": buffer}}).encode()
+                socket.send_fds(peer, [reply], [self.known[resource]])
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.directory.cleanup()
 
 
 class Painter:
@@ -171,6 +242,90 @@ def _(suite):
         wait_until("they were counted", lambda: f"{BUFFERS} dma-bufs" in stage.host.errors(), SLOW)
 
 
+# ---- buffers of the GPU ----
+
+def driver_of(node):
+    name = ctypes.create_string_buffer(64)
+    fcntl.ioctl(node, DRM_VERSION, struct.pack("=3i4xQQQQQQ", 0, 0, 0, len(name) - 1,
+                                               ctypes.addressof(name), 0, 0, 0, 0))
+    return name.value
+
+
+def open_gpu():
+    """Its render node."""
+    for path in glob.glob("/dev/dri/renderD*"):
+        node = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if driver_of(node) == b"virtio_gpu":
+            return node
+        os.close(node)
+    raise Skip("no virtio-gpu")
+
+
+@contextlib.contextmanager
+def with_gpu(suite, path):
+    need_device()
+    node = open_gpu()
+    options = {"host": ["--stats", "--resolver", f"unix:{path}"], "guest": ["--stats"]}
+    with staged(suite, **options) as stage, contextlib.closing(GpuBuffer(node)) as buffer:
+        buffer.data[:] = os.urandom(len(buffer.data))
+        yield stage, buffer
+    os.close(node)
+
+
+def same(a, b):
+    return os.fstat(a).st_ino == os.fstat(b).st_ino
+
+
+@case("a buffer of virtio-gpu is the compositor's own, where the host's resolver knows it")
+def _(suite):
+    with contextlib.closing(Resolver()) as resolver, \
+            with_gpu(suite, resolver.path) as (stage, buffer):
+        resolver.known[buffer.resource] = buffer.fd
+        painter = Painter(stage)
+        made = painter.make(buffer)
+        painter.show(made, 0, 0, WIDTH, HEIGHT)
+        found = painter.take_copy()
+        check(same(found, buffer.fd), "the compositor has what the resolver gave")
+        check(set(resolver.asked) == {buffer.resource}, f"it was asked for {resolver.asked}")
+        os.close(found)
+        painter.destroy(made)
+        painter.client.close()
+        for program in (stage.guest, stage.host):
+            wait_until("it is counted", lambda: "1 of them not copied" in program.errors(), SLOW)
+        check(f"{4 * WIDTH * HEIGHT} not copied" in stage.guest.errors(), stage.guest.errors())
+        check("memory    0 bytes sent, 0 received" in stage.host.errors(), stage.host.errors())
+
+
+@case("one that the resolver does not know cannot be shown")
+def _(suite):
+    with contextlib.closing(Resolver()) as resolver, \
+            with_gpu(suite, resolver.path) as (stage, buffer):
+        client = stage.connected_client()
+        dmabuf = client.bind(GLOBAL)
+        params = client.new_id()
+        client.request(dmabuf, 1, params)
+        client.request(params, 1, 0, 0, STRIDE, 0, 0, fds=[buffer.fd])
+        client.request(params, 2, WIDTH, HEIGHT, XRGB8888, 0)
+        client.sync(SLOW)
+        check(set(resolver.asked) == {buffer.resource}, f"it was asked for {resolver.asked}")
+        check("it is not known" in stage.host.errors(), stage.host.errors())
+        client.close()
+
+
+@case("without a resolver, buffers of virtio-gpu are copied")
+def _(suite):
+    with with_gpu(suite, "/nowhere") as (stage, buffer):
+        painter = Painter(stage)
+        made = painter.make(buffer)
+        painter.show(made, 0, 0, WIDTH, HEIGHT)
+        copy = painter.take_copy()
+        check(not same(copy, buffer.fd), "the compositor has a copy")
+        check(contents(copy)[:4 * WIDTH] == buffer.data[:4 * WIDTH], "of the same bytes")
+        check("cannot connect to the resolver" in stage.host.errors(), stage.host.errors())
+        os.close(copy)
+        painter.client.close()
+
+
 def is_offered(stage):
     with stage.client() as client:
         client.get_registry()
@@ -205,6 +360,7 @@ HOSTILE = (
     ("of all there is", lambda _: open_dmabuf(1, (1 << 64) - 1)),
     ("for writing only", lambda _: open_dmabuf(1, access=1)),
     ("by a plane that nobody knows", lambda _: open_dmabuf(1, plane=7)),
+    ("by a handle, which was not agreed to", lambda _: open_dmabuf(1, plane=1)),
     ("with an id of the host's", lambda _: open_dmabuf(HOST_ID | 1)),
     ("twice", lambda _: 2 * open_dmabuf(1)),
     ("that changes its size", lambda _: (
