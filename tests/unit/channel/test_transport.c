@@ -95,6 +95,20 @@ static void a_service_is_at_a_unix_socket_of_either_kind(void **state)
 	assert_non_null(transport_parse("seqpacket:/run/x", &transport)); // no channel
 }
 
+static void a_resolver_is_at_a_unix_socket_with_records(void **state)
+{
+	(void)state;
+	struct transport transport;
+	assert_null(transport_parse_resolver("unix:/run/x", &transport));
+	assert_int_equal(transport.kind, TRANSPORT_SEQPACKET);
+	assert_string_equal(transport.path, "/run/x");
+	static const char *const wrong[] = {
+		"", "unix:", "unix:@", "/run/x", "vsock:1022", "seqpacket:/run/x"};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_non_null(transport_parse_resolver(wrong[i], &transport));
+	}
+}
+
 static void a_path_has_to_fit(void **state)
 {
 	(void)state;
@@ -223,6 +237,7 @@ int main(void)
 		fd_count_test(addresses_are_parsed),
 		fd_count_test(wrong_addresses_are_refused),
 		fd_count_test(a_service_is_at_a_unix_socket_of_either_kind),
+		fd_count_test(a_resolver_is_at_a_unix_socket_with_records),
 		fd_count_test(a_path_has_to_fit),
 		fd_count_test(a_unix_socket_connects_and_is_only_for_its_owner),
 		fd_count_test(an_abstract_socket_connects),

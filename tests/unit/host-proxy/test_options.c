@@ -301,6 +301,21 @@ static void other_services_are_kept(void **state)
 	assert_null(options.compositor);
 }
 
+static void a_resolver_is_named_once(void **state)
+{
+	(void)state;
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN), OPTIONS_STATUS_RUN);
+	assert_null(options.resolver_text);
+	assert_int_equal(parse(&options, LISTEN, "--resolver", "unix:/run/r"), OPTIONS_STATUS_RUN);
+	assert_string_equal(options.resolver_text, "unix:/run/r");
+	assert_string_equal(options.resolver.path, "/run/r");
+	assert_int_equal(parse(&options, LISTEN, "--resolver", "/run/r"), 2);
+	assert_int_equal(
+		parse(&options, LISTEN, "--resolver", "unix:/run/r", "--resolver", "unix:/run/s"),
+		2);
+}
+
 static void activation_makes_listen_superfluous(void **state)
 {
 	(void)state;
@@ -376,6 +391,7 @@ int main(void)
 		fd_count_test(an_explanation_needs_no_listener),
 		fd_count_test(the_service_wayland_is_the_compositor),
 		fd_count_test(other_services_are_kept),
+		fd_count_test(a_resolver_is_named_once),
 		fd_count_test(activation_makes_listen_superfluous),
 		fd_count_test(wrong_usage_is_status_2),
 		fd_count_test(help_and_version_need_nothing_else),
