@@ -34,6 +34,7 @@
 #define QUIET_TURNS 50
 #define MAX_KNOWN   4
 #define CYCLES      1000
+#define AGAIN       50
 
 struct service {
 	pthread_t thread;
@@ -375,6 +376,40 @@ static void a_thousand_come_and_go(void **state)
 	end(&stage);
 }
 
+static bool one_is_left(void *data)
+{
+	const struct stage *stage = data;
+	return stage->client->pair.host.budget.used[BUDGET_FDS] == 1;
+}
+
+/* Each fdref of it keeps the count of references up for the others. */
+static void one_that_is_made_anew_again_and_again_is_there_once(void **state)
+{
+	struct stage stage;
+	struct gpu_buffer memory;
+	struct wl_buffer *buffer = NULL;
+	(void)state;
+	begin(&stage);
+	gpu_buffer_init(&memory, stage.client_node);
+	know(&stage.service, 0, &memory);
+	for (int i = 0; i < AGAIN; i++) {
+		if (buffer != NULL) {
+			wl_buffer_destroy(buffer);
+			client_roundtrip(stage.client);
+		}
+		buffer = make_buffer(&stage, memory.fd);
+		client_roundtrip(stage.client);
+	}
+	world_wait(stage.world, one_is_left, &stage);
+	assert_int_equal(host_stats(&stage)->dmabufs_shared, AGAIN);
+	assert_int_equal(host_stats(&stage)->dmabufs_held, 0);
+	wl_buffer_destroy(buffer);
+	world_wait(stage.world, all_closed, &stage);
+	assert_int_equal(host_stats(&stage)->dmabufs_held, 0);
+	gpu_buffer_finish(&memory);
+	end(&stage);
+}
+
 /* vgem can put a fence on anybody's buffer. */
 static void a_late_fence_delays_its_commit(void **state)
 {
@@ -421,6 +456,7 @@ int main(void)
 		fd_count_test(what_others_have_made_is_copied),
 		fd_count_test(what_the_resolver_does_not_know_fails),
 		fd_count_test(a_thousand_come_and_go),
+		fd_count_test(one_that_is_made_anew_again_and_again_is_there_once),
 		fd_count_test(a_late_fence_delays_its_commit),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
