@@ -474,11 +474,10 @@ static int check(struct host_options *options)
 		return options_wrong(&usage,
 			"--allow-cid and --require-privileged-port are not for --listen unix:PATH");
 	}
-	if (options->gpu.path[0] != '\0' && options->listen.kind == TRANSPORT_VSOCK &&
+	if (options->resolver_text != NULL && options->listen.kind == TRANSPORT_VSOCK &&
 		options->admission.n_cids != 1) {
 		return options_wrong(&usage,
-			"--resolver vhost-user:PATH is of one VM: --listen vsock: needs one "
-			"--allow-cid with it");
+			"--resolver is of one VM: --listen vsock: needs one --allow-cid with it");
 	}
 	options->guest_cid = options->guest_cid != 0 ? options->guest_cid : FIRST_GUEST_CID;
 	return OPTIONS_STATUS_RUN;

@@ -298,13 +298,21 @@ static void open_resolver(struct preparation *preparation, struct session_option
 	session->resolver = preparation->resolver;
 }
 
+// Whether the guest is of the one VM whose GPU the resolver knows: it must not name another's buffers.
+static bool is_resolved(const struct host_options *options, const struct worker_peer *peer)
+{
+	bool one_vm = peer->cid == 0 || peer->by_device || options->admission.n_cids == 1;
+	return options->resolver_text != NULL && one_vm;
+}
+
 // The service that knows the buffers of the VM's GPU. It may not run yet, or not any more. A recording could
 // not have their bytes.
-static void connect_resolver(struct preparation *preparation, struct session_options *session)
+static void connect_resolver(struct preparation *preparation, const struct worker_peer *peer,
+	struct session_options *session)
 {
 	const struct host_options *options = preparation->options;
 	bool offered = (preparation->hello.features & CHANNEL_FEATURE_HANDLE) != 0;
-	if (!session->dmabufs || !offered || options->resolver_text == NULL ||
+	if (!session->dmabufs || !offered || !is_resolved(options, peer) ||
 		options->program.record != NULL) {
 		return;
 	}
@@ -385,7 +393,7 @@ static int welcome(struct preparation *preparation, int channel_fd, const struct
 		return -1;
 	}
 	open_resolver(preparation, session);
-	connect_resolver(preparation, session);
+	connect_resolver(preparation, peer, session);
 	open_node(preparation, session);
 	session->region = create_region(preparation, channel_fd, peer, session);
 	int error = send_welcome(preparation, channel_fd, session);

@@ -311,6 +311,13 @@ static void a_resolver_is_named_once(void **state)
 	assert_string_equal(options.resolver_text, "unix:/run/r");
 	assert_string_equal(options.resolver.path, "/run/r");
 	assert_int_equal(parse(&options, LISTEN, "--resolver", "/run/r"), 2);
+	assert_int_equal(parse(&options, "--listen", "vsock:7000", "--resolver", "unix:/run/r"), 2);
+	assert_int_equal(parse(&options, "--listen", "vsock:7000", "--resolver", "unix:/run/r",
+				 "--allow-cid", "3", "--allow-cid", "4"),
+		2);
+	assert_int_equal(parse(&options, "--listen", "vsock:7000", "--resolver", "unix:/run/r",
+				 "--allow-cid", "3"),
+		OPTIONS_STATUS_RUN);
 	assert_int_equal(
 		parse(&options, LISTEN, "--resolver", "unix:/run/r", "--resolver", "unix:/run/s"),
 		2);
