@@ -6,6 +6,7 @@
 static const struct wayland_hook hooks[] = {
 	{"wl_display", "delete_id", display_delete_id, display_delete_id},
 	{"wl_display", "error", display_error, display_error},
+	{"wl_display", "get_registry", NULL, registry_import_create},
 	{"wl_registry", "global", registry_global, registry_global},
 	{"wl_registry", "global_remove", registry_global_remove, registry_global_remove},
 	{"wl_registry", "bind", registry_bind, registry_bind},

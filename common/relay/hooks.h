@@ -15,6 +15,7 @@ void hooks_init(void);
 // All of it; grouped by interface.
 const struct wayland_hook *hooks_table(size_t *len);
 
+enum wayland_verdict registry_import_create(struct wayland_call *call);
 enum wayland_verdict registry_global(struct wayland_call *call);
 enum wayland_verdict registry_global_remove(struct wayland_call *call);
 enum wayland_verdict registry_bind(struct wayland_call *call);

@@ -9,6 +9,8 @@
 #include "relay/synchronization.h"
 #include "relay/syncobj.h"
 
+#define MESSAGES_PER_REGISTRY 32 // of the rate; as many globals, or more, are told of
+
 /* A global that the client has been told of. */
 struct registry_global {
 	uint32_t name;
@@ -69,6 +71,16 @@ static uint32_t offered_version(struct wayland *wayland, const char *name, uint3
 		log_debug("hides %s: not allowed (--allow)", name);
 	}
 	return offered < version ? offered : version;
+}
+
+/* wl_display.get_registry(id). Nothing else that is so short makes a compositor say so much. */
+enum wayland_verdict registry_import_create(struct wayland_call *call)
+{
+	if (!budget_messages(call->wayland->options.refs->budget, MESSAGES_PER_REGISTRY)) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_NO_MEMORY, "more messages than the session may send");
+	}
+	return WAYLAND_FORWARD;
 }
 
 /* wl_registry.global(name, interface, version) */

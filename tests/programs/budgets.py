@@ -176,6 +176,17 @@ def _(suite):
                 check_over(peer, whose, "messages per second", 1, f"{prefix}-rate")
 
 
+@case("a registry counts as many messages, as its compositor sends them")
+def _(suite):
+    with Stage(suite, host=["--max-rate", "1", "--max-burst", "600"]) as stage:
+        with peers.HostileGuest(stage) as peer:
+            for _ in range(20):
+                peer.end.send(channel.messages(message(1, 1, peer.next_id)))
+                peer.next_id += 1
+            check_over(peer, "session", "messages per second", 1, "--max-rate")
+        stage.check()
+
+
 @case("who does not read what it has asked for is told so at --max-unsent")
 def _(suite):
     for option, whose in (("--max-unsent", "session"), ("--max-vm-unsent", "VM")):

@@ -16,7 +16,7 @@ from wayland import message
 CASES, case = case_list("regions")
 FEATURE = 4
 STEP = 65536
-SIZE = 3 << 29  # of --max-memory, three quarters
+SIZE = 0x7fff0000  # the most that is used, less than one and a half times --max-memory
 SHRINK_GROW_SEAL = 7
 
 
