@@ -298,28 +298,67 @@ static uint32_t export_fd(struct wayland_call *call, int fd, const char **wrong)
 	return 0;
 }
 
-static bool export_fds(struct wayland_call *call)
+/*
+ * An fd that a compositor has from another of its clients, which may be of another VM: its session must not
+ * be what ends this one, nor take all that it may have. Who has sent it sees that nobody has it.
+ */
+static bool is_passed_on(const struct wayland_call *call)
 {
 	const struct wire_op *op = call->message.op;
-	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
-	while (call->n_refs < op->n_fds) {
-		int fd = fdlist_take(fds);
-		if (fd < 0) {
-			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-				"the fd of the message did not come with it");
-			return false;
-		}
-		const char *wrong = NULL;
-		uint32_t id = export_fd(call, fd, &wrong);
-		if (id == 0) {
-			char text[160];
-			snprintf(text, sizeof(text), "its fd cannot cross: %s", wrong);
-			wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, text);
-			return false;
-		}
-		call->refs[call->n_refs++] = id;
+	return call->wayland->options.exports == WIRE_EVENT && op->n_fds == 1 &&
+		op->fd_kind_known && op->fd_kind == PROTOCOL_FD_STREAM && !op->makes_object;
+}
+
+static bool has_room_for_passed_on(const struct fdrefs *refs)
+{
+	const struct budget *budget = refs->budget;
+	return budget->used[BUDGET_STREAMS] < budget->limits.most[BUDGET_STREAMS] / 4 &&
+		budget->used[BUDGET_FDS] < budget->limits.most[BUDGET_FDS] / 2;
+}
+
+static enum wayland_verdict leave_out(struct wayland_call *call, const char *why)
+{
+	struct fdrefs *refs = call->wayland->options.refs;
+	budget_forget(refs->budget); // which is not what ends the session
+	refs->counts.unsupported++;
+	log_limited(LOG_WARN, "%s.%s: left out: %s", call->object->interface->name,
+		call->message.op->name, why);
+	return WAYLAND_DROP;
+}
+
+/* FORWARD, DROP or FAIL. */
+static enum wayland_verdict export_next_fd(struct wayland_call *call)
+{
+	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	if (fd < 0) {
+		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+			"the fd of the message did not come with it");
 	}
-	return true;
+	if (is_passed_on(call) && !has_room_for_passed_on(call->wayland->options.refs)) {
+		close(fd);
+		return leave_out(call, "too many pipes of others are open");
+	}
+	const char *wrong = NULL;
+	uint32_t id = export_fd(call, fd, &wrong);
+	if (id != 0) {
+		call->refs[call->n_refs++] = id;
+		return WAYLAND_FORWARD;
+	}
+	if (is_passed_on(call)) {
+		return leave_out(call, wrong);
+	}
+	char text[160];
+	snprintf(text, sizeof(text), "its fd cannot cross: %s", wrong);
+	return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, text);
+}
+
+static enum wayland_verdict export_fds(struct wayland_call *call)
+{
+	enum wayland_verdict verdict = WAYLAND_FORWARD;
+	while (verdict == WAYLAND_FORWARD && call->n_refs < call->message.op->n_fds) {
+		verdict = export_next_fd(call);
+	}
+	return verdict;
 }
 
 /* The fdrefs of the run were pushed with it. */
@@ -404,7 +443,10 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 		wl_array_release(&replacement);
 		return true;
 	}
-	bool ok = verdict != WAYLAND_FAIL && (verdict != WAYLAND_FORWARD || export_fds(call));
+	if (verdict == WAYLAND_FORWARD) {
+		verdict = export_fds(call);
+	}
+	bool ok = verdict != WAYLAND_FAIL;
 	if (ok && verdict == WAYLAND_FORWARD) {
 		ok = add_refs(wayland, run, call);
 		run->end = data + header->size;

@@ -498,6 +498,52 @@ static void pipes_leave_nothing_behind_in_a_long_session(void **state)
 	end(&stage);
 }
 
+// The compositor passes on what another client asks with. Takes fd.
+static void ask_with(struct stage *stage, int fd)
+{
+	wl_data_source_send_send(stage->far_source, "text/plain", fd);
+	close(fd);
+}
+
+static void what_others_ask_with_that_cannot_cross_ends_nobodys_session(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	ask_with(&stage, open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+	ask_with(&stage, open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_given, 0);
+	struct transfer *transfer = copy(&stage, 0, 5000);
+	wait_arrived(&stage);
+	expect_equal(transfer);
+	end(&stage);
+}
+
+static void others_do_not_take_all_that_a_session_may_have(void **state)
+{
+	(void)state;
+	struct stage stage;
+	const struct pair_options options = {.max_fds = TRANSFERS};
+	int readers[TRANSFERS];
+	char byte;
+	begin_with(&stage, &options);
+	for (size_t i = 0; i < TRANSFERS; i++) {
+		int ends[2];
+		assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+		readers[i] = ends[0];
+		ask_with(&stage, ends[1]);
+	}
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_given, TRANSFERS / 2);
+	assert_int_equal(read(readers[TRANSFERS - 1], &byte, 1), 0); // nobody writes
+	for (size_t i = 0; i < TRANSFERS; i++) {
+		close_end(&stage.transfers[i].in);
+		close(readers[i]);
+	}
+	end(&stage);
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -512,6 +558,8 @@ int main(void)
 		fd_count_test(data_that_is_under_way_arrives_though_the_client_has_left),
 		fd_count_test(a_transfer_goes_on_when_its_client_has_left),
 		fd_count_test(pipes_leave_nothing_behind_in_a_long_session),
+		fd_count_test(what_others_ask_with_that_cannot_cross_ends_nobodys_session),
+		fd_count_test(others_do_not_take_all_that_a_session_may_have),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
