@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define VSOCK_BUFFER_SIZE     (UINT64_C(1) << 20)
+#define CONNECT_SECONDS       5
 #define FIRST_PRIVILEGED_PORT 512u
 #define PRIVILEGED_PORTS      512u // up to 1023
 
@@ -256,6 +258,16 @@ static void bind_privileged_port(int fd)
 	}
 }
 
+/* Waiting for room in a listener's queue is sending, to the kernel. */
+static int connect_in_time(int fd, const struct address *address)
+{
+	const struct timeval most = {.tv_sec = CONNECT_SECONDS}, any = {0};
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof(most));
+	int error = connect_to(fd, address);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &any, sizeof(any));
+	return error == -EAGAIN ? -ETIMEDOUT : error;
+}
+
 static int connect_with(const struct transport *transport, int flags)
 {
 	struct address address;
@@ -271,7 +283,7 @@ static int connect_with(const struct transport *transport, int flags)
 	if (transport->kind == TRANSPORT_VSOCK) {
 		bind_privileged_port(fd);
 	}
-	int error = connect_to(fd, &address);
+	int error = flags == 0 ? connect_in_time(fd, &address) : connect_to(fd, &address);
 	if (error < 0) {
 		close(fd);
 		return error;

@@ -231,6 +231,26 @@ static void nobody_listening_is_an_error(void **state)
 	clean(&transport);
 }
 
+// Who does not accept must not keep those who would connect for ever.
+static void a_listener_that_does_not_accept_is_an_error_in_the_end(void **state)
+{
+	(void)state;
+	struct transport transport = temporary();
+	int listener = transport_listen(&transport), fds[2], n = 0;
+	assert_int_equal(listen(listener, 0), 0);
+	alarm(60);
+	while (n < 2 && (fds[n] = transport_connect_now(&transport)) >= 0) {
+		n++;
+	}
+	assert_int_equal(n, 1);
+	assert_int_equal(fds[n], -EAGAIN);
+	assert_int_equal(transport_connect(&transport), -ETIMEDOUT);
+	alarm(0);
+	close(fds[0]);
+	close(listener);
+	clean(&transport);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -245,6 +265,7 @@ int main(void)
 		fd_count_test(records_are_a_kind_of_their_own),
 		fd_count_test(a_file_that_is_no_socket_is_left_alone),
 		fd_count_test(nobody_listening_is_an_error),
+		fd_count_test(a_listener_that_does_not_accept_is_an_error_in_the_end),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
