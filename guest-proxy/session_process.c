@@ -35,7 +35,7 @@ static const struct budget_limits limits = {
 struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
-	int node;                // for timelines; -1: there is none, or it was not looked for
+	int node;                // for timelines; -1: there is none, or nobody wants it
 	struct virtgpu *virtgpu; // NULL: none whose buffers can be named
 };
 
@@ -46,11 +46,19 @@ static bool takes_region(const struct guest_options *options, const struct sessi
 		session->service == NULL && options->connect.kind == TRANSPORT_UNIX;
 }
 
-// What timelines are made with: it is opened now, as nothing is in the sandbox.
-static void open_node(struct preparation *preparation, struct session_options *session)
+static void close_node(struct preparation *preparation)
 {
-	if (session->dmabufs) {
-		preparation->node = timeline_open_node();
+	if (preparation->node >= 0) {
+		close(preparation->node);
+		preparation->node = -1;
+	}
+}
+
+// A service has no use for what timelines are made with.
+static void hand_over_node(struct preparation *preparation, struct session_options *session)
+{
+	if (session->service != NULL) {
+		close_node(preparation);
 	}
 	session->timelines = preparation->node >= 0;
 	session->node = preparation->node;
@@ -74,7 +82,7 @@ static bool prepare(
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	bool region = takes_region(options, session);
 	bool handle = names_buffers(preparation, session);
-	open_node(preparation, session);
+	hand_over_node(preparation, session);
 	uint32_t features = (region ? CHANNEL_FEATURE_REGION : 0) |
 		(handle ? CHANNEL_FEATURE_HANDLE : 0) |
 		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0);
@@ -109,6 +117,9 @@ static void find_devices(struct preparation *preparation)
 	} else if (virtgpu >= 0) {
 		preparation->virtgpu = virtgpu_create(virtgpu);
 	}
+	if (!options->no_dmabuf) {
+		preparation->node = timeline_open_node();
+	}
 }
 
 int guest_session_run(struct guest_options *options)
@@ -125,9 +136,7 @@ int guest_session_run(struct guest_options *options)
 		.data = &preparation,
 	};
 	int status = worker_run(&config);
-	if (preparation.node >= 0) {
-		close(preparation.node);
-	}
+	close_node(&preparation);
 	virtgpu_destroy(preparation.virtgpu);
 	return status;
 }
