@@ -225,6 +225,21 @@ struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *i
 	return ours;
 }
 
+struct fdref *fdrefs_find_suitable(const struct fdrefs *refs, const struct fd_identity *identity,
+	bool (*suits)(const struct fdref *ref))
+{
+	struct fdref *ref;
+	if (refs->by_identity == NULL) {
+		return NULL;
+	}
+	wl_list_for_each (ref, bucket_of(refs, identity), alike) {
+		if (fd_identity_equal(&ref->identity, identity) && suits(ref)) {
+			return ref;
+		}
+	}
+	return NULL;
+}
+
 bool fdrefs_reserve(struct fdrefs *refs, struct fdref *ref, const struct fdref_interface *interface,
 	enum channel_kind kind)
 {

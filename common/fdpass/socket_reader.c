@@ -29,17 +29,14 @@ void socket_give_up_claim(const struct socket *sock)
 	}
 }
 
+static bool suits(const struct fdref *ref)
+{
+	return ref->kind == CHANNEL_KIND_SOCKET && is_reader((const struct socket *)ref);
+}
+
 struct socket *socket_find_reader(const struct fdrefs *refs, const struct fd_identity *identity)
 {
-	for (size_t i = 0; identity->number != 0 && i < refs->ours.size; i++) {
-		struct fdref *ref = refs->ours.refs[i];
-		if (ref != NULL && ref->kind == CHANNEL_KIND_SOCKET &&
-			fd_identity_equal(&ref->identity, identity) &&
-			is_reader((struct socket *)ref)) {
-			return (struct socket *)ref;
-		}
-	}
-	return NULL;
+	return (struct socket *)fdrefs_find_suitable(refs, identity, suits);
 }
 
 void socket_claim_again(const struct fdrefs *refs, const struct fd_identity *identity)

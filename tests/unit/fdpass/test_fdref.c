@@ -127,6 +127,28 @@ static void an_fdref_is_found_by_what_it_is_now(void **state)
 	ends_finish(&ends);
 }
 
+static bool has_an_even_id(const struct fdref *ref)
+{
+	return ref->id % 2 == 0;
+}
+
+static void of_several_that_are_alike_one_suits(void **state)
+{
+	(void)state;
+	const struct fd_identity one = {.device = 1, .number = 7};
+	struct ends ends;
+	ends_init_wayland(&ends);
+	struct fdrefs *refs = &ends.guest.refs;
+	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id));
+	struct memory *first = export_pool(&ends.guest), *other = export_pool(&ends.guest);
+	assert_int_equal(first->ref.id % 2, 1);
+	fdref_identify(&first->ref, &one);
+	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id));
+	fdref_identify(&other->ref, &one);
+	assert_ptr_equal(fdrefs_find_suitable(refs, &one, has_an_even_id), &other->ref);
+	ends_finish(&ends);
+}
+
 static void closing_is_said_once(void **state)
 {
 	(void)state;
@@ -402,6 +424,7 @@ int main(void)
 		fd_count_test(an_id_that_nobody_opened_is_nothing),
 		fd_count_test(an_id_is_used_again_only_after_closed),
 		fd_count_test(an_fdref_is_found_by_what_it_is_now),
+		fd_count_test(of_several_that_are_alike_one_suits),
 		fd_count_test(closing_is_said_once),
 		fd_count_test(open_with_an_id_that_is_not_the_senders_is_wrong),
 		fd_count_test(open_with_an_id_in_use_is_wrong_until_it_is_closed),
