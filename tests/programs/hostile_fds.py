@@ -333,7 +333,7 @@ add("a socket in two sessions", in_two_sessions)
 # ---- cycles and depth ----
 
 def ring(passing):
-    """Three sockets of which each carries the next one's other end, all let go of."""
+    """Three sockets of which each carries the next one's other end, all let go of: twice each."""
     pairs = [socket.socketpair() for _ in range(3)]
     for n, (near, _) in enumerate(pairs):
         send_fds(near, b"ring", [pairs[(n + 1) % 3][1].fileno()])
@@ -341,6 +341,9 @@ def ring(passing):
     for near, far in pairs:
         near.close()
         far.close()
+    if passing.program is passing.stage.guest:
+        passing.expect_end("it was passed before")
+        return
     close_all(receive(passing.receiver)[1])
     passing.sender.send(b"goes on")
     check(read_exactly(passing.receiver, 7) == b"goes on", "something else comes")
