@@ -25,6 +25,9 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames below are l
 #define CHANNEL_MAX_UNNAMED  64u           // eventfds that wait for EVENT_ROLE
 #define CHANNEL_REGION_STEP  (64u * 1024)  // what ranges begin and end at: a page anywhere
 #define CHANNEL_MAX_REGION   0x7fff0000u   // bytes that are used: wl_shm's sizes are signed
+#define CHANNEL_MAX_PAGES    0x04000000u   // bytes of a pool by its pages: udmabuf's size_limit_mb
+#define CHANNEL_MAX_RANGES   1024u         // of pages, in one OPEN: udmabuf's list_limit
+#define CHANNEL_PAGE         4096u         // what ranges of pages are multiples of
 
 // Credit that each side has at first, without being told.
 #define CHANNEL_MESSAGE_WINDOW (4u * 1024 * 1024)
@@ -134,6 +137,8 @@ enum channel_kind {
 #define CHANNEL_FEATURE_HANDLE 0x00000008u
 // Beside DMABUF: both sides have a DRM device for timelines.
 #define CHANNEL_FEATURE_TIMELINE 0x00000020u
+// The guest names the pages that pools are in, and the host has the guest's memory.
+#define CHANNEL_FEATURE_PAGES 0x00010000u
 
 struct channel_hello {
 	uint32_t magic;
@@ -213,6 +218,13 @@ struct channel_open_memory {
 	uint32_t exact;     // 1: the copy has these seals and no others, and is not kept
 };
 static_assert(sizeof(struct channel_open_memory) == 48, "on-wire size");
+
+// A pool's pages follow its OPEN, in the order in which they are in it: whole pages of the guest's memory.
+struct channel_page_range {
+	uint32_t address[2]; // guest-physical
+	uint32_t length;     // bytes
+};
+static_assert(sizeof(struct channel_page_range) == 12, "on-wire size");
 
 // How the bytes of a dma-buf get to the other side.
 enum channel_plane {

@@ -17,6 +17,8 @@ struct fileserver;
 struct flights;
 struct fdref;
 struct fdrefs;
+struct page_buffers;
+struct page_pinner;
 struct resolver;
 struct sync_wait;
 struct virtgpu;
@@ -159,6 +161,9 @@ struct fdrefs {
 	struct virtgpu *virtgpu; // in the guest: that GPU; borrowed. NULL: they are copied
 	bool timelines;          // both sides have agreed to them, too (timeline.h)
 	int node;                // that they are made with: a DRM device's, borrowed
+	// Pools go by their pages (pages.h): the guest's, and the host's; borrowed. NULL: they do not.
+	struct page_pinner *pinner;
+	struct page_buffers *page_buffers;
 	struct fdref_rules rules;
 
 	struct region *region;          // ours; NULL: none is shared

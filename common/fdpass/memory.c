@@ -13,6 +13,7 @@
 #include "base/mapping.h"
 #include "fdpass/kind.h"
 #include "fdpass/memory_impl.h"
+#include "fdpass/pages.h"
 #include "fdpass/region.h"
 
 // What MEM_COPY asks for takes of the rate: so much as one message.
@@ -45,6 +46,7 @@ void memory_finish(struct memory *memory)
 {
 	mapping_unref(memory->mapping);
 	region_range_release(memory->range);
+	pages_unpin(memory);
 	charge_unref(memory->ref.memory);
 	if (memory->fd >= 0) {
 		close(memory->fd);
@@ -89,7 +91,53 @@ static uint64_t file_size(int fd)
 	return fstat(fd, &st) < 0 || st.st_size < 0 ? 0 : (uint64_t)st.st_size;
 }
 
-struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong)
+/*
+ * Chooses how the bytes go: the pages themselves, a range of the region, or rows. open has struct
+ * channel_open_memory in it, and gets what follows.
+ */
+static const char *choose_plane(struct fdrefs *refs, struct memory *memory, uint64_t size,
+	bool by_pages, struct wl_array *open)
+{
+	uint64_t there = file_size(memory->fd);
+	uint64_t shared = there < size ? there : size;
+	int access = fcntl(memory->fd, F_GETFL) & O_ACCMODE;
+	bool pinned = by_pages && there >= size && access == O_RDWR &&
+		pages_pin(refs, memory, size, open);
+	if (!pinned && !memory_map(memory, shared, access == O_RDWR)) {
+		return "a pool's fd cannot be mapped";
+	}
+	struct channel_open_memory *head = open->data;
+	*head = (struct channel_open_memory){
+		.access = (uint32_t)access,
+		.seals = fd_seals(memory->fd),
+	};
+	if (shared < there && head->seals != CHANNEL_NO_SEALS) {
+		head->seals &= ~(uint32_t)F_SEAL_GROW; // the pool may still grow within its file
+	}
+	memory->range = pinned ? NULL : region_allocate(refs, size, false);
+	channel_put64(head->size, memory->range != NULL ? 0 : shared);
+	return NULL;
+}
+
+static const char *open_pool(
+	struct fdrefs *refs, struct memory *memory, uint64_t size, bool by_pages)
+{
+	struct wl_array open;
+	wl_array_init(&open);
+	const char *wrong = wl_array_add(&open, sizeof(struct channel_open_memory)) != NULL
+		? choose_plane(refs, memory, size, by_pages, &open)
+		: "out of memory";
+	if (wrong == NULL &&
+		!fdrefs_open(
+			refs, &memory->ref, &exported, CHANNEL_KIND_POOL, open.data, open.size)) {
+		wrong = "too many fds are open in this session";
+	}
+	wl_array_release(&open);
+	return wrong;
+}
+
+static struct memory *export_pool(
+	struct fdrefs *refs, int fd, uint64_t size, bool by_pages, const char **wrong)
 {
 	*wrong = NULL;
 	if (fd_kind_of(fd) != FD_KIND_FILE) {
@@ -106,26 +154,11 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	memory->fd = fd;
 	memory->wanted = size;
 	memory->users = 1;
-	uint64_t there = file_size(fd);
-	uint64_t shared = there < size ? there : size;
-	int access = fcntl(fd, F_GETFL) & O_ACCMODE;
-	if (!memory_map(memory, shared, access == O_RDWR)) {
-		*wrong = "a pool's fd cannot be mapped";
-		close(fd);
-		free(memory);
-		return NULL;
-	}
-	struct channel_open_memory open = {.access = (uint32_t)access, .seals = fd_seals(fd)};
-	if (shared < there && open.seals != CHANNEL_NO_SEALS) {
-		open.seals &= ~(uint32_t)F_SEAL_GROW; // the pool may still grow within its file
-	}
-	memory->range = region_allocate(refs, size, false);
-	channel_put64(open.size, memory->range != NULL ? 0 : shared);
-	if (!fdrefs_open(refs, &memory->ref, &exported, CHANNEL_KIND_POOL, &open, sizeof(open))) {
-		*wrong = "too many fds are open in this session";
+	*wrong = open_pool(refs, memory, size, by_pages);
+	if (*wrong != NULL) {
 		region_forget(memory->range);
-		mapping_unref(memory->mapping);
-		close(fd);
+		memory->range = NULL;
+		memory_finish(memory);
 		free(memory);
 		return NULL;
 	}
@@ -134,6 +167,24 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 	}
 	refs->counts.pools++;
 	return memory;
+}
+
+struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong)
+{
+	return export_pool(refs, fd, size, true, wrong);
+}
+
+struct memory *memory_export_changing(
+	struct fdrefs *refs, int fd, uint64_t size, const char **wrong)
+{
+	return export_pool(refs, fd, size, false, wrong);
+}
+
+bool memory_has_changed(const struct memory *memory)
+{
+	struct stat st;
+	return fstat(memory->fd, &st) < 0 || st.st_ctim.tv_sec != memory->changed.tv_sec ||
+		st.st_ctim.tv_nsec != memory->changed.tv_nsec;
 }
 
 /* Rows that come back for a file which is closed or truncated by now are forgotten. */
@@ -222,10 +273,13 @@ const char *memory_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
 	struct channel_open_memory open;
-	if (frame->header.length != sizeof(open)) {
+	if (frame->header.length < sizeof(open)) {
 		return "OPEN of a pool with a wrong length";
 	}
 	memcpy(&open, frame->payload, sizeof(open));
+	if (frame->header.length > sizeof(open)) {
+		return pages_import(refs, frame, &open, ref);
+	}
 	uint64_t size = channel_get64(open.size);
 	if (open.access > CHANNEL_ACCESS_BOTH || size > INT64_MAX) {
 		return "OPEN of a pool with a wrong access mode or size";
@@ -472,9 +526,7 @@ static const struct fdref_interface imported = {
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id)
 {
 	struct fdref *ref = fdrefs_get(refs, id);
-	bool is_memory =
-		ref != NULL && (ref->interface == &exported || ref->interface == &imported);
-	return is_memory ? (struct memory *)ref : NULL;
+	return ref != NULL && ref->kind == CHANNEL_KIND_POOL ? (struct memory *)ref : NULL;
 }
 
 struct memory *memory_use(struct memory *memory)
@@ -511,6 +563,8 @@ void memory_release(struct memory *memory)
 		close_original(memory);
 	} else if (memory->ref.closing && memory->is_dmabuf) {
 		dmabuf_let_go(memory);
+	} else if (memory->ref.closing && memory->shared) {
+		pages_let_go(memory);
 	} else if (memory->ref.closing) {
 		fdrefs_confirm_closed(&memory->ref);
 	}

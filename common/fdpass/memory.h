@@ -1,15 +1,21 @@
 #ifndef FDPASS_MEMORY_H
 #define FDPASS_MEMORY_H
 
+#include <time.h>
+
 #include "fdpass/fdref.h"
 
 struct mapping;
+struct page_pinner;
 struct region_range;
 
 /**
  * Memory with sync points: a wl_shm pool and its replica. The opener holds the client's file, the
  * importer a memfd of the same size and seals; rows are pushed either way when the protocol says
  * that they are needed.
+ *
+ * Where the host has the guest's memory, the replica is the pages of the client's file themselves
+ * (pages.h). Such a pool cannot grow: it is followed by another one.
  *
  * Where there is a region, the replica is a range of it. A pool that outgrows its range gets another
  * one; what has been made of the pool before stays in the old one, for which it keeps a use.
@@ -25,12 +31,22 @@ struct memory {
 	bool is_dmabuf;             // dmabuf.h
 	// Both sides have the same pages: what is written to them is there at once, so nothing is pushed.
 	bool shared;
+	// The opener's, of a pool whose pages are pinned until it is gone (pages.h); NULL: they are not.
+	struct page_pinner *pinner;
+	int pinned;
+	struct timespec changed; // st_ctim of its file before that
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both
 // sides will map: a file that is longer is cut to it in the replica, one that is shorter stays so.
 // One use is the caller's. NULL with *wrong set on failure.
 struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const char **wrong);
+// The same for a file whose owner exchanges its pages: it does not go by them.
+struct memory *memory_export_changing(
+	struct fdrefs *refs, int fd, uint64_t size, const char **wrong);
+// Whether the owner of an opener's file may have exchanged pages of it since they were pinned. Writing to a
+// mapping does not.
+bool memory_has_changed(const struct memory *memory);
 // For fdrefs_frame: OPEN of a pool.
 const char *memory_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
@@ -45,6 +61,7 @@ void memory_release(struct memory *memory);
 // The opener's file is now looked at as being size bytes long; the replica follows before any later
 // message. A pool only grows; a file that its owner has truncated makes a replica of that size. False: it cannot
 // be mapped, or the region has no room for what is there.
+// Not for one that is shared.
 bool memory_resize(struct memory *memory, uint64_t size);
 // Before bytes are read for a message: looks whether the file is still as long as it was, and makes the
 // replica follow if it is not.

@@ -1,0 +1,127 @@
+#include "tests/support/pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "channel/channel.h"
+
+#define FIRST_ADDRESS (UINT64_C(7) << 32)
+
+struct pinned_file {
+	struct wl_list link;
+	int fd;
+	int number;
+	uint64_t address; // of the first range
+};
+
+static void check(bool ok, const char *what)
+{
+	if (!ok) {
+		perror(what);
+		abort();
+	}
+}
+
+static void add_range(struct wl_array *ranges, uint64_t address, uint64_t length)
+{
+	struct channel_page_range *range = wl_array_add(ranges, sizeof(*range));
+	check(range != NULL, "a range");
+	channel_put64(range->address, address);
+	range->length = (uint32_t)length;
+}
+
+static int pin(struct page_pinner *pinner, int fd, uint64_t size, struct wl_array *ranges)
+{
+	struct page_world *world = wl_container_of(pinner, world, pinner);
+	static int number;
+	if (world->refuses) {
+		return -EPERM;
+	}
+	struct pinned_file *file = calloc(1, sizeof(*file));
+	check(file != NULL, "a file");
+	file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	check(file->fd >= 0, "dup");
+	file->address = world->next;
+	file->number = number++;
+	uint64_t left = (size + CHANNEL_PAGE - 1) / CHANNEL_PAGE * CHANNEL_PAGE;
+	for (size_t n = world->ranges; n > 1 && left > CHANNEL_PAGE; n--) {
+		add_range(ranges, world->next, CHANNEL_PAGE);
+		world->next += 2 * CHANNEL_PAGE;
+		left -= CHANNEL_PAGE;
+	}
+	add_range(ranges, world->next, left);
+	world->next += left;
+	world->pinned++;
+	wl_list_insert(&world->files, &file->link);
+	return file->number;
+}
+
+static void unpin(struct page_pinner *pinner, int pinned)
+{
+	struct page_world *world = wl_container_of(pinner, world, pinner);
+	struct pinned_file *file, *next;
+	wl_list_for_each_safe (file, next, &world->files, link) {
+		if (file->number == pinned) {
+			wl_list_remove(&file->link);
+			close(file->fd);
+			free(file);
+			world->pinned--;
+			return;
+		}
+	}
+	check(false, "what is unpinned was pinned");
+}
+
+static int make(struct page_buffers *buffers, const struct channel_page_range *ranges, size_t n,
+	const char **wrong)
+{
+	struct page_world *world = wl_container_of(buffers, world, buffers);
+	struct pinned_file *file;
+	*wrong = "a range that is not the guest's memory";
+	wl_list_for_each (file, &world->files, link) {
+		if (n > 0 && file->address == channel_get64(ranges[0].address) && !world->fails) {
+			world->made++;
+			return fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+		}
+	}
+	return -1;
+}
+
+static void destroy_pinner(struct page_pinner *pinner)
+{
+	(void)pinner;
+}
+
+static void destroy_buffers(struct page_buffers *buffers)
+{
+	(void)buffers;
+}
+
+static const struct page_pinner_interface pinner_interface = {
+	.pin = pin,
+	.unpin = unpin,
+	.destroy = destroy_pinner,
+};
+
+static const struct page_buffers_interface buffers_interface = {
+	.make = make,
+	.destroy = destroy_buffers,
+};
+
+void page_world_init(struct page_world *world)
+{
+	*world = (struct page_world){
+		.pinner = {.interface = &pinner_interface},
+		.buffers = {.interface = &buffers_interface},
+		.next = FIRST_ADDRESS,
+	};
+	wl_list_init(&world->files);
+}
+
+void page_world_finish(struct page_world *world)
+{
+	check(wl_list_empty(&world->files), "nothing is pinned");
+}

@@ -1,0 +1,250 @@
+#include "fdpass/pinner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <wayland-util.h>
+
+#include <cmocka.h>
+
+#include "channel/channel.h"
+#include "fdpass/pages.h"
+#include "tests/support/fd_count.h"
+
+#define PAGE 4096u
+
+struct fixture {
+	struct page_pinner *pinner;
+	struct wl_array ranges;
+};
+
+static void set_up(struct fixture *fixture)
+{
+	fixture->pinner = pinner_create();
+	if (fixture->pinner == NULL) {
+		print_message("pinner_create: %s\n", strerror(errno));
+		skip();
+	}
+	wl_array_init(&fixture->ranges);
+}
+
+static void tear_down(struct fixture *fixture)
+{
+	wl_array_release(&fixture->ranges);
+	page_pinner_destroy(fixture->pinner);
+}
+
+static int new_memory(uint64_t size)
+{
+	int fd = memfd_create("client", MFD_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	return fd;
+}
+
+static int pin(struct fixture *fixture, int fd, uint64_t size)
+{
+	return fixture->pinner->interface->pin(fixture->pinner, fd, size, &fixture->ranges);
+}
+
+static void unpin(struct fixture *fixture, int pinned)
+{
+	fixture->pinner->interface->unpin(fixture->pinner, pinned);
+}
+
+/* Where a page of the file is now, by a mapping of the test's own. */
+static uint64_t address_of(int fd, size_t page)
+{
+	uint64_t entry;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint8_t *data = mmap(
+		NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, page * PAGE);
+	assert_true(data != MAP_FAILED);
+	(void)*(volatile uint8_t *)data;
+	assert_int_equal(pread(pagemap, &entry, sizeof(entry), (off_t)((uintptr_t)data / PAGE * 8)),
+		sizeof(entry));
+	munmap(data, PAGE);
+	close(pagemap);
+	return (entry & ((UINT64_C(1) << 55) - 1)) * PAGE;
+}
+
+static uint64_t total(const struct wl_array *ranges)
+{
+	uint64_t bytes = 0;
+	const struct channel_page_range *range;
+	wl_array_for_each (range, ranges) {
+		bytes += range->length;
+	}
+	return bytes;
+}
+
+/* Of the page-th page that the ranges name. */
+static uint64_t named(const struct wl_array *ranges, size_t page)
+{
+	uint64_t at = (uint64_t)page * PAGE;
+	const struct channel_page_range *range;
+	wl_array_for_each (range, ranges) {
+		if (at < range->length) {
+			return channel_get64(range->address) + at;
+		}
+		at -= range->length;
+	}
+	fail_msg("page %zu is in no range", page);
+	return 0;
+}
+
+static void pages_are_named_in_their_order(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(300 * PAGE);
+	int pinned = pin(&fixture, fd, 300 * PAGE);
+	assert_true(pinned >= 0);
+	assert_int_equal(total(&fixture.ranges), 300 * PAGE);
+	for (size_t page = 0; page < 300; page++) {
+		assert_int_equal(named(&fixture.ranges, page), address_of(fd, page));
+	}
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void neighbours_are_one_range(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(300 * PAGE);
+	int pinned = pin(&fixture, fd, 300 * PAGE);
+	assert_true(pinned >= 0);
+	const struct channel_page_range *range = fixture.ranges.data;
+	size_t n = fixture.ranges.size / sizeof(*range);
+	for (size_t i = 1; i < n; i++) {
+		assert_int_not_equal(channel_get64(range[i - 1].address) + range[i - 1].length,
+			channel_get64(range[i].address));
+	}
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void a_file_may_end_within_a_page(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(3 * PAGE + 17);
+	int pinned = pin(&fixture, fd, 3 * PAGE + 17);
+	assert_true(pinned >= 0);
+	assert_int_equal(total(&fixture.ranges), 4 * PAGE);
+	assert_int_equal(named(&fixture.ranges, 3), address_of(fd, 3));
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void what_was_in_the_array_stays(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	memcpy(wl_array_add(&fixture.ranges, 8), "a header", 8);
+	int fd = new_memory(PAGE);
+	int pinned = pin(&fixture, fd, PAGE);
+	assert_true(pinned >= 0);
+	assert_int_equal(fixture.ranges.size, 8 + sizeof(struct channel_page_range));
+	assert_memory_equal(fixture.ranges.data, "a header", 8);
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+/* A hole gives the file another page: ours is not for anybody else while it is pinned. */
+static void a_page_whose_file_has_lost_it_is_not_used_again(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(PAGE);
+	int pinned = pin(&fixture, fd, PAGE);
+	assert_true(pinned >= 0);
+	uint64_t ours = named(&fixture.ranges, 0);
+	for (int i = 0; i < 100; i++) {
+		assert_int_equal(
+			fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE), 0);
+		assert_int_not_equal(address_of(fd, 0), ours);
+	}
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void what_is_too_short_is_not_pinned(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(2 * PAGE);
+	assert_true(pin(&fixture, fd, 3 * PAGE) < 0);
+	fixture.ranges.size = 0;
+	int pinned = pin(&fixture, fd, 2 * PAGE); // its place is free again
+	assert_int_equal(pinned, 0);
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void what_cannot_be_written_is_not_pinned(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	char path[32];
+	int fd = new_memory(PAGE);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int read_only = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(read_only >= 0);
+	assert_true(pin(&fixture, read_only, PAGE) < 0);
+	close(read_only);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void places_are_used_again(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(PAGE);
+	for (int i = 0; i < 10000; i++) {
+		fixture.ranges.size = 0;
+		int pinned = pin(&fixture, fd, PAGE);
+		assert_int_equal(pinned, 0);
+		unpin(&fixture, pinned);
+	}
+	close(fd);
+	tear_down(&fixture);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fd_count_test(pages_are_named_in_their_order),
+		fd_count_test(neighbours_are_one_range),
+		fd_count_test(a_file_may_end_within_a_page),
+		fd_count_test(what_was_in_the_array_stays),
+		fd_count_test(a_page_whose_file_has_lost_it_is_not_used_again),
+		fd_count_test(what_is_too_short_is_not_pinned),
+		fd_count_test(what_cannot_be_written_is_not_pinned),
+		fd_count_test(places_are_used_again),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
