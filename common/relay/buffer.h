@@ -25,6 +25,7 @@ struct pool {
 	struct wl_list link;       // of a dma-buf: wayland.dmabufs
 	unsigned int refs;         // its object and the planes in it
 	bool is_dmabuf;
+	uint32_t shm; // the guest's: the wl_shm that the pool was made by
 	struct memory *memory;
 	struct wl_list planes; // buffer_plane.pool_link
 	uint64_t mapped;       // the host's: of the region, as the compositor knows the pool; bytes

@@ -12,7 +12,7 @@ static const struct wayland_hook hooks[] = {
 	{"wl_registry", "bind", registry_bind, registry_bind},
 
 	{"wl_shm", "create_pool", shm_export_create_pool, shm_import_create_pool},
-	{"wl_shm_pool", "create_buffer", shm_create_buffer, shm_import_create_buffer},
+	{"wl_shm_pool", "create_buffer", shm_export_create_buffer, shm_import_create_buffer},
 	{"wl_shm_pool", "resize", shm_export_resize, shm_import_resize},
 
 	{"zwp_linux_dmabuf_v1", "format", feedback_format, feedback_format},

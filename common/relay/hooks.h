@@ -24,7 +24,7 @@ enum wayland_verdict display_error(struct wayland_call *call);
 
 enum wayland_verdict shm_export_create_pool(struct wayland_call *call);
 enum wayland_verdict shm_import_create_pool(struct wayland_call *call);
-enum wayland_verdict shm_create_buffer(struct wayland_call *call);
+enum wayland_verdict shm_export_create_buffer(struct wayland_call *call);
 enum wayland_verdict shm_import_create_buffer(struct wayland_call *call);
 enum wayland_verdict shm_export_resize(struct wayland_call *call);
 enum wayland_verdict shm_import_resize(struct wayland_call *call);

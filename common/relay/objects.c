@@ -73,6 +73,13 @@ void objects_finish(struct objects *objects)
 	finish_range(objects, &objects->server);
 }
 
+/* There is nothing that could still come for the one before it. */
+static bool can_follow(const struct object *former, const struct wire_interface *interface)
+{
+	return former->destroyed && interface != NULL && former->interface == interface &&
+		interface->ops[WIRE_EVENT].count == 0;
+}
+
 const char *objects_insert(struct objects *objects, uint32_t id,
 	const struct wire_interface *interface, uint32_t version)
 {
@@ -92,10 +99,15 @@ const char *objects_insert(struct objects *objects, uint32_t id,
 		range->objects[range->count++] = (struct object){0};
 	}
 	struct object *object = &range->objects[index];
+	uint32_t former = object->former;
 	if (object->used && range == &objects->client) {
-		return "a new id that is in use";
+		if (!objects->reuses || !can_follow(object, interface)) {
+			return "a new id that is in use";
+		}
+		former++;
 	}
 	clear(object);
+	object->former = former;
 	object->interface = interface;
 	object->version = version;
 	object->used = true;
@@ -108,6 +120,16 @@ void objects_remove(struct objects *objects, uint32_t id)
 	if (object != NULL && id != 1) {
 		clear(object);
 	}
+}
+
+bool objects_remove_former(struct objects *objects, uint32_t id)
+{
+	struct object *object = objects_get(objects, id);
+	bool is_former = object != NULL && object->former > 0;
+	if (is_former) {
+		object->former--;
+	}
+	return is_former;
 }
 
 void objects_mark_destroyed(struct object *object)

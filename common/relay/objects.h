@@ -26,7 +26,8 @@ struct object {
 	struct object_state *state;             // NULL: none
 	uint32_t version;
 	bool used;
-	bool destroyed; // by its client
+	bool destroyed;  // by its client
+	uint32_t former; // objects that had this id and whose delete_id is still to come
 };
 
 struct objects {
@@ -36,6 +37,9 @@ struct objects {
 		size_t capacity;
 	} client, server;
 	struct budget *budget; // borrowed
+	// A client's id may be given out again as soon as its object has been destroyed, to one of the same
+	// interface, if that has no events.
+	bool reuses;
 };
 
 // Knows wl_display as object 1 then. False on ENOMEM, or if the budget has no room for that.
@@ -57,6 +61,8 @@ static inline struct object *objects_get(const struct objects *objects, uint32_t
 const char *objects_insert(struct objects *objects, uint32_t id,
 	const struct wire_interface *interface, uint32_t version);
 void objects_remove(struct objects *objects, uint32_t id); // delete_id
+// delete_id, too. False: id is that of no former object.
+bool objects_remove_former(struct objects *objects, uint32_t id);
 // The client has destroyed it: its state goes, its type stays.
 void objects_mark_destroyed(struct object *object);
 

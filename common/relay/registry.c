@@ -136,6 +136,11 @@ enum wayland_verdict registry_bind(struct wayland_call *call)
 enum wayland_verdict display_delete_id(struct wayland_call *call)
 {
 	uint32_t id = call->message.args[0].value;
+	if (objects_remove_former(&call->wayland->objects, id)) {
+		// Of a pool that has been replaced, which the guest knows and its client does not (shm.c).
+		return call->wayland->options.exports == WIRE_REQUEST ? WAYLAND_DROP
+								      : WAYLAND_FORWARD;
+	}
 	objects_remove(&call->wayland->objects, id);
 	region_let_go(call->wayland->options.refs->region, id);
 	return WAYLAND_FORWARD;

@@ -304,6 +304,9 @@ static const char *handle_welcome(struct session *session, const struct channel_
 	if (session->refs.dmabufs && (welcome.features & CHANNEL_FEATURE_HANDLE) != 0) {
 		session->refs.virtgpu = session->options.virtgpu;
 	}
+	if ((welcome.features & CHANNEL_FEATURE_PAGES) != 0) {
+		session->refs.pinner = session->options.pinner;
+	}
 	session->clock.same = memcmp(boot_id, none, sizeof(none)) != 0 &&
 		memcmp(boot_id, welcome.boot_id, sizeof(boot_id)) == 0;
 	relay_clock_sample(&session->clock, channel_get64(welcome.hello_clock),
@@ -608,6 +611,7 @@ static void init_refs(struct session *session)
 		.handles = options->handles,
 		.timelines = options->timelines && !peer_is_client(session),
 		.node = options->node,
+		.page_buffers = options->page_buffers,
 		.data = session,
 	};
 	fd_identity_of(options->channel_fd, &session->refs.channel_identity);

@@ -16,6 +16,8 @@ struct channel_input;
 struct denied_request;
 struct event_base;
 struct event_note;
+struct page_buffers;
+struct page_pinner;
 struct record;
 struct region;
 struct resolver;
@@ -58,6 +60,10 @@ struct session_options {
 	// Of the guest: names the buffers of its GPU if WELCOME says HANDLE, which HELLO has offered; borrowed.
 	// NULL: it does not.
 	struct virtgpu *virtgpu;
+	// Pools may go by their pages (fdpass/pages.h), of Wayland's sessions. In the guest: HELLO has offered it,
+	// and WELCOME decides. On the host: WELCOME has agreed. Borrowed; NULL: they do not.
+	struct page_pinner *pinner;
+	struct page_buffers *page_buffers;
 	// Files that need not be sent (from the peer's HELLO), and those that we have. Borrowed; what
 	// the session receives is added to contents and told by stored (fd borrowed).
 	const struct content_hash *peer_contents;

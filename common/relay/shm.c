@@ -1,5 +1,7 @@
 #include <drm_fourcc.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
@@ -7,6 +9,10 @@
 #include "relay/buffer.h"
 #include "relay/hooks.h"
 #include "wire/socket.h"
+
+// Opcodes, of wl_shm and wl_shm_pool.
+#define REQUEST_CREATE_POOL 0
+#define REQUEST_DESTROY     1
 
 /* wl_shm has numbers of its own for two of drm_fourcc.h's formats. */
 static uint32_t fourcc_of(uint32_t format)
@@ -69,9 +75,11 @@ enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
 		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION, wrong);
 	}
 	call->refs[call->n_refs++] = memory->ref.id;
-	if (create_pool(call, memory) == NULL) {
+	struct pool *pool = create_pool(call, memory);
+	if (pool == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
+	pool->shm = call->message.header.object;
 	return WAYLAND_FORWARD;
 }
 
@@ -107,6 +115,64 @@ enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 	return charge_mapping(call, pool, 2);
 }
 
+static bool is_shm(const struct object *object)
+{
+	return object != NULL && !object->destroyed && object->interface != NULL &&
+		strcmp(object->interface->name, "wl_shm") == 0;
+}
+
+/* wl_shm_pool.destroy(), wl_shm.create_pool(id, fd, size) */
+static bool encode_replacement(struct wl_array *out, uint32_t shm, uint32_t id, uint32_t size)
+{
+	if (!wire_encode_begin(out, id, REQUEST_DESTROY) || !wire_encode_end(out, 0)) {
+		return false;
+	}
+	size_t start = out->size;
+	return wire_encode_begin(out, shm, REQUEST_CREATE_POOL) && wire_encode_uint(out, id) &&
+		wire_encode_uint(out, size) && wire_encode_end(out, start);
+}
+
+/* Another pool of the same file gets the id; the buffers of this one stay what they are. */
+static enum wayland_verdict replace_with(
+	struct wayland_call *call, struct memory *memory, uint32_t size)
+{
+	struct pool *former = (struct pool *)call->object->state;
+	struct pool *pool = pool_create(memory);
+	if (pool == NULL ||
+		!encode_replacement(
+			call->replacement, former->shm, call->message.header.object, size)) {
+		pool_unref(pool);
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	}
+	pool->state.destroy = destroy_pool_object;
+	pool->shm = former->shm;
+	call->object->state = &pool->state;
+	call->object->former++;
+	call->refs[call->n_refs++] = memory->ref.id;
+	pool_unref(former);
+	return WAYLAND_REPLACE;
+}
+
+/* A pool that both sides share: the compositor's fd is of those pages and no others. */
+static enum wayland_verdict replace_pool(struct wayland_call *call, uint32_t size,
+	struct memory *(*export)(struct fdrefs *, int, uint64_t, const char **))
+{
+	struct pool *pool = (struct pool *)call->object->state;
+	if (!is_shm(objects_get(&call->wayland->objects, pool->shm))) {
+		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+			"a pool that both sides share cannot change without its wl_shm");
+	}
+	const char *wrong = "out of fds";
+	int fd = fcntl(pool->memory->fd, F_DUPFD_CLOEXEC, 0);
+	wayland_flush_exports(call->wayland); // what names the pool's fdref comes before its CLOSE
+	struct memory *memory =
+		fd < 0 ? NULL : export(call->wayland->options.refs, fd, size, &wrong);
+	if (memory == NULL) {
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, wrong);
+	}
+	return replace_with(call, memory, size);
+}
+
 /* wl_shm_pool.resize(size) */
 enum wayland_verdict shm_export_resize(struct wayland_call *call)
 {
@@ -114,6 +180,9 @@ enum wayland_verdict shm_export_resize(struct wayland_call *call)
 	int32_t size = (int32_t)call->message.args[0].value;
 	if (pool == NULL || size <= 0 || (uint64_t)size <= pool->memory->wanted) {
 		return WAYLAND_FORWARD; // for the compositor to reject
+	}
+	if (pool->memory->shared) {
+		return replace_pool(call, (uint32_t)size, memory_export);
 	}
 	if (pool->memory->range != NULL) {
 		wayland_flush_exports(call->wayland); // what was made of the pool stays where it is
@@ -155,7 +224,7 @@ static void add_plane(struct buffer *buffer, struct pool *pool, uint64_t offset,
 }
 
 /* wl_shm_pool.create_buffer(id, offset, width, height, stride, format) */
-enum wayland_verdict shm_create_buffer(struct wayland_call *call)
+static enum wayland_verdict create_buffer(struct wayland_call *call)
 {
 	const struct wire_arg *args = call->message.args;
 	struct pool *pool = (struct pool *)call->object->state;
@@ -173,6 +242,27 @@ enum wayland_verdict shm_create_buffer(struct wayland_call *call)
 	add_plane(buffer, pool, (uint64_t)offset, (uint32_t)stride);
 	wayland_new_object(call, 0)->state = &buffer->state;
 	return WAYLAND_FORWARD;
+}
+
+/* The same, where the file has other pages than the compositor: there the pool is another one first. */
+enum wayland_verdict shm_export_create_buffer(struct wayland_call *call)
+{
+	const struct wire_message *message = &call->message;
+	struct pool *pool = (struct pool *)call->object->state;
+	if (pool == NULL || !pool->memory->shared || !memory_has_changed(pool->memory)) {
+		return create_buffer(call);
+	}
+	uint32_t size = (uint32_t)pool->memory->wanted;
+	if (replace_pool(call, size, memory_export_changing) == WAYLAND_FAIL ||
+		create_buffer(call) == WAYLAND_FAIL) {
+		return WAYLAND_FAIL;
+	}
+	void *data = wl_array_add(call->replacement, message->header.size);
+	if (data == NULL) {
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	}
+	memcpy(data, message->data, message->header.size);
+	return WAYLAND_REPLACE;
 }
 
 /* Where length bytes of the pool are in the region; INT32_MAX if they leave the pool or its range. */
@@ -195,7 +285,7 @@ enum wayland_verdict shm_import_create_buffer(struct wayland_call *call)
 		// What leaves its pool is for the compositor to reject, also where the region goes on.
 		*args[1].word = place_in_region(pool->memory, (uint64_t)offset, length);
 	}
-	return shm_create_buffer(call);
+	return create_buffer(call);
 }
 
 /* The buffer that is argument i; NULL. */

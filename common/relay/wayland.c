@@ -45,6 +45,7 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 		wayland_finish(wayland);
 		return false;
 	}
+	wayland->objects.reuses = options->refs->page_buffers != NULL; // pools that grow (shm.c)
 	return true;
 }
 

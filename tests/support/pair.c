@@ -59,6 +59,7 @@ static uint32_t features_of(const struct pair_options *options, int node)
 {
 	return (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
 		(options->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
+		(options->page_buffers != NULL ? CHANNEL_FEATURE_PAGES : 0) |
 		(node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
 }
 
@@ -124,6 +125,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.timelines = options->guest_node != 0;
 	guest.node = options->guest_node;
 	guest.virtgpu = options->virtgpu;
+	guest.pinner = options->pinner;
 	guest.data = &pair->guest;
 	pair->guest.session = session_create(&guest);
 	check(pair->guest.session != NULL, "the guest's session");
@@ -150,6 +152,7 @@ static void create_host(struct pair *pair, struct event_base *base,
 		(options->no_guest || (pair->hello.features & CHANNEL_FEATURE_TIMELINE) != 0);
 	host.node = options->host_node;
 	host.handles = options->handles;
+	host.page_buffers = options->page_buffers;
 	host.denied = options->denied;
 	host.n_denied = options->n_denied;
 	host.app_id_prefix = options->app_id_prefix;

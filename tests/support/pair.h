@@ -13,6 +13,8 @@
 struct channel_input;
 struct denied_request;
 struct event_base;
+struct page_buffers;
+struct page_pinner;
 struct resolver;
 struct session;
 struct virtgpu;
@@ -45,7 +47,10 @@ struct pair_options {
 	// Their timelines cross, by this: a DRM device, borrowed; 0: they do not.
 	int guest_node, host_node;
 	struct dmabuf_device device; // of the guest
-	uint64_t max_memory;         // 0: plenty, as below
+	// Pools go by their pages; borrowed; NULL: they do not.
+	struct page_pinner *pinner;
+	struct page_buffers *page_buffers;
+	uint64_t max_memory; // 0: plenty, as below
 	uint32_t max_objects;
 	uint32_t max_fds;
 	const char *service; // of unknown protocol; NULL: Wayland

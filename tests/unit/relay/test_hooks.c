@@ -184,7 +184,7 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 			right = names_a_buffer(op);
 		} else if (uses(hook, surface_attach)) {
 			right = names(op, WIRE_ARG_OBJECT, "wl_buffer");
-		} else if (uses(hook, shm_create_buffer)) {
+		} else if (uses(hook, shm_export_create_buffer)) {
 			right = names(op, WIRE_ARG_NEW_ID, "wl_buffer");
 		} else if (uses(hook, surface_create)) {
 			right = names(op, WIRE_ARG_NEW_ID, "wl_surface");
