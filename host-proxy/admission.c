@@ -8,8 +8,6 @@
 #include "program/options.h"
 #include "program/worker.h"
 
-#define LAST_PRIVILEGED_PORT 1023 // needs CAP_NET_BIND_SERVICE in the guest
-
 const char *admission_allow_cid(struct admission *admission, const char *value)
 {
 	unsigned long number;

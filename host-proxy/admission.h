@@ -13,7 +13,8 @@ struct worker_peer;
  * peer says is not looked at.
  */
 
-#define ADMISSION_MAX 64
+#define LAST_PRIVILEGED_PORT 1023 // of a guest: it needs CAP_NET_BIND_SERVICE there
+#define ADMISSION_MAX        64
 
 struct admission {
 	uint32_t cids[ADMISSION_MAX]; // none: any

@@ -33,6 +33,8 @@ struct borrower {
 	struct channel_input input;
 	struct fdlist fds; // that have come before their record
 	int returns;       // pipe; -1
+	int pages;         // socket to a page_lender; -1
+	bool begun;        // a record has come
 	size_t n_files;
 	struct file files[LOAN_FILES_MAX];
 
@@ -248,6 +250,12 @@ static bool take_segments(struct borrower *borrower, const uint8_t *at, uint32_t
 	return check_segments(borrower);
 }
 
+static bool take_pages(struct borrower *borrower, uint32_t length)
+{
+	borrower->pages = fdlist_take(&borrower->fds);
+	return length == 0 && borrower->pages >= 0;
+}
+
 /* How long the record at the front of the buffer is, with all that belongs to it but bytes; 0: it is
  * not all there. */
 static size_t record_size(const struct borrower *borrower)
@@ -272,6 +280,8 @@ static bool take_record(struct borrower *borrower, size_t size)
 	const uint8_t *at = borrower->buffer + borrower->start;
 	memcpy(&record, at, sizeof(record));
 	borrower->start += size;
+	bool first = !borrower->begun;
+	borrower->begun = true;
 	switch (record.type) {
 	case LOAN_BYTES:
 		borrower->bytes = record.length;
@@ -280,6 +290,8 @@ static bool take_record(struct borrower *borrower, size_t size)
 		return take_files(borrower, record.length);
 	case LOAN_SEGMENTS:
 		return take_segments(borrower, at + sizeof(record), record.length);
+	case LOAN_PAGES:
+		return first && take_pages(borrower, record.length);
 	default:
 		return false;
 	}
@@ -315,7 +327,7 @@ static ssize_t fill_buffer(struct borrower *borrower)
 	if (n > 0) {
 		borrower->end += (size_t)n;
 	}
-	if (borrower->fds.count > LOAN_FILES_MAX + 1) {
+	if (borrower->fds.count > LOAN_FILES_MAX + 2) {
 		borrower->error = -EPROTO;
 	}
 	return borrower->error != 0 ? borrower->error : n;
@@ -426,6 +438,9 @@ static void borrower_destroy(struct channel_input *input)
 	if (borrower->returns >= 0) {
 		close(borrower->returns);
 	}
+	if (borrower->pages >= 0) {
+		close(borrower->pages);
+	}
 	free(borrower);
 }
 
@@ -446,7 +461,15 @@ struct channel_input *borrower_create(int fd)
 		.fd = fd,
 		.read_ahead = READ_AHEAD,
 	};
-	borrower->returns = -1;
+	borrower->returns = borrower->pages = -1;
 	fdlist_init(&borrower->fds);
 	return &borrower->input;
+}
+
+int borrower_take_pages(struct channel_input *input)
+{
+	struct borrower *borrower = (struct borrower *)input;
+	int fd = borrower->pages;
+	borrower->pages = -1;
+	return fd;
 }

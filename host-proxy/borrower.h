@@ -11,5 +11,7 @@ struct channel_input;
 
 // fd is borrowed. NULL with errno on failure.
 struct channel_input *borrower_create(int fd);
+// The socket to a page_lender, which is the caller's; -1: there is none. It has come with the first bytes.
+int borrower_take_pages(struct channel_input *input);
 
 #endif

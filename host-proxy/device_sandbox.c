@@ -13,6 +13,8 @@
 
 static const struct sandbox_rule vsock_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
+	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)), // pages of the guest's that are shared
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	SANDBOX_ALLOW("pipe2"),           // by which a session returns what it was lent
 	SANDBOX_OWN("process_vm_writev"), // what a slow reader has not taken is copied

@@ -13,6 +13,7 @@
 #include "base/scm.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/loan.h"
+#include "host-proxy/page_lender.h"
 #include "host-proxy/vhost_user.h"
 #include "host-proxy/vsock_sender.h"
 
@@ -29,11 +30,12 @@ struct loan {
 struct lender {
 	struct lender_config config;
 	struct event *readable;
-	int returns;           // pipe; -1: nothing comes back any more
-	int their_end;         // of it; -1: the session has it
-	struct wl_list chains; // loan.link, the oldest first
-	size_t lent;           // bytes
-	uint32_t known;        // guest_memory.version that the session has; 0: none
+	int returns;               // pipe; -1: nothing comes back any more
+	int their_end;             // of it; -1: the session has it
+	struct wl_list chains;     // loan.link, the oldest first
+	size_t lent;               // bytes
+	uint32_t known;            // guest_memory.version that the session has; 0: none
+	struct page_lender *pages; // NULL: there are none for this session
 };
 
 static_assert(LOAN_FILES_MAX >= GUEST_MEMORY_MAX, "each region can be a file");
@@ -119,6 +121,44 @@ static void handle_returns(evutil_socket_t fd, short what, void *data)
 	lender->config.returned(lender->config.data);
 }
 
+static const struct guest_memory *memory_of(const struct lender *lender)
+{
+	return vhost_user_memory(lender->config.loans->vhost);
+}
+
+/* 0, or -errno. The kernel does not split what is as short. */
+static int send_record(
+	struct lender *lender, const void *record, size_t len, const struct fdlist *fds)
+{
+	const struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
+	ssize_t n = scm_send(lender->config.fd, &iov, 1, fds, fds->count);
+	assert(n < 0 || (size_t)n == len);
+	return n < 0 ? (int)n : 0;
+}
+
+/* Without, the session goes on with what is lent. */
+static void lend_pages(struct lender *lender)
+{
+	const struct loans *loans = lender->config.loans;
+	const struct loan_record record = {.type = LOAN_PAGES};
+	int their_end;
+	if (!lender->config.pages || loans->buffers == NULL ||
+		!page_lender_possible(loans->buffers, memory_of(lender))) {
+		return;
+	}
+	lender->pages = page_lender_create(
+		lender->config.base, loans->buffers, memory_of(lender), &their_end);
+	if (lender->pages == NULL) {
+		return;
+	}
+	const struct fdlist list = {.fds = &their_end, .count = 1};
+	if (send_record(lender, &record, sizeof(record), &list) < 0) {
+		page_lender_destroy(lender->pages);
+		lender->pages = NULL;
+	}
+	close(their_end);
+}
+
 struct lender *lender_create(const struct lender_config *config)
 {
 	struct lender *lender = calloc(1, sizeof(*lender));
@@ -142,6 +182,7 @@ struct lender *lender_create(const struct lender_config *config)
 		errno = ENOMEM;
 		return NULL;
 	}
+	lend_pages(lender);
 	return lender;
 }
 
@@ -149,6 +190,7 @@ void lender_destroy(struct lender *lender)
 {
 	if (lender != NULL) {
 		stop(lender);
+		page_lender_destroy(lender->pages);
 		free(lender);
 	}
 }
@@ -156,11 +198,6 @@ void lender_destroy(struct lender *lender)
 size_t lender_lent(const struct lender *lender)
 {
 	return lender->lent;
-}
-
-static const struct guest_memory *memory_of(const struct lender *lender)
-{
-	return vhost_user_memory(lender->config.loans->vhost);
 }
 
 bool lender_is_stale(const struct lender *lender)
@@ -183,16 +220,6 @@ static size_t collect_fds(const struct lender *lender, int *fds)
 		}
 	}
 	return n;
-}
-
-/* 0, or -errno. The kernel does not split what is as short. */
-static int send_record(
-	struct lender *lender, const void *record, size_t len, const struct fdlist *fds)
-{
-	const struct iovec iov = {.iov_base = (void *)record, .iov_len = len};
-	ssize_t n = scm_send(lender->config.fd, &iov, 1, fds, fds->count);
-	assert(n < 0 || (size_t)n == len);
-	return n < 0 ? (int)n : 0;
 }
 
 bool lender_update(struct lender *lender)

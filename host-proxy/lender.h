@@ -8,6 +8,7 @@
 
 struct event_base;
 struct lender;
+struct ram_buffers;
 struct vhost_user;
 
 /**
@@ -21,14 +22,16 @@ struct vhost_user;
 
 // Of one device.
 struct loans {
-	struct vhost_user *vhost; // borrowed
-	unsigned int count;       // chains that are lent
+	struct vhost_user *vhost;          // borrowed
+	unsigned int count;                // chains that are lent
+	const struct ram_buffers *buffers; // borrowed; NULL: no session gets any of its pages
 };
 
 struct lender_config {
 	struct event_base *base; // borrowed
 	struct loans *loans;     // borrowed
-	int fd;                  // the connection's stream socket, borrowed
+	int fd;     // the connection's stream socket, borrowed; nothing was written to it yet
+	bool pages; // the session may have some of the guest's, if that can be
 	// Something came back. The lender may be destroyed from here.
 	void (*returned)(void *data);
 	void *data;

@@ -21,6 +21,9 @@ enum loan_record_type {
 	// in order, read-only. Before them, the first time, the end of the pipe to write to.
 	LOAN_FILES,
 	LOAN_SEGMENTS, // length segments follow
+	// Before all others, if at all: a socket comes as an fd, by which the session gets dma-bufs of the
+	// guest's pages (page_lender.h). length is 0.
+	LOAN_PAGES,
 };
 
 struct loan_record {

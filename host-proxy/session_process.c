@@ -11,12 +11,14 @@
 #include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
+#include "fdpass/pages.h"
 #include "fdpass/region.h"
 #include "fdpass/resolver.h"
 #include "fdpass/timeline.h"
 #include "host-proxy/borrower.h"
 #include "host-proxy/handout.h"
 #include "host-proxy/options.h"
+#include "host-proxy/page_client.h"
 #include "host-proxy/security_context.h"
 #include "program/records.h"
 #include "program/worker.h"
@@ -40,6 +42,7 @@ struct preparation {
 	struct resolver *resolver; // NULL: no dma-bufs
 	struct resolver *handles;  // finds those of the VM's GPU; NULL: they are copied
 	int node;                  // for their timelines; -1: there is none, or nobody wants it
+	struct page_buffers *page_buffers; // NULL: pools do not go by their pages
 	int context_fd; // is open as long as the compositor is to know the context; or -1
 	struct handshake_hello hello; // the session borrows its contents
 };
@@ -326,6 +329,21 @@ static void connect_resolver(struct preparation *preparation, const struct worke
 	session->handles = preparation->handles;
 }
 
+// Of the guest's memory, if our own vsock device lends it, and the guest can tell where pages are.
+static void open_pages(struct preparation *preparation, const struct worker_peer *peer,
+	struct session_options *session)
+{
+	const struct program_options *program = &preparation->options->program;
+	bool offered = (preparation->hello.features & CHANNEL_FEATURE_PAGES) != 0;
+	if (!peer->by_device || !offered || session->service != NULL || !program->region ||
+		program->record != NULL) {
+		return;
+	}
+	int fd = borrower_take_pages(preparation->input);
+	preparation->page_buffers = fd >= 0 ? page_client_create(fd) : NULL;
+	session->page_buffers = preparation->page_buffers;
+}
+
 static bool is_unix(int fd)
 {
 	int domain;
@@ -379,6 +397,7 @@ static int send_welcome(const struct preparation *preparation, int channel_fd,
 		(session->dmabufs ? CHANNEL_FEATURE_DMABUF : 0) |
 		(session->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
 		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0) |
+		(session->page_buffers != NULL ? CHANNEL_FEATURE_PAGES : 0) |
 		(region != NULL ? CHANNEL_FEATURE_REGION : 0);
 	return handshake_welcome(channel_fd, &preparation->hello, features,
 		region != NULL ? region->fd : -1, WELCOME_TIMEOUT_MS);
@@ -395,6 +414,7 @@ static int welcome(struct preparation *preparation, int channel_fd, const struct
 	open_resolver(preparation, session);
 	connect_resolver(preparation, peer, session);
 	open_node(preparation, session);
+	open_pages(preparation, peer, session);
 	session->region = create_region(preparation, channel_fd, peer, session);
 	int error = send_welcome(preparation, channel_fd, session);
 	if (error < 0) {
@@ -456,6 +476,7 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 	if (preparation.node >= 0) {
 		close(preparation.node);
 	}
+	page_buffers_destroy(preparation.page_buffers);
 	free(preparation.handout.policy);
 	return status;
 }

@@ -89,6 +89,7 @@ static bool create_lender(struct vsock_connection *connection)
 		.base = connection->config.base,
 		.loans = connection->config.loans,
 		.fd = connection->config.fd,
+		.pages = connection->config.pages,
 		.returned = handle_returned,
 		.data = connection,
 	};

@@ -32,6 +32,7 @@ struct vsock_connection_config {
 	uint32_t guest_cid, guest_port, host_port;
 	int fd;              // taken, also on failure
 	struct loans *loans; // borrowed: the other end of fd is a borrower's; NULL: anybody's
+	bool pages;          // the borrower may have some of the guest's pages
 	bool outgoing;       // we ask the guest to accept it; else the guest has asked us
 	// The socket or a deadline has something to do: vsock_connection_work.
 	void (*ready)(void *data, struct vsock_connection *connection);

@@ -12,6 +12,7 @@
 #include <wayland-util.h>
 
 #include "base/log.h"
+#include "host-proxy/admission.h"
 #include "host-proxy/lender.h"
 #include "host-proxy/vhost_user.h"
 #include "host-proxy/vsock_connection.h"
@@ -227,6 +228,8 @@ static struct vsock_connection *add_connection(
 		.host_port = host_port,
 		.fd = fd,
 		.loans = lends ? &device->loans : NULL,
+		// Else any program in the guest could have the host write where it may not.
+		.pages = guest_port <= LAST_PRIVILEGED_PORT,
 		.outgoing = outgoing,
 		.ready = handle_ready,
 		.data = device,
@@ -483,6 +486,7 @@ static bool create_parts(struct vsock_device *device)
 		return false;
 	}
 	device->sender->vhost = device->loans.vhost = device->vhost;
+	device->loans.buffers = device->config.buffers;
 	return true;
 }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 struct event_base;
+struct ram_buffers;
 struct vsock_device;
 
 /**
@@ -24,6 +25,9 @@ struct vsock_device_config {
 	int (*open)(void *data, uint32_t host_port, uint32_t guest_port);
 	// Whether the other end of what is opened for a port is a borrower (borrower.h); NULL: none is.
 	bool (*lends)(void *data, uint32_t host_port);
+	// What dma-bufs of the guest's pages are made by, for borrowers whose guest is root; borrowed; NULL: none
+	// are.
+	const struct ram_buffers *buffers;
 	// The VMM's connection is over. NULL: the VMM hung up. Must not destroy the device.
 	void (*ended)(void *data, const char *wrong);
 	// A connection is over; may be NULL.

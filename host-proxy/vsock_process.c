@@ -16,6 +16,7 @@
 #include "host-proxy/device_process.h"
 #include "host-proxy/device_sandbox.h"
 #include "host-proxy/options.h"
+#include "host-proxy/ram_buffer.h"
 #include "host-proxy/vsock_connection.h"
 #include "host-proxy/vsock_device.h"
 
@@ -35,6 +36,7 @@ struct vsock_process {
 	struct event *terminate; // SIGTERM
 	struct event *drained;   // the longest that it takes
 	struct vsock_device *device;
+	struct ram_buffers buffers;
 	struct entrance entrances[VSOCK_PORTS_MAX];
 	bool stopping;
 	bool failed;
@@ -169,6 +171,21 @@ static bool listen_for_guest(struct vsock_process *process, struct fdlist *fds)
 	return true;
 }
 
+// A recording could not have what is in them.
+static bool lends_pages(const struct host_options *options)
+{
+	return options->program.region && options->program.record == NULL;
+}
+
+static void open_buffers(struct vsock_process *process)
+{
+	int error = lends_pages(process->options) ? ram_buffers_open(&process->buffers) : 0;
+	if (error < 0) {
+		log_info("the guest's pages are not shared: cannot open /dev/udmabuf: %s",
+			strerror(-error));
+	}
+}
+
 static bool create_device(struct vsock_process *process, struct fdlist *fds)
 {
 	const struct vsock_device_config config = {
@@ -177,6 +194,7 @@ static bool create_device(struct vsock_process *process, struct fdlist *fds)
 		.guest_cid = process->options->guest_cid,
 		.open = handle_open,
 		.lends = handle_lends,
+		.buffers = lends_pages(process->options) ? &process->buffers : NULL,
 		.ended = handle_ended,
 		.closed = handle_closed,
 		.data = process,
@@ -191,6 +209,7 @@ static void finish(struct vsock_process *process)
 		acceptor_destroy(process->entrances[i].acceptor);
 	}
 	vsock_device_destroy(process->device);
+	ram_buffers_close(&process->buffers);
 	if (process->terminate != NULL) {
 		event_free(process->terminate);
 	}
@@ -204,7 +223,8 @@ static void finish(struct vsock_process *process)
 
 bool vsock_process_run(const struct host_options *options, struct fdlist *fds)
 {
-	struct vsock_process process = {.options = options, .failed = true};
+	struct vsock_process process = {.options = options, .failed = true, .buffers.device = -1};
+	open_buffers(&process);
 	prctl(PR_SET_NAME, "fdferry-vsock");
 	if (!add_events(&process) || !create_device(&process, fds)) {
 		log_errno("the vsock device cannot be started");

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -9,11 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/fdlist.h"
+#include "base/scm.h"
 #include "channel/transport.h"
 #include "protocol/channel.h"
 #include "relay/handshake.h"
@@ -59,7 +63,9 @@ static int connect_to(const struct transport *transport)
 	return fd;
 }
 
-static void start_program(struct stage *stage, char *rule, char *value)
+#define MORE 4 // options that a test may add
+
+static void start_program(struct stage *stage, char *const more[MORE])
 {
 	char listen[160], out[160], in[160], service[160];
 	snprintf(listen, sizeof(listen), "vhost-user:%s", stage->vmm.path);
@@ -67,12 +73,12 @@ static void start_program(struct stage *stage, char *rule, char *value)
 	snprintf(in, sizeof(in), "unix:%s=%d", stage->entrance.path, LISTENS);
 	snprintf(service, sizeof(service), "echo=unix:%s", stage->service.path);
 	char *argv[] = {program, "--listen", listen, "--vsock-port", out, "--vsock-port", in,
-		"--service", service, rule, value, NULL};
+		"--service", service, more[0], more[1], more[2], more[3], NULL};
 	assert_int_equal(posix_spawn(&stage->pid, program, NULL, NULL, argv, environ), 0);
 }
 
-// With an option more, which may be NULL, and its value.
-static void begin_with(struct stage *stage, char *rule, char *value)
+// The VMM is not there yet.
+static void begin_listening(struct stage *stage)
 {
 	strcpy(stage->directory, "/tmp/fdferry-test-XXXXXX");
 	assert_non_null(mkdtemp(stage->directory));
@@ -80,9 +86,20 @@ static void begin_with(struct stage *stage, char *rule, char *value)
 	name(stage, &stage->service, "service");
 	name(stage, &stage->entrance, "entrance");
 	stage->service_fd = transport_listen(&stage->service);
-	start_program(stage, rule, value);
+}
+
+static void connect_machine(struct stage *stage)
+{
 	machine_init(&stage->machine, connect_to(&stage->vmm), MACHINE_VERSION_1);
 	machine_boot(&stage->machine, 32);
+}
+
+// With an option more, which may be NULL, and its value.
+static void begin_with(struct stage *stage, char *rule, char *value)
+{
+	begin_listening(stage);
+	start_program(stage, (char *[MORE]){rule, value});
+	connect_machine(stage);
 }
 
 static void begin(struct stage *stage)
@@ -490,6 +507,195 @@ static void a_guest_restarts_though_a_session_does_not_move(void **state)
 	end(&stage);
 }
 
+/* ---- pages ---- */
+
+#define ROOT_PORT 1022
+#define POOL_SIZE (2 * 4096 + 100)
+
+static void send_as_root(struct stage *stage, const void *data, size_t len)
+{
+	struct virtio_vsock_hdr header = machine_header(ROOT_PORT, CHANNEL, VIRTIO_VSOCK_OP_RW);
+	header.len = (uint32_t)len;
+	header.fwd_cnt = stage->received;
+	assert_true(machine_send_packet(&stage->machine, &header, data, len));
+}
+
+static void send_root_frame(
+	struct stage *stage, uint16_t type, uint32_t id, uint32_t arg, const void *data, size_t len)
+{
+	uint8_t bytes[512];
+	const struct channel_header header = {
+		.length = (uint32_t)len, .type = type, .id = id, .arg = arg};
+	assert_true(sizeof(header) + len <= sizeof(bytes));
+	memcpy(bytes, &header, sizeof(header));
+	memcpy(bytes + sizeof(header), data, len);
+	send_as_root(stage, bytes, sizeof(header) + len);
+}
+
+/* The next bytes that the guest gets. */
+static size_t receive_bytes(struct stage *stage, char payload[MACHINE_RX_SIZE])
+{
+	struct virtio_vsock_hdr header;
+	do {
+		header = receive(stage, payload);
+	} while (header.op != VIRTIO_VSOCK_OP_RW);
+	stage->received += header.len;
+	return header.len;
+}
+
+static void say_hello_as_root(struct stage *stage)
+{
+	struct handshake_hello hello = {.service = "wayland", .features = CHANNEL_FEATURE_PAGES};
+	uint8_t bytes[4096];
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(handshake_open(pair[0], &hello, PATIENCE_MS), 0);
+	ssize_t n = recv(pair[1], bytes, sizeof(bytes), 0);
+	send_as_root(stage, bytes, (size_t)n);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+/* What the host agrees to. */
+static uint32_t welcome(struct stage *stage)
+{
+	char payload[MACHINE_RX_SIZE];
+	struct channel_header header;
+	struct channel_welcome welcome;
+	assert_true(receive_bytes(stage, payload) >= sizeof(header) + sizeof(welcome));
+	memcpy(&header, payload, sizeof(header));
+	memcpy(&welcome, payload + sizeof(header), sizeof(welcome));
+	assert_int_equal(header.type, CHANNEL_WELCOME);
+	return welcome.features;
+}
+
+/* A Wayland session of the guest's root, whose compositor is the test; its fd. */
+static int open_wayland(struct stage *stage, int seals)
+{
+	char payload[MACHINE_RX_SIZE];
+	if (access("/dev/udmabuf", R_OK | W_OK) < 0) {
+		print_message("there is no /dev/udmabuf\n");
+		skip();
+	}
+	begin_listening(stage);
+	start_program(stage,
+		(char *[MORE]){"--compositor", stage->service.path, "--no-security-context",
+			"--no-dmabuf"});
+	close(accept_at_service(stage)); // the program itself, which asks for globals
+	connect_machine(stage);
+	assert_int_equal(fcntl(stage->machine.memory_fd, F_ADD_SEALS, seals), 0);
+	stage->received = 0;
+	send_packet_from(stage, ROOT_PORT, CHANNEL, VIRTIO_VSOCK_OP_REQUEST, "");
+	assert_int_equal(receive(stage, payload).op, VIRTIO_VSOCK_OP_RESPONSE);
+	say_hello_as_root(stage);
+	return accept_at_service(stage);
+}
+
+/* Until the guest could create pools. */
+static void bind_shm(struct stage *stage, int compositor)
+{
+	static const struct {
+		uint32_t head[4];
+		char name[8];
+		uint32_t version;
+	} global = {{2, 28u << 16, 1, 7}, "wl_shm", 1};
+	static const uint32_t get_registry[] = {1, 12u << 16 | 1, 2};
+	static const struct {
+		uint32_t head[4];
+		char name[8];
+		uint32_t version, id;
+	} bind = {{2, 32u << 16, 1, 7}, "wl_shm", 1, 3};
+	char payload[MACHINE_RX_SIZE];
+	send_root_frame(stage, CHANNEL_MESSAGES, 0, 0, get_registry, sizeof(get_registry));
+	assert_int_equal(recv(compositor, payload, sizeof(payload), 0), sizeof(get_registry));
+	assert_int_equal(send(compositor, &global, sizeof(global), MSG_NOSIGNAL), sizeof(global));
+	receive_bytes(stage, payload); // the global
+	send_root_frame(stage, CHANNEL_MESSAGES, 0, 0, &bind, sizeof(bind));
+	assert_int_equal(recv(compositor, payload, sizeof(payload), 0), sizeof(bind));
+}
+
+static void create_pool(struct stage *stage, uint64_t address)
+{
+	struct {
+		struct channel_open_memory open;
+		struct channel_page_range ranges[2];
+	} open = {
+		.open = {.access = CHANNEL_ACCESS_BOTH, .size = {POOL_SIZE}},
+		.ranges = {{.length = 4096}, {.length = 2 * 4096}},
+	};
+	static const uint32_t message[] = {1, 3, 16u << 16, 4, POOL_SIZE}; // behind the fdref
+	memcpy(open.ranges[0].address, &(uint64_t){address + 3 * 4096}, sizeof(address));
+	memcpy(open.ranges[1].address, &address, sizeof(address));
+	send_root_frame(stage, CHANNEL_OPEN, 1, CHANNEL_KIND_POOL, &open, sizeof(open));
+	send_root_frame(stage, CHANNEL_MESSAGES, 0, 1, message, sizeof(message));
+}
+
+static void end_wayland(struct stage *stage, int compositor)
+{
+	close(compositor);
+	end(stage);
+}
+
+static void wait_readable(int fd)
+{
+	struct pollfd readable = {.fd = fd, .events = POLLIN};
+	assert_int_equal(poll(&readable, 1, TRIES * 20), 1);
+}
+
+static void a_pool_is_the_guests_own_pages(void **state)
+{
+	(void)state;
+	struct stage stage;
+	struct fdlist fds;
+	uint32_t message[4];
+	int compositor = open_wayland(&stage, F_SEAL_SHRINK);
+	assert_int_equal(welcome(&stage) & CHANNEL_FEATURE_PAGES, CHANNEL_FEATURE_PAGES);
+	bind_shm(&stage, compositor);
+	uint8_t *pages = stage.machine.memory + MACHINE_MEMORY - 8 * 4096;
+	create_pool(&stage, machine_address(&stage.machine, pages));
+	fdlist_init(&fds);
+	wait_readable(compositor);
+	assert_int_equal(scm_recv(compositor, message, sizeof(message), &fds), sizeof(message));
+	assert_int_equal(message[3], POOL_SIZE);
+	int fd = fdlist_take(&fds);
+	assert_true(fd >= 0);
+	uint8_t *data = mmap(NULL, POOL_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(data != MAP_FAILED);
+	memset(pages + 3 * 4096, 11, 4096);
+	memset(pages, 22, 2 * 4096);
+	assert_int_equal(data[4095], 11);
+	assert_int_equal(data[4096], 22);
+	data[0] = 33;
+	assert_int_equal(pages[3 * 4096], 33);
+	munmap(data, POOL_SIZE);
+	close(fd);
+	fdlist_finish(&fds);
+	end_wayland(&stage, compositor);
+}
+
+static void pages_that_are_not_the_guests_end_its_session(void **state)
+{
+	(void)state;
+	struct stage stage;
+	char payload[MACHINE_RX_SIZE];
+	int compositor = open_wayland(&stage, F_SEAL_SHRINK);
+	welcome(&stage);
+	bind_shm(&stage, compositor);
+	create_pool(&stage, MACHINE_ADDRESS + MACHINE_MEMORY - 2 * 4096);
+	size_t len = receive_bytes(&stage, payload);
+	assert_non_null(memmem(payload, len, "a range outside of the guest's memory", 37));
+	end_wayland(&stage, compositor);
+}
+
+static void memory_that_can_shrink_is_not_agreed_to(void **state)
+{
+	(void)state;
+	struct stage stage;
+	int compositor = open_wayland(&stage, F_SEAL_GROW);
+	assert_int_equal(welcome(&stage) & CHANNEL_FEATURE_PAGES, 0);
+	end_wayland(&stage, compositor);
+}
+
 int main(int argc, char *argv[])
 {
 	if (argc != 2) {
@@ -510,6 +716,9 @@ int main(int argc, char *argv[])
 		fd_count_test(a_session_that_is_killed_gives_back_what_it_was_lent),
 		fd_count_test(a_device_that_is_killed_ends_the_session_that_it_lends_to),
 		fd_count_test(a_guest_restarts_though_a_session_does_not_move),
+		fd_count_test(a_pool_is_the_guests_own_pages),
+		fd_count_test(pages_that_are_not_the_guests_end_its_session),
+		fd_count_test(memory_that_can_shrink_is_not_agreed_to),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -21,6 +22,8 @@
 #include "host-proxy/borrower.h"
 #include "host-proxy/lender.h"
 #include "host-proxy/loan.h"
+#include "host-proxy/page_lender.h"
+#include "host-proxy/ram_buffer.h"
 #include "host-proxy/vsock_connection.h"
 #include "host-proxy/vsock_device.h"
 #include "tests/support/fd_count.h"
@@ -56,7 +59,8 @@ struct fixture {
 	size_t n_sessions;
 	unsigned int ended;
 	bool no_borrower; // the test reads records itself
-	uint8_t *sent;    // what LARGE bytes of a packet are taken from
+	struct ram_buffers buffers;
+	uint8_t *sent; // what LARGE bytes of a packet are taken from
 	uint8_t *got;
 };
 
@@ -93,11 +97,14 @@ static void turn(struct fixture *fixture)
 	}
 }
 
-static void begin(struct fixture *fixture)
+static void begin_with(struct fixture *fixture, bool shares_pages)
 {
 	int pair[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	*fixture = (struct fixture){.base = event_base_new()};
+	*fixture = (struct fixture){.base = event_base_new(), .buffers.device = -1};
+	if (shares_pages) {
+		ram_buffers_open(&fixture->buffers);
+	}
 	fixture->sent = malloc(3 * LARGE);
 	fixture->got = malloc(2 * VSOCK_WINDOW);
 	for (size_t i = 0; i < 3 * LARGE; i++) {
@@ -109,6 +116,7 @@ static void begin(struct fixture *fixture)
 		.guest_cid = MACHINE_CID,
 		.open = handle_open,
 		.lends = handle_lends,
+		.buffers = shares_pages ? &fixture->buffers : NULL,
 		.ended = handle_ended,
 		.data = fixture,
 	};
@@ -118,6 +126,11 @@ static void begin(struct fixture *fixture)
 		MACHINE_VERSION_1 | MACHINE_INDIRECT | MACHINE_EVENT_INDEX);
 	machine_boot(&fixture->machine, 32);
 	turn(fixture);
+}
+
+static void begin(struct fixture *fixture)
+{
+	begin_with(fixture, false);
 }
 
 static void leave(struct fixture *fixture, size_t i)
@@ -134,6 +147,7 @@ static void leave(struct fixture *fixture, size_t i)
 static void end(struct fixture *fixture)
 {
 	vsock_device_destroy(fixture->device);
+	ram_buffers_close(&fixture->buffers);
 	for (size_t i = 0; i < fixture->n_sessions; i++) {
 		leave(fixture, i);
 	}
@@ -793,10 +807,100 @@ static void a_chain_of_many_pieces_is_written(void **state)
 	end(&fixture);
 }
 
+/* ---- pages ---- */
+
+// The socket that came before what the guest has sent; -1.
+static int take_pages(struct fixture *fixture, uint32_t port)
+{
+	size_t i = fixture->n_sessions;
+	connect_guest(fixture, port);
+	send_bytes(fixture, port, "hello", 5);
+	assert_int_equal(take(fixture, i, 100), 5);
+	assert_memory_equal(fixture->got, "hello", 5);
+	return borrower_take_pages(fixture->sessions[i].input);
+}
+
+static void begin_sharing(struct fixture *fixture, int seals)
+{
+	begin_with(fixture, true);
+	if (fixture->buffers.device < 0) {
+		end(fixture);
+		print_message("there is no /dev/udmabuf\n");
+		skip();
+	}
+	assert_int_equal(fcntl(fixture->machine.memory_fd, F_ADD_SEALS, seals), 0);
+}
+
+static void only_a_guest_that_is_root_names_pages(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin_sharing(&fixture, F_SEAL_SHRINK);
+	int fd = take_pages(&fixture, 1023);
+	assert_true(fd >= 0);
+	assert_int_equal(take_pages(&fixture, 1024), -1);
+	close(fd);
+	end(&fixture);
+}
+
+static void memory_that_can_shrink_is_not_shared(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin_sharing(&fixture, F_SEAL_GROW);
+	assert_int_equal(take_pages(&fixture, GUEST), -1);
+	end(&fixture);
+}
+
+static int ask_for(struct fixture *fixture, int fd, const struct ram_range *ranges, size_t n,
+	struct page_answer *answer)
+{
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assert_int_equal(send(fd, ranges, n * sizeof(*ranges), MSG_NOSIGNAL), n * sizeof(*ranges));
+	turn(fixture);
+	assert_int_equal(scm_recv(fd, answer, sizeof(*answer), &fds), sizeof(*answer));
+	int buffer = fdlist_take(&fds);
+	fdlist_finish(&fds);
+	return buffer;
+}
+
+static void the_pages_that_are_named_are_the_guests_own(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct page_answer answer;
+	begin_sharing(&fixture, F_SEAL_SHRINK);
+	int fd = take_pages(&fixture, GUEST);
+	uint8_t *memory = fixture.machine.memory + MACHINE_MEMORY - 3 * 4096;
+	uint64_t address = machine_address(&fixture.machine, memory);
+	const struct ram_range ranges[] = {{address + 8192, 4096}, {address, 4096}};
+	int buffer = ask_for(&fixture, fd, ranges, 2, &answer);
+	assert_string_equal(answer.wrong, "");
+	assert_true(buffer >= 0);
+	uint8_t *data = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, buffer, 0);
+	assert_true(data != MAP_FAILED);
+	memset(memory + 8192, 7, 4096);
+	memset(data + 4096, 9, 4096);
+	assert_int_equal(data[17], 7);
+	assert_int_equal(memory[4095], 9);
+	assert_int_equal(memory[4096], 0);
+	munmap(data, 8192);
+	close(buffer);
+	const struct ram_range outside = {address, 4 * 4096};
+	assert_int_equal(ask_for(&fixture, fd, &outside, 1, &answer), -1);
+	assert_string_equal(answer.wrong, "a range outside of the guest's memory");
+	close(fd);
+	end(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_chain_comes_back_when_it_is_taken),
+		fd_count_test(only_a_guest_that_is_root_names_pages),
+		fd_count_test(memory_that_can_shrink_is_not_shared),
+		fd_count_test(the_pages_that_are_named_are_the_guests_own),
 		fd_count_test(the_guest_is_called_for_it),
 		fd_count_test(what_is_small_is_not_lent),
 		fd_count_test(sizes_mix_in_order),
