@@ -1,10 +1,14 @@
 #include "guest-proxy/session_process.h"
 
+#include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/budget.h"
 #include "base/log.h"
 #include "channel/input.h"
+#include "fdpass/pages.h"
+#include "fdpass/pinner.h"
 #include "fdpass/timeline.h"
 #include "fdpass/virtgpu.h"
 #include "guest-proxy/connection.h"
@@ -35,8 +39,9 @@ static const struct budget_limits limits = {
 struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
-	int node;                // for timelines; -1: there is none, or nobody wants it
-	struct virtgpu *virtgpu; // NULL: none whose buffers can be named
+	int node;                   // for timelines; -1: there is none, or it was not looked for
+	struct virtgpu *virtgpu;    // NULL: none whose buffers can be named
+	struct page_pinner *pinner; // NULL: pools do not go by their pages
 };
 
 // Whether the host may share a region. A recording could not have what is written there.
@@ -46,19 +51,11 @@ static bool takes_region(const struct guest_options *options, const struct sessi
 		session->service == NULL && options->connect.kind == TRANSPORT_UNIX;
 }
 
-static void close_node(struct preparation *preparation)
+// What timelines are made with: it is opened now, as nothing is in the sandbox.
+static void open_node(struct preparation *preparation, struct session_options *session)
 {
-	if (preparation->node >= 0) {
-		close(preparation->node);
-		preparation->node = -1;
-	}
-}
-
-// A service has no use for what timelines are made with.
-static void hand_over_node(struct preparation *preparation, struct session_options *session)
-{
-	if (session->service != NULL) {
-		close_node(preparation);
+	if (session->dmabufs) {
+		preparation->node = timeline_open_node();
 	}
 	session->timelines = preparation->node >= 0;
 	session->node = preparation->node;
@@ -72,6 +69,33 @@ static bool names_buffers(
 		preparation->options->program.record == NULL;
 }
 
+// Only a host that is our VMM's vsock device can have the pages. Nor could a recording have what is in them.
+static bool names_pages(const struct guest_options *options)
+{
+	return options->program.region && options->program.record == NULL &&
+		options->connect.kind == TRANSPORT_VSOCK;
+}
+
+static struct page_pinner *open_pinner(const struct guest_options *options)
+{
+	struct page_pinner *pinner = names_pages(options) ? pinner_create() : NULL;
+	if (pinner == NULL && names_pages(options)) {
+		log_debug("pools do not go by their pages: %s", strerror(errno));
+	}
+	return pinner;
+}
+
+// Beside what every session offers.
+static uint32_t features_of(
+	const struct preparation *preparation, const struct session_options *session)
+{
+	bool pages = preparation->pinner != NULL && session->service == NULL;
+	return (takes_region(preparation->options, session) ? CHANNEL_FEATURE_REGION : 0) |
+		(names_buffers(preparation, session) ? CHANNEL_FEATURE_HANDLE : 0) |
+		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0) |
+		(pages ? CHANNEL_FEATURE_PAGES : 0);
+}
+
 static bool prepare(
 	void *data, int client_fd, const struct worker_peer *peer, struct session_options *session)
 {
@@ -81,13 +105,9 @@ static bool prepare(
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	bool region = takes_region(options, session);
-	bool handle = names_buffers(preparation, session);
-	hand_over_node(preparation, session);
-	uint32_t features = (region ? CHANNEL_FEATURE_REGION : 0) |
-		(handle ? CHANNEL_FEATURE_HANDLE : 0) |
-		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0);
-	session->channel_fd = connection_open(
-		options, service, session->contents, session->link, features, &text);
+	open_node(preparation, session);
+	session->channel_fd = connection_open(options, service, session->contents, session->link,
+		features_of(preparation, session), &text);
 	if (session->channel_fd < 0) {
 		log_error("%s", text.text);
 		if (session->service == NULL) {
@@ -101,6 +121,7 @@ static bool prepare(
 	session->local_fd = client_fd;
 	session->device = preparation->device;
 	session->virtgpu = preparation->virtgpu;
+	session->pinner = preparation->pinner;
 	return true;
 }
 
@@ -117,14 +138,12 @@ static void find_devices(struct preparation *preparation)
 	} else if (virtgpu >= 0) {
 		preparation->virtgpu = virtgpu_create(virtgpu);
 	}
-	if (!options->no_dmabuf) {
-		preparation->node = timeline_open_node();
-	}
 }
 
 int guest_session_run(struct guest_options *options)
 {
-	struct preparation preparation = {.options = options, .node = -1};
+	struct preparation preparation = {
+		.options = options, .node = -1, .pinner = open_pinner(options)};
 	find_devices(&preparation);
 	const struct worker_config config = {
 		.program = "fdferry-guest",
@@ -136,7 +155,10 @@ int guest_session_run(struct guest_options *options)
 		.data = &preparation,
 	};
 	int status = worker_run(&config);
-	close_node(&preparation);
+	if (preparation.node >= 0) {
+		close(preparation.node);
+	}
 	virtgpu_destroy(preparation.virtgpu);
+	page_pinner_destroy(preparation.pinner);
 	return status;
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
+#include <linux/io_uring.h>
 #include <linux/sockios.h>
 #include <linux/sync_file.h>
 #include <linux/udmabuf.h>
@@ -70,6 +71,8 @@ static const struct sandbox_rule wayland_rules[] = {
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, TIMELINE_IOCTL_EVENTFD)),
+	// pages that are pinned: nothing can be submitted to a ring
+	SANDBOX_IF("io_uring_register", SANDBOX_ARG(1, IORING_REGISTER_BUFFERS_UPDATE)),
 	{0},
 };
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
+#include <linux/io_uring.h>
 #include <linux/udmabuf.h>
 #include <poll.h>
 #include <sched.h>
@@ -160,6 +161,8 @@ static const struct call forbidden[] = {
 	{"memfd_secret", {0}},
 	// the rest of the kernel
 	{"io_uring_setup", {8}},
+	{"io_uring_register", {0, IORING_REGISTER_BUFFERS}},
+	{"io_uring_enter", {0, 1}},
 	{"userfaultfd", {0}},
 	{"bpf", {0}},
 	{"perf_event_open", {0}},
@@ -238,6 +241,7 @@ static void each_kind_of_session_has_only_what_it_needs(void **state)
 		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT}},
 		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL}},
 		{"ioctl", {0, TIMELINE_IOCTL_EVENTFD}},
+		{"io_uring_register", {0, IORING_REGISTER_BUFFERS_UPDATE}},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
@@ -454,6 +458,14 @@ static bool tells_of_dmabufs(int fd)
 		ioctl(fd, DMA_HEAP_IOCTL_ALLOC, NULL) < 0 && errno == ENOTTY;
 }
 
+static bool use_ring(const void *data)
+{
+	(void)data;
+	int fd = memfd_create("no ring", MFD_CLOEXEC);
+	return syscall(SYS_io_uring_register, fd, IORING_REGISTER_BUFFERS_UPDATE, NULL, 0) < 0 &&
+		errno == EOPNOTSUPP;
+}
+
 static bool use_dmabufs(const void *data)
 {
 	(void)data;
@@ -512,6 +524,7 @@ static void what_a_session_needs_works(void **state)
 	expect_passed(false, use_replicas, NULL);
 	expect_passed(true, use_replicas, NULL);
 	expect_passed(false, use_dmabufs, NULL);
+	expect_passed(false, use_ring, NULL);
 	expect_passed(true, know_eventfds, NULL);
 	expect_passed(true, use_devices, NULL);
 }
