@@ -5,7 +5,9 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -195,6 +197,21 @@ class Window:
         with Guest(self.desk.device, command) as guest:
             self.desk.wait_for_the_same(self.picture, guest)
 
+    def a_window_is_shown_from_the_machines_memory(self):
+        """Nothing of it has come by the channel, which the host tells in its statistics."""
+        command = behind_guest(self.desk.build, self.command)
+        with Guest(self.desk.device, command) as guest:
+            self.desk.wait_for_the_same(self.picture, guest)
+            self.desk.host.popen.send_signal(signal.SIGUSR1)
+            counts = wait_until("statistics of a session", self.counts, deadline=SECONDS)
+        if int(counts.group(1)) == 0 or int(counts.group(2)) != 0:
+            raise Failure(f"{counts.group(1)} pools and {counts.group(2)} bytes have come: "
+                          + self.desk.host.output()[-2000:])
+
+    def counts(self):
+        return re.search(r"session [0-9]+\n(?:  .*\n)*?  fds .*?([0-9]+) pools?.*\n"
+                         r"  memory .* ([0-9]+) received", self.desk.host.output())
+
 
 @contextlib.contextmanager
 def desk_of(build, device, compositor):
@@ -223,10 +240,11 @@ def run(build, add, device=VhostUser):
             all(add(test, trial) for test in Trial.last_tests)
 
 
-def run_window(build, add, device=VhostUser):
+def run_window(build, add, device=VhostUser,
+               test=Window.a_window_on_weston_looks_as_one_here):
     """The same for a single window, on Weston."""
     device.check(build)
     with desk_of(build, device, Weston) as desk:
         picture = desk.picture_of(Window.command)
     with desk_of(build, device, Weston) as desk:  # which puts a first window where the other did
-        add(Window.a_window_on_weston_looks_as_one_here, Window(desk, picture))
+        add(test, Window(desk, picture))

@@ -30,6 +30,19 @@ class VhostUser:
             raise Missing("this fdferry-host is no vsock device (--listen vhost-user:PATH)")
 
 
+class NestedVhostUser(VhostUser):
+    """The same for a machine within a machine, which has what the host shares pages with."""
+
+    accelerator = "kvm"
+
+    @staticmethod
+    def check(build):
+        VhostUser.check(build)
+        for path in ("/dev/kvm", "/dev/udmabuf"):
+            if not os.path.exists(path):
+                raise Missing(f"there is no {path}")
+
+
 class Kernel:
     """The kernel is (vhost_vsock), which takes a machine that has it: one within such a machine."""
 
