@@ -50,7 +50,8 @@ class Kernel:
     modules = MODULES
     socket = None
     listen = "vsock:7000"
-    options = ["-device", "vhost-vsock-pci,guest-cid=3"]
+    cid = "3"
+    options = ["-device", f"vhost-vsock-pci,guest-cid={cid}"]
 
     def __init__(self, directory):
         pass
