@@ -27,7 +27,7 @@ SIGNAL_SIZE, SIGNAL_STRIDE = 64 * 64 * 4, 64 * 4
 CHANGED = bytes.fromhex("feedface")
 COUNTS = re.compile(r"gpu: (\d+) resources, (\d+) ranges, (\d+) bytes of the guest; (\d+) buffers")
 SECONDS = 300
-STEP = 15
+STEP = 6
 
 
 class Gpu:
@@ -164,6 +164,7 @@ class Trial:
         if self.is_gone():
             raise Failure("it is gone")
         self.pixels.close()
+        self.pixels = None
         for connection in self.compositor.connections:
             while connection.planes:
                 os.close(connection.planes.pop())
