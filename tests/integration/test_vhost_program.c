@@ -687,7 +687,7 @@ static void pages_that_are_not_the_guests_end_its_session(void **state)
 	end_wayland(&stage, compositor);
 }
 
-static void memory_that_can_shrink_is_not_agreed_to(void **state)
+static void pages_of_memory_that_can_shrink_are_not_agreed_to(void **state)
 {
 	(void)state;
 	struct stage stage;
@@ -698,9 +698,12 @@ static void memory_that_can_shrink_is_not_agreed_to(void **state)
 
 int main(int argc, char *argv[])
 {
-	if (argc != 2) {
-		fprintf(stderr, "Usage: %s FDFERRY-HOST\n", argv[0]);
+	if (argc < 2) {
+		fprintf(stderr, "Usage: %s FDFERRY-HOST [TESTS]\n", argv[0]);
 		return 2;
+	}
+	if (argc > 2) {
+		cmocka_set_test_filter(argv[2]); // "*pages*"
 	}
 	program = argv[1];
 	signal(SIGPIPE, SIG_IGN);
@@ -718,7 +721,7 @@ int main(int argc, char *argv[])
 		fd_count_test(a_guest_restarts_though_a_session_does_not_move),
 		fd_count_test(a_pool_is_the_guests_own_pages),
 		fd_count_test(pages_that_are_not_the_guests_end_its_session),
-		fd_count_test(memory_that_can_shrink_is_not_agreed_to),
+		fd_count_test(pages_of_memory_that_can_shrink_are_not_agreed_to),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
