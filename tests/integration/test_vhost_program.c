@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -570,7 +569,7 @@ static uint32_t welcome(struct stage *stage)
 }
 
 /* A Wayland session of the guest's root, whose compositor is the test; its fd. */
-static int open_wayland(struct stage *stage, int seals)
+static int open_wayland(struct stage *stage)
 {
 	char payload[MACHINE_RX_SIZE];
 	if (access("/dev/udmabuf", R_OK | W_OK) < 0) {
@@ -583,7 +582,6 @@ static int open_wayland(struct stage *stage, int seals)
 			"--no-dmabuf"});
 	close(accept_at_service(stage)); // the program itself, which asks for globals
 	connect_machine(stage);
-	assert_int_equal(fcntl(stage->machine.memory_fd, F_ADD_SEALS, seals), 0);
 	stage->received = 0;
 	send_packet_from(stage, ROOT_PORT, CHANNEL, VIRTIO_VSOCK_OP_REQUEST, "");
 	assert_int_equal(receive(stage, payload).op, VIRTIO_VSOCK_OP_RESPONSE);
@@ -648,7 +646,7 @@ static void a_pool_is_the_guests_own_pages(void **state)
 	struct stage stage;
 	struct fdlist fds;
 	uint32_t message[4];
-	int compositor = open_wayland(&stage, F_SEAL_SHRINK);
+	int compositor = open_wayland(&stage);
 	assert_int_equal(welcome(&stage) & CHANNEL_FEATURE_PAGES, CHANNEL_FEATURE_PAGES);
 	bind_shm(&stage, compositor);
 	uint8_t *pages = stage.machine.memory + MACHINE_MEMORY - 8 * 4096;
@@ -678,21 +676,12 @@ static void pages_that_are_not_the_guests_end_its_session(void **state)
 	(void)state;
 	struct stage stage;
 	char payload[MACHINE_RX_SIZE];
-	int compositor = open_wayland(&stage, F_SEAL_SHRINK);
+	int compositor = open_wayland(&stage);
 	welcome(&stage);
 	bind_shm(&stage, compositor);
 	create_pool(&stage, MACHINE_ADDRESS + MACHINE_MEMORY - 2 * 4096);
 	size_t len = receive_bytes(&stage, payload);
 	assert_non_null(memmem(payload, len, "a range outside of the guest's memory", 37));
-	end_wayland(&stage, compositor);
-}
-
-static void pages_of_memory_that_can_shrink_are_not_agreed_to(void **state)
-{
-	(void)state;
-	struct stage stage;
-	int compositor = open_wayland(&stage, F_SEAL_GROW);
-	assert_int_equal(welcome(&stage) & CHANNEL_FEATURE_PAGES, 0);
 	end_wayland(&stage, compositor);
 }
 
@@ -721,7 +710,6 @@ int main(int argc, char *argv[])
 		fd_count_test(a_guest_restarts_though_a_session_does_not_move),
 		fd_count_test(a_pool_is_the_guests_own_pages),
 		fd_count_test(pages_that_are_not_the_guests_end_its_session),
-		fd_count_test(pages_of_memory_that_can_shrink_are_not_agreed_to),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -820,7 +820,7 @@ static int take_pages(struct fixture *fixture, uint32_t port)
 	return borrower_take_pages(fixture->sessions[i].input);
 }
 
-static void begin_sharing(struct fixture *fixture, int seals)
+static void begin_sharing(struct fixture *fixture)
 {
 	begin_with(fixture, true);
 	if (fixture->buffers.device < 0) {
@@ -828,27 +828,17 @@ static void begin_sharing(struct fixture *fixture, int seals)
 		print_message("there is no /dev/udmabuf\n");
 		skip();
 	}
-	assert_int_equal(fcntl(fixture->machine.memory_fd, F_ADD_SEALS, seals), 0);
 }
 
 static void only_a_guest_that_is_root_names_pages(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	begin_sharing(&fixture, F_SEAL_SHRINK);
+	begin_sharing(&fixture);
 	int fd = take_pages(&fixture, 1023);
 	assert_true(fd >= 0);
 	assert_int_equal(take_pages(&fixture, 1024), -1);
 	close(fd);
-	end(&fixture);
-}
-
-static void memory_that_can_shrink_is_not_shared(void **state)
-{
-	(void)state;
-	struct fixture fixture;
-	begin_sharing(&fixture, F_SEAL_GROW);
-	assert_int_equal(take_pages(&fixture, GUEST), -1);
 	end(&fixture);
 }
 
@@ -870,7 +860,7 @@ static void the_pages_that_are_named_are_the_guests_own(void **state)
 	(void)state;
 	struct fixture fixture;
 	struct page_answer answer;
-	begin_sharing(&fixture, F_SEAL_SHRINK);
+	begin_sharing(&fixture);
 	int fd = take_pages(&fixture, GUEST);
 	uint8_t *memory = fixture.machine.memory + MACHINE_MEMORY - 3 * 4096;
 	uint64_t address = machine_address(&fixture.machine, memory);
@@ -899,7 +889,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_chain_comes_back_when_it_is_taken),
 		fd_count_test(only_a_guest_that_is_root_names_pages),
-		fd_count_test(memory_that_can_shrink_is_not_shared),
 		fd_count_test(the_pages_that_are_named_are_the_guests_own),
 		fd_count_test(the_guest_is_called_for_it),
 		fd_count_test(what_is_small_is_not_lent),
