@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -67,6 +68,7 @@ static bool look_at(
 		*best = driver;
 		device->number = number_of(fd);
 		device->implicit_linear = driver != DRIVER_OTHER;
+		snprintf(device->path, sizeof(device->path), "%s", found->nodes[DRM_NODE_RENDER]);
 	}
 	if (driver == DRIVER_VIRTIO_GPU && readable && *virtgpu < 0) {
 		*virtgpu = fd;

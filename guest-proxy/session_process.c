@@ -9,6 +9,7 @@
 #include "channel/input.h"
 #include "fdpass/pages.h"
 #include "fdpass/pinner.h"
+#include "fdpass/resolver.h"
 #include "fdpass/timeline.h"
 #include "fdpass/virtgpu.h"
 #include "guest-proxy/connection.h"
@@ -39,6 +40,7 @@ static const struct budget_limits limits = {
 struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
+	struct resolver *resolver;  // of the host's dma-bufs; NULL: there can be none here
 	int node;                   // for timelines; -1: there is none, or it was not looked for
 	struct virtgpu *virtgpu;    // NULL: none whose buffers can be named
 	struct page_pinner *pinner; // NULL: pools do not go by their pages
@@ -120,6 +122,7 @@ static bool prepare(
 	session->channel_input = region ? channel_input_create_with_fd(session->channel_fd) : NULL;
 	session->local_fd = client_fd;
 	session->device = preparation->device;
+	session->resolver = preparation->resolver;
 	session->virtgpu = preparation->virtgpu;
 	session->pinner = preparation->pinner;
 	return true;
@@ -145,6 +148,9 @@ int guest_session_run(struct guest_options *options)
 	struct preparation preparation = {
 		.options = options, .node = -1, .pinner = open_pinner(options)};
 	find_devices(&preparation);
+	if (!options->program.no_dmabuf) {
+		preparation.resolver = resolver_create_copy();
+	}
 	const struct worker_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
@@ -155,6 +161,7 @@ int guest_session_run(struct guest_options *options)
 		.data = &preparation,
 	};
 	int status = worker_run(&config);
+	resolver_destroy(preparation.resolver);
 	if (preparation.node >= 0) {
 		close(preparation.node);
 	}

@@ -122,6 +122,12 @@ static void describe_verdict(const struct explanation *explanation,
 	}
 }
 
+static bool needs_dmabufs(const char *interface)
+{
+	return strcmp(interface, DMABUF_GLOBAL) == 0 || strcmp(interface, DRM_GLOBAL) == 0 ||
+		strcmp(interface, SCANOUT_GLOBAL) == 0;
+}
+
 // The version that a client would see, 0 for none, and why.
 static uint32_t judge(
 	const struct explanation *explanation, const struct global *global, char *why, size_t len)
@@ -134,7 +140,7 @@ static uint32_t judge(
 						     : "its fds cannot cross");
 		return 0;
 	}
-	if (explanation->no_dmabufs != NULL && strcmp(global->interface, DMABUF_GLOBAL) == 0) {
+	if (explanation->no_dmabufs != NULL && needs_dmabufs(global->interface)) {
 		snprintf(why, len, "%s", explanation->no_dmabufs);
 		return 0;
 	}

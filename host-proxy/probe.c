@@ -11,16 +11,23 @@
 
 #include "host-proxy/side_client.h"
 #include "protocol/wayland/linux-dmabuf-client.h"
+#include "protocol/wayland/wayland-drm-client.h"
 #include "relay/format.h"
 
 #define SECURITY_CONTEXTS "wp_security_context_manager_v1"
 #define TIMEOUT_MS        1000
+
+// wl_drm takes dma-bufs from that version on, where it says that it can.
+#define PRIME_SINCE      2
+#define CAPABILITY_PRIME 1
 
 #define FEEDBACK_SINCE ZWP_LINUX_DMABUF_V1_GET_DEFAULT_FEEDBACK_SINCE_VERSION
 
 struct asking {
 	struct probe *probe;
 	struct zwp_linux_dmabuf_v1 *dmabuf; // NULL: there is none
+	struct wl_drm *drm;                 // NULL: there is none
+	bool drm_prime, drm_format;         // that it takes dma-bufs; a known format
 };
 
 static void look_at(struct asking *asking, uint32_t format, uint64_t modifier)
@@ -121,7 +128,54 @@ static int ask_feedback(struct wl_display *display, struct asking *asking)
 	return error;
 }
 
+/* ---- wl_drm ---- */
+
+static void handle_drm_device(void *data, struct wl_drm *drm, const char *name)
+{
+	(void)data;
+	(void)drm;
+	(void)name;
+}
+
+static void handle_drm_format(void *data, struct wl_drm *drm, uint32_t format)
+{
+	(void)drm;
+	struct asking *asking = data;
+	asking->drm_format = asking->drm_format || format_find(format) != NULL;
+}
+
+static void handle_drm_authenticated(void *data, struct wl_drm *drm)
+{
+	(void)data;
+	(void)drm;
+}
+
+static void handle_drm_capabilities(void *data, struct wl_drm *drm, uint32_t value)
+{
+	(void)drm;
+	((struct asking *)data)->drm_prime = (value & CAPABILITY_PRIME) != 0;
+}
+
+static const struct wl_drm_listener drm_listener = {
+	.device = handle_drm_device,
+	.format = handle_drm_format,
+	.authenticated = handle_drm_authenticated,
+	.capabilities = handle_drm_capabilities,
+};
+
 /* ---- the compositor ---- */
+
+static void bind_drm(
+	struct asking *asking, struct wl_registry *registry, uint32_t name, uint32_t version)
+{
+	if (asking->drm != NULL || version < PRIME_SINCE) {
+		return;
+	}
+	asking->drm = wl_registry_bind(registry, name, &wl_drm_interface, PRIME_SINCE);
+	if (asking->drm != NULL) {
+		wl_drm_add_listener(asking->drm, &drm_listener, asking);
+	}
+}
 
 static void handle_global(void *data, struct wl_registry *registry, uint32_t name,
 	const char *interface, uint32_t version)
@@ -129,6 +183,9 @@ static void handle_global(void *data, struct wl_registry *registry, uint32_t nam
 	struct asking *asking = data;
 	if (strcmp(interface, SECURITY_CONTEXTS) == 0) {
 		asking->probe->has_contexts = true;
+	}
+	if (strcmp(interface, wl_drm_interface.name) == 0) {
+		bind_drm(asking, registry, name, version);
 	}
 	if (asking->dmabuf != NULL || version < ZWP_LINUX_DMABUF_V1_MODIFIER_SINCE_VERSION ||
 		strcmp(interface, zwp_linux_dmabuf_v1_interface.name) != 0) {
@@ -144,12 +201,17 @@ static void handle_global(void *data, struct wl_registry *registry, uint32_t nam
 static int ask(struct wl_display *display, struct asking *asking)
 {
 	int error = side_client_list_globals(display, TIMEOUT_MS, handle_global, asking);
-	if (error < 0 || asking->dmabuf == NULL) {
+	if (error < 0 || (asking->dmabuf == NULL && asking->drm == NULL)) {
 		return error;
 	}
-	return zwp_linux_dmabuf_v1_get_version(asking->dmabuf) < FEEDBACK_SINCE
-		? side_client_roundtrip(display, TIMEOUT_MS)
-		: ask_feedback(display, asking);
+	bool feedback = asking->dmabuf != NULL &&
+		zwp_linux_dmabuf_v1_get_version(asking->dmabuf) >= FEEDBACK_SINCE;
+	error = feedback ? ask_feedback(display, asking)
+			 : side_client_roundtrip(display, TIMEOUT_MS);
+	if (asking->drm_prime && asking->drm_format) {
+		asking->probe->takes_dmabufs = true;
+	}
+	return error;
 }
 
 int probe_compositor(int compositor_fd, struct probe *probe)
@@ -163,6 +225,9 @@ int probe_compositor(int compositor_fd, struct probe *probe)
 	int error = ask(display, &asking);
 	if (asking.dmabuf != NULL) {
 		zwp_linux_dmabuf_v1_destroy(asking.dmabuf);
+	}
+	if (asking.drm != NULL) {
+		wl_drm_destroy(asking.drm);
 	}
 	wl_display_disconnect(display);
 	return error;

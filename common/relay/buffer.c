@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/budget.h"
+#include "base/mapping.h"
 #include "channel/channel.h"
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
@@ -181,6 +182,18 @@ bool buffer_must_wait(const struct buffer *buffer)
 		}
 	}
 	return false;
+}
+
+bool buffer_can_come_back(const struct buffer *buffer)
+{
+	for (size_t i = 0; buffer_is_dmabuf(buffer) && i < buffer->n_planes; i++) {
+		const struct memory *memory = buffer->planes[i].pool->memory;
+		bool writable = memory->mapping != NULL && memory->mapping->writable;
+		if (!memory->shared && !writable) {
+			return false;
+		}
+	}
+	return true;
 }
 
 bool buffer_is_in_use(const struct buffer *buffer)

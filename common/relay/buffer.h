@@ -88,6 +88,9 @@ bool buffer_has_rows(const struct buffer *buffer);
 bool buffer_is_dmabuf(const struct buffer *buffer);
 // Whether devices still write to it: it is not to be read before wayland_retry.
 bool buffer_must_wait(const struct buffer *buffer);
+// Whether what the compositor writes to it can be written to the client's memory: in the guest, where
+// a dma-buf may be for reading only. What both sides share need not come back.
+bool buffer_can_come_back(const struct buffer *buffer);
 // Whether devices here still use memory of it that is the other side's, too: it is not to be released
 // before wayland_retry.
 bool buffer_is_in_use(const struct buffer *buffer);

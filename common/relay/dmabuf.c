@@ -54,8 +54,7 @@ enum wayland_verdict dmabuf_create_params(struct wayland_call *call)
 
 /* ---- planes ---- */
 
-/* Uses up one use of memory, also on failure. */
-static struct pool *get_pool(struct wayland *wayland, struct memory *memory)
+struct pool *dmabuf_get_pool(struct wayland *wayland, struct memory *memory)
 {
 	struct pool *pool;
 	wl_list_for_each (pool, &wayland->dmabufs, link) {
@@ -87,7 +86,7 @@ static bool set_plane(struct wayland_call *call, struct memory *memory)
 		.modifier = (uint64_t)args[4].value << 32 | args[5].value,
 	};
 	if (memory != NULL) {
-		self->pools[index] = get_pool(call->wayland, memory);
+		self->pools[index] = dmabuf_get_pool(call->wayland, memory);
 	}
 	return memory == NULL || self->pools[index] != NULL;
 }
@@ -156,8 +155,8 @@ enum wayland_verdict dmabuf_import_add(struct wayland_call *call)
 
 /* ---- buffers ---- */
 
-static struct buffer *make_buffer(
-	const struct buffer_params *self, const struct params_picture *picture)
+struct buffer *dmabuf_make_buffer(const struct params *params, const struct params_picture *picture,
+	struct pool *const pools[])
 {
 	static const struct format_plane unknown;
 	const struct format *format = format_find(picture->format);
@@ -166,12 +165,12 @@ static struct buffer *make_buffer(
 		return NULL;
 	}
 	for (size_t i = 0; i < format->n_planes; i++) {
-		const struct params_plane *plane = &self->params.planes[i];
+		const struct params_plane *plane = &params->planes[i];
 		const struct format_plane *sample = &format->planes[i];
 		uint64_t rows = format_rows(sample, picture->height);
 		// Where damage is in a picture that stands on its head, depends on the compositor.
 		bool upright = (picture->flags & PARAMS_Y_INVERT) == 0;
-		buffer_add_plane(buffer, self->pools[i], upright ? sample : &unknown, plane->offset,
+		buffer_add_plane(buffer, pools[i], upright ? sample : &unknown, plane->offset,
 			plane->stride, plane->stride * rows);
 	}
 	return buffer;
@@ -224,7 +223,7 @@ enum wayland_verdict dmabuf_create(struct wayland_call *call)
 	case PARAMS_GOOD:
 		break;
 	}
-	self->buffer = make_buffer(self, &picture);
+	self->buffer = dmabuf_make_buffer(&self->params, &picture, self->pools);
 	return self->buffer != NULL ? WAYLAND_FORWARD
 				    : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 }
@@ -238,7 +237,7 @@ enum wayland_verdict dmabuf_create_immed(struct wayland_call *call)
 	if (use_params(self, &picture, &fault) != PARAMS_GOOD) {
 		return wayland_fail_object(call, fault.error, fault.text);
 	}
-	struct buffer *buffer = make_buffer(self, &picture);
+	struct buffer *buffer = dmabuf_make_buffer(&self->params, &picture, self->pools);
 	if (buffer == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}

@@ -30,7 +30,6 @@
 
 // zwp_linux_dmabuf_feedback_v1
 enum feedback_event {
-	EVENT_MAIN_DEVICE = 2,
 	EVENT_TRANCHE_TARGET_DEVICE = 4,
 	EVENT_TRANCHE_FORMATS = 5,
 	EVENT_TRANCHE_FLAGS = 6,
@@ -285,10 +284,10 @@ static enum wayland_verdict replace(struct wayland_call *call, bool encoded)
 		       : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 }
 
-/* zwp_linux_dmabuf_feedback_v1.main_device(device) */
-enum wayland_verdict feedback_main_device(struct wayland_call *call)
+/* zwp_linux_dmabuf_feedback_v1.main_device(device), and the like of captures */
+enum wayland_verdict feedback_device(struct wayland_call *call)
 {
-	return replace(call, encode_device(call, EVENT_MAIN_DEVICE));
+	return replace(call, encode_device(call, call->message.header.opcode));
 }
 
 /* tranche_target_device(device), tranche_flags(flags): told with tranche_done, if at all */

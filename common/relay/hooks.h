@@ -5,8 +5,8 @@
 
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), synchronization.c and syncobj.c (fences and timelines), surface.c (damage), rectangles.c (what a compositor
- * adds up), capture.c (buffers that the compositor writes), times.c (clocks), labels.c (titles, app
+ * buffers), feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and timelines), surface.c (damage), rectangles.c (what a compositor
+ * adds up), capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app
  * ids and names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -36,7 +36,7 @@ enum wayland_verdict feedback_modifier(struct wayland_call *call);
 enum wayland_verdict feedback_create(struct wayland_call *call);
 enum wayland_verdict feedback_export_format_table(struct wayland_call *call);
 enum wayland_verdict feedback_import_format_table(struct wayland_call *call);
-enum wayland_verdict feedback_main_device(struct wayland_call *call);
+enum wayland_verdict feedback_device(struct wayland_call *call);
 enum wayland_verdict feedback_tranche_detail(struct wayland_call *call);
 enum wayland_verdict feedback_tranche_formats(struct wayland_call *call);
 enum wayland_verdict feedback_tranche_done(struct wayland_call *call);
@@ -61,6 +61,14 @@ enum wayland_verdict syncobj_import_timeline(struct wayland_call *call);
 enum wayland_verdict syncobj_set_acquire_point(struct wayland_call *call);
 enum wayland_verdict syncobj_set_release_point(struct wayland_call *call);
 
+enum wayland_verdict drm_device(struct wayland_call *call);
+enum wayland_verdict drm_format(struct wayland_call *call);
+enum wayland_verdict drm_capabilities(struct wayland_call *call);
+enum wayland_verdict drm_authenticate(struct wayland_call *call);
+enum wayland_verdict drm_create_named_buffer(struct wayland_call *call);
+enum wayland_verdict drm_export_create_prime_buffer(struct wayland_call *call);
+enum wayland_verdict drm_import_create_prime_buffer(struct wayland_call *call);
+
 enum wayland_verdict surface_create(struct wayland_call *call);
 enum wayland_verdict surface_attach(struct wayland_call *call);
 enum wayland_verdict surface_damage(struct wayland_call *call);
@@ -80,8 +88,19 @@ enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
+enum wayland_verdict capture_export_begin(struct wayland_call *call);
+enum wayland_verdict capture_copy(struct wayland_call *call);
 enum wayland_verdict capture_export_ready(struct wayland_call *call);
-enum wayland_verdict capture_drop(struct wayland_call *call);
+enum wayland_verdict capture_linux_dmabuf(struct wayland_call *call);
+enum wayland_verdict capture_dmabuf_device(struct wayland_call *call);
+enum wayland_verdict capture_dmabuf_format(struct wayland_call *call);
+
+enum wayland_verdict scanout_create(struct wayland_call *call);
+enum wayland_verdict scanout_export_frame(struct wayland_call *call);
+enum wayland_verdict scanout_export_object(struct wayland_call *call);
+enum wayland_verdict scanout_import_object(struct wayland_call *call);
+enum wayland_verdict scanout_export_ready(struct wayland_call *call);
+enum wayland_verdict scanout_import_ready(struct wayland_call *call);
 
 enum wayland_verdict times_export_clock_id(struct wayland_call *call);
 enum wayland_verdict times_export(struct wayland_call *call);

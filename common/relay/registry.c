@@ -41,7 +41,10 @@ static uint32_t possible_version(const struct wayland *wayland, const char *name
 	if (strcmp(name, SYNCOBJ_GLOBAL) == 0) {
 		return syncobj_version(wayland, version);
 	}
-	return version;
+	if (strcmp(name, SCANOUT_GLOBAL) == 0) {
+		return scanout_possible(wayland) ? version : 0;
+	}
+	return strcmp(name, DRM_GLOBAL) == 0 ? drm_version(wayland, version) : version;
 }
 
 /* The version to tell the client, 0 for a global that stays hidden. */

@@ -48,7 +48,8 @@ struct session_options {
 	bool serves_files;
 	uint8_t link[16]; // of HELLO; zeros: it shares nothing with other sessions
 	// dma-bufs may cross, of Wayland's sessions. In the guest: HELLO has offered it, and WELCOME decides.
-	// On the host: HELLO has, WELCOME does, and resolver, which is borrowed, makes them.
+	// On the host: HELLO has, WELCOME does, and resolver, which is borrowed, makes them. In the guest
+	// it makes copies of the host's, or is NULL if there can be none.
 	bool dmabufs;
 	struct resolver *resolver;
 	// On the host: finds the buffers of the guest's GPU, borrowed. NULL: WELCOME has not said HANDLE.

@@ -27,11 +27,11 @@ const struct protocol_fd protocol_fds[] = {
 	{"zwp_primary_selection_offer_v1", "receive", PROTOCOL_FD_STREAM},
 	{"zwp_primary_selection_source_v1", "send", PROTOCOL_FD_STREAM},
 
+	{"wl_drm", "create_prime_buffer", PROTOCOL_FD_PLANE},
+	{"zwlr_export_dmabuf_frame_v1", "object", PROTOCOL_FD_PLANE},
 	{"zwp_linux_buffer_params_v1", "add", PROTOCOL_FD_PLANE},
 
 	{"org_kde_kwin_remote_buffer", "gbm_handle", PROTOCOL_FD_DMABUF},
-	{"wl_drm", "create_prime_buffer", PROTOCOL_FD_DMABUF},
-	{"zwlr_export_dmabuf_frame_v1", "object", PROTOCOL_FD_DMABUF},
 
 	{"zwp_linux_buffer_release_v1", "fenced_release", PROTOCOL_FD_SYNC_FILE},
 	{"zwp_linux_surface_synchronization_v1", "set_acquire_fence", PROTOCOL_FD_SYNC_FILE},

@@ -9,7 +9,7 @@ enum protocol_fd_kind {
 	PROTOCOL_FD_POOL,   // shared memory with sync points
 	PROTOCOL_FD_FILE,   // written once: keymap, gamma ramps, ICC profile, format table
 	PROTOCOL_FD_STREAM, // the receiver of the message writes bytes into it until EOF
-	PROTOCOL_FD_PLANE,  // a dma-buf: a plane of a buffer that the client makes
+	PROTOCOL_FD_PLANE,  // a dma-buf: planes of a picture that messages describe
 	PROTOCOL_FD_DMABUF, // any other
 	PROTOCOL_FD_SYNC_FILE,
 	PROTOCOL_FD_SYNCOBJ,

@@ -24,20 +24,38 @@ static const struct dmabuf_pair implicit = {DRM_FORMAT_XRGB8888, 0, DRM_FORMAT_M
 static const struct dmabuf_pair unknown = {
 	fourcc_code('?', '?', '?', '?'), 0, DRM_FORMAT_MOD_LINEAR};
 
-/* Until its client is gone. version 0: it has no linux-dmabuf. */
-static void serve(int fd, int version, const struct dmabuf_pair *pair)
+struct offer {
+	int version; // of linux-dmabuf; 0: it has none
+	const struct dmabuf_pair *pair;
+	int drm_version; // of wl_drm; 0: it has none
+	uint32_t drm_capabilities;
+};
+
+static void offer_drm(struct dmabuf_screen *screen, const struct offer *offer)
+{
+	if (offer->drm_version > 0) {
+		dmabuf_screen_add_drm(screen, "/dev/dri/card0", offer->drm_version);
+		screen->drm_capabilities = offer->drm_capabilities;
+	}
+}
+
+/* Until its client is gone. */
+static void serve(int fd, const struct offer *offer)
 {
 	static const uint16_t index = 0;
 	const struct dmabuf_tranche tranche = {.indices = &index, .n_indices = 1};
 	struct dmabuf_screen screen;
 	struct compositor *compositor = compositor_create();
-	if (version > 0) {
-		dmabuf_screen_init(&screen, compositor, version);
-		screen.pairs = pair;
-		screen.n_pairs = 1;
-		screen.tranches = &tranche;
-		screen.n_tranches = 1;
+	screen = (struct dmabuf_screen){.compositor = compositor};
+	wl_list_init(&screen.buffers);
+	if (offer->version > 0) {
+		dmabuf_screen_init(&screen, compositor, offer->version);
 	}
+	screen.pairs = offer->pair;
+	screen.n_pairs = offer->pair != NULL;
+	screen.tranches = &tranche;
+	screen.n_tranches = 1;
+	offer_drm(&screen, offer);
 	struct wl_list *clients = wl_display_get_client_list(compositor_display(compositor));
 	wl_client_create(compositor_display(compositor), fd);
 	while (!wl_list_empty(clients)) {
@@ -53,7 +71,7 @@ static void serve(int fd, int version, const struct dmabuf_pair *pair)
 }
 
 /* Whether it takes dma-bufs. */
-static bool takes(int version, const struct dmabuf_pair *pair)
+static bool takes_offer(const struct offer *offer)
 {
 	int fds[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -61,7 +79,7 @@ static bool takes(int version, const struct dmabuf_pair *pair)
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		close(fds[0]);
-		serve(fds[1], version, pair);
+		serve(fds[1], offer);
 	}
 	close(fds[1]);
 	struct probe probe;
@@ -69,6 +87,17 @@ static bool takes(int version, const struct dmabuf_pair *pair)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	assert_false(probe.has_contexts);
 	return probe.takes_dmabufs;
+}
+
+static bool takes(int version, const struct dmabuf_pair *pair)
+{
+	return takes_offer(&(struct offer){.version = version, .pair = pair});
+}
+
+static bool takes_by_drm(int version, uint32_t capabilities, const struct dmabuf_pair *pair)
+{
+	return takes_offer(&(struct offer){
+		.pair = pair, .drm_version = version, .drm_capabilities = capabilities});
 }
 
 static void linear_and_implicit_buffers_are_taken(void **state)
@@ -96,6 +125,17 @@ static void without_modifiers_nothing_is_known(void **state)
 	assert_false(takes(0, NULL));
 }
 
+static void what_has_wl_drm_only_may_take_them_too(void **state)
+{
+	(void)state;
+	assert_true(takes_by_drm(2, 1, &linear));
+	assert_false(takes_by_drm(2, 0, &linear));
+	assert_false(takes_by_drm(1, 1, &linear));
+	assert_false(takes_by_drm(2, 1, &unknown));
+	assert_true(takes_offer(&(struct offer){
+		.version = 4, .pair = &linear, .drm_version = 2, .drm_capabilities = 0}));
+}
+
 static void nobody_there_is_an_error(void **state)
 {
 	(void)state;
@@ -112,6 +152,7 @@ int main(void)
 		fd_count_test(linear_and_implicit_buffers_are_taken),
 		fd_count_test(others_are_not),
 		fd_count_test(without_modifiers_nothing_is_known),
+		fd_count_test(what_has_wl_drm_only_may_take_them_too),
 		fd_count_test(nobody_there_is_an_error),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

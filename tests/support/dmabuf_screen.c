@@ -7,6 +7,7 @@
 
 #include "linux-dmabuf-server.h"
 #include "tests/support/compositor.h"
+#include "wayland-drm-server.h"
 
 #define MAX_PLANES 4
 
@@ -92,16 +93,22 @@ static void handle_params_gone(struct wl_resource *params)
 	destroy_buffer(buffer);
 }
 
-static void create_params(void *data, struct wl_resource *dmabuf, const union wl_argument *args)
+static struct dmabuf_buffer *collect_buffer(struct dmabuf_screen *screen)
 {
 	struct dmabuf_buffer *buffer = calloc(1, sizeof(*buffer));
 	if (buffer == NULL) {
 		abort();
 	}
-	buffer->screen = data;
+	buffer->screen = screen;
 	for (size_t i = 0; i < MAX_PLANES; i++) {
 		buffer->planes[i].fd = -1;
 	}
+	return buffer;
+}
+
+static void create_params(void *data, struct wl_resource *dmabuf, const union wl_argument *args)
+{
+	struct dmabuf_buffer *buffer = collect_buffer(data);
 	struct wl_resource *params = compositor_made(dmabuf, &args[0]);
 	wl_resource_set_user_data(params, buffer);
 	wl_resource_set_destructor(params, handle_params_gone);
@@ -135,15 +142,20 @@ static void handle_buffer_gone(struct wl_resource *resource)
 	destroy_buffer(buffer);
 }
 
+static void finish_buffer(struct dmabuf_buffer *buffer, struct wl_resource *resource)
+{
+	buffer->resource = resource;
+	wl_list_insert(&buffer->screen->buffers, &buffer->link);
+	wl_resource_set_user_data(resource, buffer);
+	wl_resource_set_destructor(resource, handle_buffer_gone);
+}
+
 /* The params' planes are the buffer's from now on. */
 static void make_buffer(struct wl_resource *params, struct wl_resource *resource)
 {
 	struct dmabuf_buffer *buffer = wl_resource_get_user_data(params);
 	wl_resource_set_user_data(params, NULL);
-	buffer->resource = resource;
-	wl_list_insert(&buffer->screen->buffers, &buffer->link);
-	wl_resource_set_user_data(resource, buffer);
-	wl_resource_set_destructor(resource, handle_buffer_gone);
+	finish_buffer(buffer, resource);
 }
 
 static void describe(struct wl_resource *params, const union wl_argument *args)
@@ -190,6 +202,56 @@ void dmabuf_screen_answer(struct dmabuf_screen *screen)
 {
 	answer(screen, screen->unanswered);
 	screen->unanswered = NULL;
+}
+
+/* ---- wl_drm ---- */
+
+static void send_drm(void *data, struct wl_resource *drm)
+{
+	const struct dmabuf_screen *screen = data;
+	wl_drm_send_device(drm, screen->drm_device);
+	for (size_t i = 0; i < screen->n_pairs; i++) {
+		wl_drm_send_format(drm, screen->pairs[i].format);
+	}
+	if (wl_resource_get_version(drm) >= 2) {
+		wl_drm_send_capabilities(drm, screen->drm_capabilities);
+	}
+}
+
+static void authenticate(void *data, struct wl_resource *drm, const union wl_argument *args)
+{
+	(void)drm;
+	(void)args;
+	((struct dmabuf_screen *)data)->authentications++;
+}
+
+static void create_prime_buffer(void *data, struct wl_resource *drm, const union wl_argument *args)
+{
+	struct dmabuf_buffer *buffer = collect_buffer(data);
+	buffer->screen->n_requests++;
+	buffer->width = args[2].i;
+	buffer->height = args[3].i;
+	buffer->format = args[4].u;
+	buffer->n_planes = 3;
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		buffer->planes[i] = (struct dmabuf_plane){
+			.fd = i == 0 ? args[1].h : dup(args[1].h),
+			.offset = (uint32_t)args[5 + 2 * i].i,
+			.stride = (uint32_t)args[6 + 2 * i].i,
+		};
+	}
+	finish_buffer(buffer, compositor_made(drm, &args[0]));
+}
+
+void dmabuf_screen_add_drm(struct dmabuf_screen *screen, const char *device, int version)
+{
+	struct compositor *compositor = screen->compositor;
+	const char *drm = wl_drm_interface.name;
+	screen->drm_device = device;
+	screen->drm_capabilities = 1;
+	compositor_add_bound_global(compositor, &wl_drm_interface, version, send_drm, screen);
+	compositor_hook(compositor, drm, "authenticate", authenticate, screen);
+	compositor_hook(compositor, drm, "create_prime_buffer", create_prime_buffer, screen);
 }
 
 /* ---- surfaces ---- */

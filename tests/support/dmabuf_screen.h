@@ -7,7 +7,7 @@
 #include <wayland-server-core.h>
 
 /**
- * The test compositor's linux-dmabuf. It imports whatever it is given, and shows what is
+ * The test compositor's linux-dmabuf, and wl_drm. It imports whatever it is given, and shows what is
  * attached to any surface: there, only dma-bufs may be attached then.
  */
 
@@ -48,6 +48,7 @@ struct dmabuf_screen {
 	// What it offers: set these before a client binds. Borrowed.
 	const struct dmabuf_pair *pairs;
 	size_t n_pairs;
+	const char *drm_device;
 	const struct dmabuf_tranche *tranches; // the first one's device is the main one
 	size_t n_tranches;
 	bool refuses;                   // answers with "failed"
@@ -58,9 +59,14 @@ struct dmabuf_screen {
 		*shown;              // of the surface that was attached to last; NULL: none
 	size_t n_planes, n_requests; // that came: add; create or create_immed
 	unsigned int commits;
+	unsigned int authentications; // of wl_drm, which go unanswered
+	uint32_t drm_capabilities;    // that it has
 };
 
 void dmabuf_screen_init(struct dmabuf_screen *screen, struct compositor *compositor, int version);
+
+// Adds wl_drm to it, which offers the formats of the pairs. Its buffers are of 3 planes, whatever their format.
+void dmabuf_screen_add_drm(struct dmabuf_screen *screen, const char *device, int version);
 
 void dmabuf_screen_answer(struct dmabuf_screen *screen);
 

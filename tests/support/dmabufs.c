@@ -1,6 +1,7 @@
 #include "tests/support/dmabufs.h"
 
 #include <fcntl.h>
+#include <linux/dma-heap.h>
 #include <linux/udmabuf.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -44,6 +45,32 @@ int dmabufs_new(size_t size, int *memory)
 	int fd = ioctl(device, UDMABUF_CREATE, &create);
 	assert_true(fd >= 0);
 	close(device);
+	return fd;
+}
+
+int dmabufs_new_from_heap(size_t size)
+{
+	struct dma_heap_allocation_data allocation = {.len = size, .fd_flags = O_RDWR | O_CLOEXEC};
+	int heap = open("/dev/dma_heap/system", O_RDWR | O_CLOEXEC);
+	if (heap < 0) {
+		return -1;
+	}
+	assert_int_equal(ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &allocation), 0);
+	close(heap);
+	return (int)allocation.fd;
+}
+
+int dmabufs_new_of_card(int card, size_t size, uint32_t *handle)
+{
+	struct drm_mode_create_dumb dumb = {.width = (uint32_t)size / 4, .height = 1, .bpp = 32};
+	int fd;
+	assert_int_equal(drmIoctl(card, DRM_IOCTL_MODE_CREATE_DUMB, &dumb), 0);
+	assert_true(dumb.size >= size);
+	assert_int_equal(drmPrimeHandleToFD(card, dumb.handle, DRM_CLOEXEC | DRM_RDWR, &fd), 0);
+	assert_int_equal(drmCloseBufferHandle(card, dumb.handle), 0);
+	if (handle != NULL) {
+		*handle = dumb.handle;
+	}
 	return fd;
 }
 

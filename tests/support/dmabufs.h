@@ -15,6 +15,12 @@ bool dmabufs_have_udmabuf(void);
 // caller's.
 int dmabufs_new(size_t size, int *memory);
 
+// The same of /dev/dma_heap/system; -1: there is none.
+int dmabufs_new_from_heap(size_t size);
+// The same of a primary node's dumb buffer, which nothing else keeps. handle is what it was called; may be
+// NULL.
+int dmabufs_new_of_card(int card, size_t size, uint32_t *handle);
+
 // The primary node of a driver; -1: there is none.
 int dmabufs_open_card(const char *driver);
 

@@ -122,6 +122,7 @@ static void create_guest(struct pair *pair, struct event_base *base,
 	guest.channel_input = fd ? channel_input_create_with_fd(channel_fd) : NULL;
 	guest.contents = options->contents;
 	guest.device = options->device;
+	guest.resolver = options->guest_resolver;
 	guest.timelines = options->guest_node != 0;
 	guest.node = options->guest_node;
 	guest.virtgpu = options->virtgpu;

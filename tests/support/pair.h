@@ -46,7 +46,8 @@ struct pair_options {
 	struct virtgpu *virtgpu;
 	// Their timelines cross, by this: a DRM device, borrowed; 0: they do not.
 	int guest_node, host_node;
-	struct dmabuf_device device; // of the guest
+	struct resolver *guest_resolver; // makes copies of the compositor's; borrowed, may be NULL
+	struct dmabuf_device device;     // of the guest
 	// Pools go by their pages; borrowed; NULL: they do not.
 	struct page_pinner *pinner;
 	struct page_buffers *page_buffers;

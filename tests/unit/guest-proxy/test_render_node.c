@@ -40,9 +40,13 @@ static void what_is_told_is_a_render_node_that_is_there(void **state)
 		close(virtgpu);
 	}
 	if (is_node(0)) {
+		struct stat st;
 		assert_true(is_node(device.number));
+		assert_int_equal(stat(device.path, &st), 0);
+		assert_int_equal(st.st_rdev, device.number);
 	} else {
 		assert_int_equal(device.number, 0);
+		assert_string_equal(device.path, "");
 	}
 }
 

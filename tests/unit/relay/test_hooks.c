@@ -54,6 +54,12 @@ static bool is_event(const struct wayland_hook *hook)
 		{"zwp_linux_dmabuf_feedback_v1", "done"},
 		{"zwp_linux_buffer_params_v1", "created"},
 		{"zwp_linux_buffer_params_v1", "failed"},
+		{"wl_drm", "device"},
+		{"wl_drm", "format"},
+		{"wl_drm", "capabilities"},
+		{"zwlr_export_dmabuf_frame_v1", "frame"},
+		{"zwlr_export_dmabuf_frame_v1", "object"},
+		{"zwlr_export_dmabuf_frame_v1", "ready"},
 		{"zwp_linux_buffer_release_v1", "fenced_release"},
 		{"wp_presentation", "clock_id"},
 		{"wp_presentation_feedback", "presented"},
@@ -173,14 +179,14 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 		const struct wire_op *op = op_of(hook);
 		bool right = true;
 		if (uses(hook, times_export) || uses(hook, times_import) ||
-			uses(hook, capture_export_ready_time)) {
+			uses(hook, capture_export_ready_time) || uses(hook, scanout_export_ready)) {
 			right = begins_with_a_time(op);
 		} else if (uses(hook, labels_import_title) || uses(hook, labels_import_app_id) ||
 			uses(hook, labels_import_icon)) {
 			right = op->n_fds == 0 && !op->makes_object && has_text(op);
 		} else if (uses(hook, labels_import_window)) {
 			right = op->n_args > 0 && op->args[0].type == WIRE_ARG_NEW_ID;
-		} else if (uses(hook, capture_attach)) {
+		} else if (uses(hook, capture_attach) || uses(hook, capture_copy)) {
 			right = names_a_buffer(op);
 		} else if (uses(hook, surface_attach)) {
 			right = names(op, WIRE_ARG_OBJECT, "wl_buffer");
@@ -197,7 +203,26 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 		} else if (uses(hook, dmabuf_export_add) ||
 			uses(hook, feedback_export_format_table)) {
 			right = op->n_fds == 1 && op->args[0].type == WIRE_ARG_FD;
-		} else if (uses(hook, capture_drop) || uses(hook, feedback_tranche_detail) ||
+		} else if (uses(hook, scanout_create)) {
+			right = names(op, WIRE_ARG_NEW_ID, "zwlr_export_dmabuf_frame_v1");
+		} else if (uses(hook, scanout_export_frame)) {
+			right = op->n_args == 10 && op->only_words;
+		} else if (uses(hook, scanout_export_object)) {
+			right = op->n_args == 6 && op->n_fds == 1 &&
+				op->args[1].type == WIRE_ARG_FD;
+		} else if (uses(hook, drm_export_create_prime_buffer)) {
+			right = op->n_fds == 1 && op->n_args == 11 &&
+				names(op, WIRE_ARG_NEW_ID, "wl_buffer");
+		} else if (uses(hook, feedback_device) || uses(hook, capture_dmabuf_device)) {
+			right = op->n_args == 1 && op->args[0].type == WIRE_ARG_ARRAY;
+		} else if (uses(hook, capture_dmabuf_format)) {
+			right = op->n_args == 2 && op->args[0].type == WIRE_ARG_UINT &&
+				op->args[1].type == WIRE_ARG_ARRAY;
+		} else if (uses(hook, drm_format) || uses(hook, drm_capabilities) ||
+			uses(hook, capture_linux_dmabuf)) {
+			right = op->n_fds == 0 && op->n_args > 0 &&
+				op->args[0].type == WIRE_ARG_UINT;
+		} else if (uses(hook, feedback_tranche_detail) ||
 			uses(hook, feedback_tranche_formats) || uses(hook, feedback_tranche_done)) {
 			right = op->n_fds == 0 && !op->makes_object;
 		}
