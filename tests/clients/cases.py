@@ -160,6 +160,7 @@ FILTER = {
     "ext_idle_notifier_v1": PRIVILEGED,
     "org_kde_kwin_server_decoration_manager": UNKNOWN,
     "zwp_linux_dmabuf_v1": UNKNOWN,
+    "wl_drm": UNKNOWN,
     "zwp_linux_explicit_synchronization_v1": UNKNOWN,
 }
 REWRITTEN = {"wp_presentation"}  # the clock is one that the client has

@@ -29,11 +29,15 @@ MAKES = {
     ("wl_surface", 3): ("wl_callback", 0),
     ("zwp_linux_dmabuf_v1", 1): ("zwp_linux_buffer_params_v1", 0),
     ("zwp_linux_buffer_params_v1", 3): ("wl_buffer", 0),
+    ("wl_drm", 3): ("wl_buffer", 0),
+    ("zwlr_screencopy_manager_v1", 0): ("zwlr_screencopy_frame_v1", 0),
+    ("zwlr_export_dmabuf_manager_v1", 0): ("zwlr_export_dmabuf_frame_v1", 0),
     ("zwp_linux_explicit_synchronization_v1", 1): ("zwp_linux_surface_synchronization_v1", 0),
     ("zwp_linux_surface_synchronization_v1", 2): ("zwp_linux_buffer_release_v1", 0),
     ("wp_linux_drm_syncobj_manager_v1", 1): ("wp_linux_drm_syncobj_surface_v1", 0),
     ("wp_linux_drm_syncobj_manager_v1", 2): ("wp_linux_drm_syncobj_timeline_v1", 0),
 }
+DRM_PATH = "/dev/dri/renderD200"  # of no device
 XRGB8888 = 0x34325258  # of DRM
 
 PASTED = b"what was copied"
@@ -124,7 +128,7 @@ class Connection:
             self.offer(words(body)[0])
         elif (interface, opcode) == ("wl_shm", 0) and self.fds:
             self.pools.append(self.fds.pop(0))
-        elif (interface, opcode) == ("zwp_linux_buffer_params_v1", 1) and self.fds:
+        elif (interface, opcode) in (("zwp_linux_buffer_params_v1", 1), ("wl_drm", 3)) and self.fds:
             self.planes.append(self.fds.pop(0))
         elif (interface, opcode) == ("wl_data_offer", 1) and self.fds:
             paste(self.fds.pop(0))
@@ -139,6 +143,8 @@ class Connection:
             self.event(new, 0, 3)
         elif interface == "zwp_linux_dmabuf_v1":
             self.event(new, 1, XRGB8888, 0, 0)  # linear
+        elif interface == "wl_drm":
+            self.send(message(new, 0, DRM_PATH) + message(new, 1, XRGB8888) + message(new, 3, 1))
 
     def offer(self, device):
         """A selection with one type."""

@@ -12,11 +12,12 @@ import struct
 import tempfile
 import threading
 
+import drm
 from channel import HOST_ID, Type, frame, messages
 from compositor import GLOBALS, XRGB8888
 from harness import SLOW, Skip, Stage, case_list, check, wait_until
 from peers import SHM, HostileGuest
-from wayland import message
+from wayland import message, take_string
 
 CASES, case = case_list("dma-bufs")
 DEVICE = "/dev/udmabuf"
@@ -43,6 +44,8 @@ def whole_pages(size):
 
 class Buffer:
     """Memory, and a dma-buf of it."""
+
+    stride, offset = STRIDE, 0
 
     def __init__(self, size=SIZE):
         size = whole_pages(size)
@@ -134,7 +137,8 @@ class Painter:
     def make(self, buffer):
         params, made = self.client.new_id(), self.client.new_id()
         self.client.request(self.dmabuf, 1, params)
-        self.client.request(params, 1, 0, 0, STRIDE, 0, 0, fds=[buffer.fd])
+        self.client.request(params, 1, 0, buffer.offset, buffer.stride, 0, 0,
+                            fds=[buffer.fd])
         self.client.request(params, 3, made, WIDTH, HEIGHT, XRGB8888, 0)
         self.client.request(params, 0)
         return made
@@ -240,6 +244,160 @@ def _(suite):
         check("dma-buf of udmabuf" in stage.guest.errors(), stage.guest.errors()[-800:])
         painter.client.close()
         wait_until("they were counted", lambda: f"{BUFFERS} dma-bufs" in stage.host.errors(), SLOW)
+
+
+# ---- other protocols ----
+
+DRM, SCREENCOPY, EXPORT = "wl_drm", "zwlr_screencopy_manager_v1", "zwlr_export_dmabuf_manager_v1"
+LINEAR = (0, 0)
+
+
+@contextlib.contextmanager
+def painting(suite, globals_, allowed=()):
+    """A client, whose session has these globals, too."""
+    need_device()
+    host = [word for name in allowed for word in ("--allow", name)]
+    with Stage(suite, globals_=GLOBALS | {GLOBAL: 3} | globals_, host=host) as stage:
+        painter = Painter(stage)
+        yield painter
+        painter.client.close()
+        stage.check(SLOW)
+
+
+def rows_of(data):
+    return [data[at:at + 4 * WIDTH] for at in range(0, SIZE, STRIDE)]
+
+
+@case("wl_drm's buffers are right, and its device is the guest's")
+def _(suite):
+    if not glob.glob("/dev/dri/renderD*"):
+        raise Skip("no render node")
+    with painting(suite, {DRM: 2}) as painter, contextlib.closing(Buffer()) as buffer:
+        client = painter.client
+        drm_id = client.bind(DRM)
+        client.sync(SLOW)
+        made = client.new_id()
+        path = take_string(client.got(drm_id, 0)[0], 0)[0]
+        check(path in glob.glob("/dev/dri/renderD*"), path)
+        buffer.data[:] = os.urandom(len(buffer.data))
+        client.request(drm_id, 3, made, WIDTH, HEIGHT, XRGB8888, 0, STRIDE, 0, 0, 0, 0,
+                       fds=[buffer.fd])
+        painter.show(made, 0, 0, WIDTH, HEIGHT)
+        copy = painter.take_copy()
+        check(rows_of(contents(copy)) == rows_of(buffer.data), "what the compositor has")
+        os.close(copy)
+
+
+@case("a capture is in the client's dma-buf when it is ready")
+def _(suite):
+    with painting(suite, {}, [SCREENCOPY]) as painter, contextlib.closing(Buffer()) as buffer:
+        client, connection = painter.client, painter.connection
+        manager, output = client.bind(SCREENCOPY), client.bind("wl_output")
+        made, frame_id = painter.make(buffer), client.new_id()
+        client.request(manager, 0, frame_id, 0, output)
+        client.request(frame_id, 0, made)
+        copy = painter.take_copy()
+        screen = os.urandom(SIZE)
+        with mmap.mmap(copy, SIZE) as data:
+            data[:] = screen
+        os.close(copy)
+        connection.event(frame_id, 2, 0, 0, 0)
+        client.wait_for(lambda: client.got(frame_id, 2), SLOW)
+        check(rows_of(buffer.data) == rows_of(screen), "what the client has")
+
+
+@case("a client gets a copy of a screen's dma-buf, which is one")
+def _(suite):
+    with painting(suite, {EXPORT: 1}, [EXPORT]) as painter, \
+            contextlib.closing(Buffer()) as screen:
+        client, connection = painter.client, painter.connection
+        manager, output = client.bind(EXPORT), client.bind("wl_output")
+        frame_id = client.new_id()
+        client.request(manager, 0, frame_id, 0, output)
+        client.sync(SLOW)
+        screen.data[:] = os.urandom(len(screen.data))
+        connection.event(frame_id, 0, WIDTH, HEIGHT, 0, 0, 0, 0, XRGB8888, *LINEAR, 1)
+        connection.event(frame_id, 1, 0, SIZE, 0, STRIDE, 0, fds=[screen.fd])
+        connection.event(frame_id, 2, 0, 0, 0)
+        client.wait_for(lambda: client.got(frame_id, 2), SLOW)
+        copy = client.fds.pop()
+        check(os.readlink(f"/proc/self/fd/{copy}").startswith(LINK), "the copy is a dma-buf")
+        check(rows_of(contents(copy)) == rows_of(screen.data), "what the client has")
+        os.close(copy)
+
+
+# ---- devices, and what draws with them ----
+
+RECTANGLES = ((0, 0, WIDTH, HEIGHT, (10, 20, 30)), (5, 7, 20, 11, (200, 100, 50)),
+              (WIDTH - 3, HEIGHT - 1, 3, 1, (255, 0, 255)))
+
+
+def show(painter, picture):
+    """Has a client's picture shown; the rows that the compositor has of it then."""
+    made = painter.make(picture)
+    painter.show(made, 0, 0, WIDTH, HEIGHT)
+    with contextlib.closing(drm.Picture(painter.take_copy(), picture.stride,
+                                        picture.offset)) as copy:
+        rows = copy.rows(WIDTH, HEIGHT)
+    painter.destroy(made)
+    return rows
+
+
+def filled(rectangles):
+    """Rows of (r, g, b)."""
+    rows = [[None] * WIDTH for _ in range(HEIGHT)]
+    for x, y, width, height, colour in rectangles:
+        for row in rows[y:y + height]:
+            row[x:x + width] = [colour] * width
+    return rows
+
+
+def colours(row):
+    return [(row[at + 2], row[at + 1], row[at]) for at in range(0, len(row), 4)]
+
+
+@contextlib.contextmanager
+def card_of(driver):
+    card = drm.open_card(driver)
+    try:
+        yield card
+    finally:
+        os.close(card)
+
+
+def shown_right(suite, make):
+    """make gives a picture; three of them are shown."""
+    with staged(suite) as stage:
+        painter = Painter(stage)
+        for _ in range(3):
+            with contextlib.closing(make()) as picture:
+                rows = picture.rows(WIDTH, HEIGHT)
+                check(len(set(rows)) > 1, "there is something to be seen")
+                check(show(painter, picture) == rows, "what the compositor has")
+        painter.client.close()
+
+
+for driver in ("vgem", "virtio_gpu"):
+    @case(f"{driver}: dumb buffers are shown right")
+    def _(suite, driver=driver):
+        with card_of(driver) as card:
+            shown_right(suite, lambda: drm.Dumb(card, WIDTH, HEIGHT))
+
+    @case(f"{driver}: GBM's buffers are shown right")
+    def _(suite, driver=driver):
+        with card_of(driver) as card, contextlib.closing(drm.Gbm(card)) as gbm:
+            shown_right(suite, lambda: gbm.paint(WIDTH, HEIGHT))
+
+    @case(f"{driver}: what OpenGL ES has drawn is shown right")
+    def _(suite, driver=driver):
+        with card_of(driver) as card, contextlib.closing(drm.Gbm(card)) as gbm, \
+                contextlib.closing(drm.Egl(gbm, WIDTH, HEIGHT)) as egl, staged(suite) as stage:
+            painter = Painter(stage)
+            for n in range(1, 1 + len(RECTANGLES)):
+                with contextlib.closing(egl.draw(RECTANGLES[:n])) as picture:
+                    rows = [colours(row) for row in show(painter, picture)]
+                    check(rows == filled(RECTANGLES[:n]), f"{n} rectangles")
+            painter.client.close()
 
 
 # ---- buffers of the GPU ----
