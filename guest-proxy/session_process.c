@@ -41,7 +41,7 @@ struct preparation {
 	struct guest_options *options;
 	struct dmabuf_device device;
 	struct resolver *resolver;  // of the host's dma-bufs; NULL: there can be none here
-	int node;                   // for timelines; -1: there is none, or it was not looked for
+	int node;                   // for timelines; -1: there is none, or nobody wants it
 	struct virtgpu *virtgpu;    // NULL: none whose buffers can be named
 	struct page_pinner *pinner; // NULL: pools do not go by their pages
 };
@@ -53,11 +53,19 @@ static bool takes_region(const struct guest_options *options, const struct sessi
 		session->service == NULL && options->connect.kind == TRANSPORT_UNIX;
 }
 
-// What timelines are made with: it is opened now, as nothing is in the sandbox.
-static void open_node(struct preparation *preparation, struct session_options *session)
+static void close_node(struct preparation *preparation)
 {
-	if (session->dmabufs) {
-		preparation->node = timeline_open_node();
+	if (preparation->node >= 0) {
+		close(preparation->node);
+		preparation->node = -1;
+	}
+}
+
+// A service has no use for what timelines are made with.
+static void hand_over_node(struct preparation *preparation, struct session_options *session)
+{
+	if (session->service != NULL) {
+		close_node(preparation);
 	}
 	session->timelines = preparation->node >= 0;
 	session->node = preparation->node;
@@ -107,7 +115,7 @@ static bool prepare(
 	struct handshake_text text;
 	const char *service = session->service != NULL ? session->service : SERVICE_WAYLAND;
 	bool region = takes_region(options, session);
-	open_node(preparation, session);
+	hand_over_node(preparation, session);
 	session->channel_fd = connection_open(options, service, session->contents, session->link,
 		features_of(preparation, session), &text);
 	if (session->channel_fd < 0) {
@@ -141,6 +149,10 @@ static void find_devices(struct preparation *preparation)
 	} else if (virtgpu >= 0) {
 		preparation->virtgpu = virtgpu_create(virtgpu);
 	}
+	if (!options->no_dmabuf) {
+		preparation->node = timeline_open_node();
+		preparation->resolver = resolver_create_copy();
+	}
 }
 
 int guest_session_run(struct guest_options *options)
@@ -148,9 +160,6 @@ int guest_session_run(struct guest_options *options)
 	struct preparation preparation = {
 		.options = options, .node = -1, .pinner = open_pinner(options)};
 	find_devices(&preparation);
-	if (!options->program.no_dmabuf) {
-		preparation.resolver = resolver_create_copy();
-	}
 	const struct worker_config config = {
 		.program = "fdferry-guest",
 		.options = &options->program,
@@ -162,9 +171,7 @@ int guest_session_run(struct guest_options *options)
 	};
 	int status = worker_run(&config);
 	resolver_destroy(preparation.resolver);
-	if (preparation.node >= 0) {
-		close(preparation.node);
-	}
+	close_node(&preparation);
 	virtgpu_destroy(preparation.virtgpu);
 	page_pinner_destroy(preparation.pinner);
 	return status;
