@@ -71,13 +71,13 @@ static const struct sandbox_rule wayland_rules[] = {
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, TIMELINE_IOCTL_EVENTFD)),
-	// pages that are pinned: nothing can be submitted to a ring
-	SANDBOX_IF("io_uring_register", SANDBOX_ARG(1, IORING_REGISTER_BUFFERS_UPDATE)),
 	{0},
 };
 
-// In the guest: which resources of virtio-gpu dma-bufs are (fdpass/virtgpu.h).
-static const struct sandbox_rule virtgpu_rules[] = {
+static const struct sandbox_rule wayland_guest_rules[] = {
+	// pages that are pinned (fdpass/pinner.h): nothing can be submitted to a ring
+	SANDBOX_IF("io_uring_register", SANDBOX_ARG(1, IORING_REGISTER_BUFFERS_UPDATE)),
+	// which resources of virtio-gpu dma-bufs are (fdpass/virtgpu.h)
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_PRIME_FD_TO_HANDLE)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_PRIME_HANDLE_TO_FD)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_GEM_CLOSE)),
@@ -148,7 +148,7 @@ static struct sandbox_profile profile_of(bool any_kind, bool strict)
 {
 	return (struct sandbox_profile){
 		.rules = {sandbox_basics, session_rules, any_kind ? service_rules : wayland_rules,
-			any_kind || strict ? NULL : virtgpu_rules},
+			any_kind || strict ? NULL : wayland_guest_rules},
 		.paths = any_kind ? service_paths : wayland_paths,
 		.opens = true,
 		.strict = strict,
