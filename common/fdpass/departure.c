@@ -20,8 +20,21 @@ void departure_init(struct departure *departure)
 	*departure = (struct departure){.info = -1};
 }
 
+/* Out of the list. */
+static void unlink_confirmed(struct departure *departure)
+{
+	struct departure **link = &departure->memory->ref.refs->departures;
+	while (*link != departure) {
+		link = &(*link)->next;
+	}
+	*link = departure->next;
+}
+
 void departure_finish(struct departure *departure)
 {
+	if (departure->confirmed) {
+		unlink_confirmed(departure);
+	}
 	if (departure->look != NULL) {
 		event_free(departure->look);
 	}
@@ -45,12 +58,14 @@ void departure_count_others(struct departure *departure, int fd)
 }
 
 /* The opener has opened the same dma-buf again: until that one is closed, it stays as it is. */
-static bool is_followed(const struct fdref *ref)
+static bool is_followed(const struct departure *departure)
 {
+	const struct fdref *ref = &departure->memory->ref;
 	const struct fdref_table *theirs = &ref->refs->theirs;
 	for (size_t i = 0; ref->identity.number != 0 && i < theirs->size; i++) {
 		const struct fdref *other = theirs->refs[i];
-		if (other != NULL && other != ref && (!other->closing || other->id > ref->id) &&
+		if (other != NULL && other != ref &&
+			(departure->confirmed || !other->closing || other->id > ref->id) &&
 			fd_identity_equal(&other->identity, &ref->identity)) {
 			return true;
 		}
@@ -65,9 +80,57 @@ static bool is_held(const struct departure *departure)
 	if (departure->info < 0) {
 		return departure->memory->fd >= 0 && departure->waited_ms < LONG_MS;
 	}
-	return !is_followed(&departure->memory->ref) &&
-		fd_info_number(departure->info, "count", 10, &count) &&
+	return !is_followed(departure) && fd_info_number(departure->info, "count", 10, &count) &&
 		count > 1 + departure->others;
+}
+
+/*
+ * A guest can have its GPU forget the buffer at any time, and what another session's peer had may go, too: then
+ * the local peer is taken for one of the others. So what is not held stays charged while anybody has it.
+ */
+static bool is_had(const struct departure *departure)
+{
+	uint64_t count;
+	return departure->others > 0 && departure->info >= 0 && !is_followed(departure) &&
+		fd_info_number(departure->info, "count", 10, &count) && count > 1;
+}
+
+/* departure is gone then. */
+static void end(struct departure *departure)
+{
+	struct fdref *ref = &departure->memory->ref;
+	if (departure->confirmed) {
+		fdrefs_destroy(ref);
+	} else {
+		fdrefs_confirm_closed(ref);
+	}
+}
+
+/* One charge for one dma-buf is enough. */
+static void end_alike(const struct departure *departure)
+{
+	const struct fdref *ref = &departure->memory->ref;
+	struct departure *next, *other;
+	for (other = ref->refs->departures; other != NULL; other = next) {
+		next = other->next;
+		if (fd_identity_equal(&other->memory->ref.identity, &ref->identity)) {
+			end(other);
+		}
+	}
+}
+
+static void confirm(struct departure *departure)
+{
+	struct fdrefs *refs = departure->memory->ref.refs;
+	if (departure->confirmed) {
+		return;
+	}
+	end_alike(departure);
+	departure->confirmed = true;
+	departure->next_ms = FIRST_LOOK_MS;
+	departure->next = refs->departures;
+	refs->departures = departure;
+	fdrefs_confirm_charged(&departure->memory->ref);
 }
 
 static void look_later(struct departure *departure)
@@ -77,28 +140,37 @@ static void look_later(struct departure *departure)
 		.tv_usec = departure->next_ms % 1000 * 1000,
 	};
 	if (departure->look == NULL || event_add(departure->look, &after) < 0) {
-		fdrefs_confirm_closed(&departure->memory->ref);
+		end(departure);
 	}
 }
 
 /* A peer that keeps it for long keeps it charged, or a guest could have it keep any number. */
-static void look(struct departure *departure)
+static void tell_once(struct departure *departure)
 {
-	struct fdref *ref = &departure->memory->ref;
-	struct fdrefs *refs = ref->refs;
-	if (!is_held(departure)) {
-		fdrefs_confirm_closed(ref);
-		channel_flush(refs->channel);
-		return;
-	}
 	if (departure->waited_ms >= LONG_MS && !departure->told) {
 		departure->told = true;
-		refs->counts.dmabufs_held++;
+		departure->memory->ref.refs->counts.dmabufs_held++;
 		log_limited(LOG_WARN,
 			"a dma-buf of %" PRIu64 " bytes is still in use after its end",
 			departure->memory->size);
 	}
-	look_later(departure);
+}
+
+static void look(struct departure *departure)
+{
+	struct fdrefs *refs = departure->memory->ref.refs;
+	if (!departure->confirmed && is_held(departure)) {
+		tell_once(departure);
+		look_later(departure);
+		return;
+	}
+	if (is_had(departure)) {
+		confirm(departure);
+		look_later(departure);
+	} else {
+		end(departure);
+	}
+	channel_flush(refs->channel);
 }
 
 static void handle_look(evutil_socket_t fd, short what, void *data)
@@ -106,8 +178,9 @@ static void handle_look(evutil_socket_t fd, short what, void *data)
 	(void)fd;
 	(void)what;
 	struct departure *departure = data;
+	bool seldom = departure->told || departure->confirmed;
 	departure->waited_ms += departure->next_ms;
-	if (departure->next_ms < (departure->told ? LAST_LOOK_MS : LAST_SOON_MS)) {
+	if (departure->next_ms < (seldom ? LAST_LOOK_MS : LAST_SOON_MS)) {
 		departure->next_ms *= 2;
 	}
 	look(departure);
@@ -122,4 +195,11 @@ void departure_begin(struct departure *departure, struct memory *memory)
 	}
 	departure->next_ms = FIRST_LOOK_MS;
 	look(departure);
+}
+
+void departures_finish(struct fdrefs *refs)
+{
+	while (refs->departures != NULL) {
+		end(refs->departures);
+	}
 }

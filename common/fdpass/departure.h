@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 struct event;
+struct fdrefs;
 struct memory;
 
 /**
@@ -13,6 +14,8 @@ struct memory;
  * kernel's count of references, which is looked at again and again: soon at first, then less often.
  *
  * Where several fdrefs are of one dma-buf (fdref.identity), what is held is the last one's to wait for.
+ *
+ * One that others had before the local peer stays charged after that, while anybody has it.
  */
 struct departure {
 	struct memory *memory; // NULL: it has not begun
@@ -20,7 +23,9 @@ struct departure {
 	struct event *look;
 	uint64_t others; // references that were there before the local peer had any, beside ours
 	unsigned int next_ms, waited_ms;
-	bool told; // that it is held for long
+	bool told;              // that it is held for long
+	bool confirmed;         // it is only charged any more
+	struct departure *next; // of those: fdrefs.departures
 };
 
 void departure_init(struct departure *departure);
@@ -32,5 +37,7 @@ void departure_finish(struct departure *departure);
 // confirms that it is closed, perhaps at once, when nobody else has one. Then the memory is gone, and
 // departure, which is a part of it.
 void departure_begin(struct departure *departure, struct memory *memory);
+// For fdrefs_finish: nothing stays charged any more.
+void departures_finish(struct fdrefs *refs);
 
 #endif

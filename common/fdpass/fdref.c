@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/flight.h"
+#include "fdpass/departure.h"
 #include "fdpass/device.h"
 #include "fdpass/dmabuf.h"
 #include "fdpass/event.h"
@@ -78,6 +79,7 @@ void fdrefs_finish(struct fdrefs *refs)
 	if (refs->region != NULL) {
 		refs->region->stopped = true;
 	}
+	departures_finish(refs);
 	finish_table(refs, &refs->ours);
 	finish_table(refs, &refs->theirs);
 	free(refs->by_identity);
@@ -186,18 +188,28 @@ static bool insert(struct fdrefs *refs, struct fdref *ref, uint32_t id, enum cha
 	return true;
 }
 
-static void remove_and_destroy(struct fdref *ref)
+static void remove_from_table(struct fdref *ref)
 {
 	size_t index;
 	struct fdref_table *table = table_of(ref->refs, ref->id, &index);
 	table->refs[index] = NULL;
 	table->used--;
 	remove_alike(ref);
-	discharge(ref->refs, ref->kind);
 	if (index < table->next) {
 		table->next = index;
 	}
+}
+
+void fdrefs_destroy(struct fdref *ref)
+{
+	discharge(ref->refs, ref->kind);
 	ref->interface->destroy(ref);
+}
+
+static void remove_and_destroy(struct fdref *ref)
+{
+	remove_from_table(ref);
+	fdrefs_destroy(ref);
 }
 
 struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id)
@@ -281,11 +293,17 @@ void fdrefs_close(struct fdref *ref)
 	}
 }
 
-void fdrefs_confirm_closed(struct fdref *ref)
+void fdrefs_confirm_charged(struct fdref *ref)
 {
 	assert(ref->closing);
 	channel_push(ref->refs->channel, CHANNEL_CLOSED, ref->id, 0, NULL, 0, NULL, 0);
-	remove_and_destroy(ref);
+	remove_from_table(ref);
+}
+
+void fdrefs_confirm_closed(struct fdref *ref)
+{
+	fdrefs_confirm_charged(ref);
+	fdrefs_destroy(ref);
 }
 
 bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes)

@@ -11,6 +11,7 @@
 #include "fdpass/content.h"
 #include "fdpass/kind.h"
 
+struct departure;
 struct event_base;
 struct event_note;
 struct fileserver;
@@ -146,11 +147,12 @@ struct fdrefs {
 	size_t shared;           // memories that are compared before each message
 	uint64_t words_memory;   // bytes that are charged for their words
 	struct sync_wait *waits; // sync_files that have not signalled (sync.h)
-	size_t waiting;          // sockets with a message that cannot be exported yet
-	uint64_t uses;           // of eventfds, ever
-	size_t unnamed;          // eventfds of ours that cannot be named yet
-	size_t unsettled;        // eventfds of theirs that may be others that are here already
-	size_t questions;        // for pieces of files that wait until the channel can take more
+	struct departure *departures; // of fdrefs that are closed and charged (departure.h)
+	size_t waiting;               // sockets with a message that cannot be exported yet
+	uint64_t uses;                // of eventfds, ever
+	size_t unnamed;               // eventfds of ours that cannot be named yet
+	size_t unsettled;             // eventfds of theirs that may be others that are here already
+	size_t questions; // for pieces of files that wait until the channel can take more
 	struct fileserver *fileserver; // of files that are read on demand; NULL: none can be
 	size_t accessed;               // dma-bufs whose bytes are being read or written
 	bool dmabufs;                  // both sides have agreed to them (dmabuf.h)
@@ -210,6 +212,9 @@ bool fdrefs_open(struct fdrefs *refs, struct fdref *ref, const struct fdref_inte
 void fdrefs_close(struct fdref *ref);
 // Opened there, CLOSE has come, and nobody here uses it any more. ref is destroyed.
 void fdrefs_confirm_closed(struct fdref *ref);
+// The same, but ref stays charged until fdrefs_destroy. Its id is another's by then.
+void fdrefs_confirm_charged(struct fdref *ref);
+void fdrefs_destroy(struct fdref *ref);
 
 // What keeps fds charged until the local peers have taken them. NULL on ENOMEM.
 struct flights *fdrefs_flights(struct fdrefs *refs);
