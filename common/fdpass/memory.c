@@ -526,7 +526,11 @@ static const struct fdref_interface imported = {
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id)
 {
 	struct fdref *ref = fdrefs_get(refs, id);
-	return ref != NULL && ref->kind == CHANNEL_KIND_POOL ? (struct memory *)ref : NULL;
+	if (ref == NULL || ref->kind != CHANNEL_KIND_POOL) {
+		return NULL;
+	}
+	struct memory *memory = (struct memory *)ref;
+	return ref->closing && memory->users == 0 ? NULL : memory;
 }
 
 struct memory *memory_use(struct memory *memory)

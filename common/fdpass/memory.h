@@ -51,7 +51,7 @@ bool memory_has_changed(const struct memory *memory);
 const char *memory_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);
 
-// NULL if id is not the fdref of a pool.
+// NULL if id is not the fdref of a pool, or of one that was closed and that nobody uses.
 struct memory *memory_get(const struct fdrefs *refs, uint32_t id);
 struct memory *memory_use(struct memory *memory);
 // Gives up one use. When the opener has none left, the memory is closed; when the importer has none

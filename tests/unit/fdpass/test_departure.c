@@ -14,6 +14,7 @@
 #include "fdpass/dmabuf.h"
 #include "fdpass/resolver.h"
 #include "tests/support/fd_count.h"
+#include "tests/support/pages.h"
 
 #define PAGE 4096u
 #define ID   7u
@@ -182,6 +183,36 @@ static void a_session_can_end_before(void **state)
 	finish(&fixture);
 }
 
+/* ---- pools ---- */
+
+static void nobody_begins_to_use_a_pool_that_leaves(void **state)
+{
+	struct fixture fixture;
+	struct page_world pages;
+	const char *wrong;
+	(void)state;
+	init(&fixture);
+	page_world_init(&pages);
+	struct fdrefs *guest = &fixture.ends.guest.refs;
+	guest->pinner = &pages.pinner;
+	fixture.host->refs.page_buffers = &pages.buffers;
+	struct memory *pool = memory_export(guest, new_memfd(PAGE), PAGE, &wrong);
+	assert_non_null(pool);
+	uint32_t id = pool->ref.id;
+	references = 2; // the compositor's
+	memory_release(pool);
+	ends_run(&fixture.ends);
+	assert_int_equal(pages.pinned, 1);
+	assert_non_null(fdrefs_get(&fixture.host->refs, id));
+	assert_null(memory_get(&fixture.host->refs, id));
+	references = 1;
+	run_until_nothing_is_charged(&fixture);
+	ends_run(&fixture.ends);
+	assert_int_equal(pages.pinned, 0);
+	finish(&fixture);
+	page_world_finish(&pages);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +221,7 @@ int main(void)
 		fd_count_test(one_buffer_stays_charged_once),
 		fd_count_test(what_is_opened_again_is_charged_for_that),
 		fd_count_test(a_session_can_end_before),
+		fd_count_test(nobody_begins_to_use_a_pool_that_leaves),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -741,11 +741,11 @@ static void the_opener_keeps_the_id_until_the_replica_is_used_no_more(void **sta
 	memory_release(fixture.replica);
 	ends_run(&fixture.ends);
 	assert_int_equal(fixture.ends.guest.frames[CHANNEL_CLOSED], 0);
-	assert_non_null(memory_get(&fixture.ends.guest.refs, id));
+	assert_non_null(fdrefs_get(&fixture.ends.guest.refs, id));
 	memory_release(fixture.replica);
 	ends_run(&fixture.ends);
 	assert_int_equal(fixture.ends.guest.frames[CHANNEL_CLOSED], 1);
-	assert_null(memory_get(&fixture.ends.guest.refs, id));
+	assert_null(fdrefs_get(&fixture.ends.guest.refs, id));
 	assert_null(memory_get(&fixture.ends.host.refs, id));
 	assert_int_equal(fixture.ends.host.budget.used[BUDGET_MEMORY], 0);
 	close_all(&fixture);
