@@ -164,13 +164,18 @@ static enum wayland_verdict make_buffer_in(struct wayland_call *call, struct mem
 
 enum wayland_verdict drm_export_create_prime_buffer(struct wayland_call *call)
 {
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	struct fdrefs *refs = call->wayland->options.refs;
+	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
+	if (fds->count > 0 && dmabuf_must_wait_to_open(refs, *fdlist_peek(fds))) {
+		return WAYLAND_WAIT;
+	}
+	int fd = fdlist_take(fds);
 	if (fd < 0) {
 		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
 			"the fd of the message did not come with it");
 	}
 	const char *wrong;
-	struct memory *memory = dmabuf_export(call->wayland->options.refs, fd, &wrong);
+	struct memory *memory = dmabuf_export(refs, fd, &wrong);
 	if (memory == NULL) {
 		return wayland_fail_object(call, ERROR_INVALID_NAME, wrong);
 	}
