@@ -30,6 +30,12 @@ SECONDS = 300
 STEP = 6
 
 
+def gpu_options(socket_path):
+    """QEMU's, for a GPU that fdferry-host is."""
+    return ["-chardev", f"socket,id=gpu,path={socket_path}",
+            "-device", "vhost-user-gpu-pci,chardev=gpu"]
+
+
 class Gpu:
     """The machine's devices, as Guest wants them."""
 
@@ -37,8 +43,7 @@ class Gpu:
     modules = ("virtio_gpu", *MODULES)
 
     def __init__(self, socket_path):
-        self.options = [*Kernel.options, "-chardev", f"socket,id=gpu,path={socket_path}",
-                        "-device", "vhost-user-gpu-pci,chardev=gpu"]
+        self.options = [*Kernel.options, *gpu_options(socket_path)]
 
 
 class Trial:
@@ -195,13 +200,18 @@ class Trial:
         self.compositor.close()
 
 
-def run(build, add):
-    """add(test, trial) calls the test, notes how it ended and returns whether that was well."""
-    for path in ("/dev/kvm", "/dev/vhost-vsock", "/dev/udmabuf"):
+def prepare(*devices):
+    """udmabuf takes as large buffers as are wanted; Missing is raised if it or a device is not there."""
+    for path in ("/dev/kvm", "/dev/udmabuf", *devices):
         if not os.path.exists(path):
             raise Missing(f"there is no {path}")
     with open(LIMIT, "w") as file:
         file.write(str(PIECES))
+
+
+def run(build, add):
+    """add(test, trial) calls the test, notes how it ended and returns whether that was well."""
+    prepare("/dev/vhost-vsock")
     with contextlib.ExitStack() as stack:
         directory = tempfile.mkdtemp(prefix="fdferry-gpu.")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
