@@ -5,18 +5,22 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "linux-dmabuf-client-protocol.h"
 #include "xdg-shell-client-protocol.h"
 
 static const struct {
 	const struct wl_interface *interface;
 	uint32_t version;
 	size_t offset; // in struct connection
+	bool optional;
 } globals[] = {
-	{&wl_compositor_interface, 4, offsetof(struct connection, compositor)},
-	{&wl_shm_interface, 1, offsetof(struct connection, shm)},
-	{&xdg_wm_base_interface, 1, offsetof(struct connection, wm_base)},
-	{&wl_seat_interface, 5, offsetof(struct connection, seat)},
-	{&wl_data_device_manager_interface, 3, offsetof(struct connection, data_device_manager)},
+	{&wl_compositor_interface, 4, offsetof(struct connection, compositor), false},
+	{&wl_shm_interface, 1, offsetof(struct connection, shm), false},
+	{&xdg_wm_base_interface, 1, offsetof(struct connection, wm_base), false},
+	{&wl_seat_interface, 5, offsetof(struct connection, seat), false},
+	{&wl_data_device_manager_interface, 3, offsetof(struct connection, data_device_manager),
+		false},
+	{&zwp_linux_dmabuf_v1_interface, 3, offsetof(struct connection, dmabuf), true},
 };
 
 #define GLOBALS (sizeof(globals) / sizeof(globals[0]))
@@ -78,7 +82,7 @@ void connection_init(struct connection *connection)
 	wl_registry_add_listener(connection->registry, &registry_listener, connection);
 	connection_roundtrip(connection);
 	for (size_t i = 0; i < GLOBALS; i++) {
-		if (*global_slot(connection, i) == NULL) {
+		if (*global_slot(connection, i) == NULL && !globals[i].optional) {
 			errx(1, "the display lacks %s version %u", globals[i].interface->name,
 				globals[i].version);
 		}
@@ -91,7 +95,9 @@ void connection_finish(struct connection *connection)
 		wl_keyboard_destroy(connection->keyboard);
 	}
 	for (size_t i = 0; i < GLOBALS; i++) {
-		wl_proxy_destroy(*global_slot(connection, i));
+		if (*global_slot(connection, i) != NULL) {
+			wl_proxy_destroy(*global_slot(connection, i));
+		}
 	}
 	wl_registry_destroy(connection->registry);
 	wl_display_disconnect(connection->display);

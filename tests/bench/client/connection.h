@@ -14,6 +14,7 @@ struct connection {
 	struct xdg_wm_base *wm_base;
 	struct wl_seat *seat;
 	struct wl_data_device_manager *data_device_manager;
+	struct zwp_linux_dmabuf_v1 *dmabuf; // NULL where the display has none
 
 	struct wl_keyboard *keyboard; // connection_get_keymap()'s, or NULL
 	bool has_keymap;

@@ -8,7 +8,10 @@
 #include "tests/bench/client/clock.h"
 #include "tests/bench/client/connection.h"
 #include "tests/bench/noise.h"
+#include "linux-dmabuf-client-protocol.h"
 #include "xdg-shell-client-protocol.h"
+
+#define WINDOW_FOURCC 0x34325258 // XRGB8888, of drm_fourcc.h
 
 static void handle_release(void *data, struct wl_buffer *buffer)
 {
@@ -51,10 +54,9 @@ static const struct xdg_toplevel_listener toplevel_listener = {
 	.close = handle_close,
 };
 
-static void init_buffers(struct window *window)
+static void init_pool(struct window *window)
 {
 	int stride = window->width * 4;
-	window->buffer_size = (size_t)stride * (size_t)window->height;
 	size_t size = 2 * window->buffer_size;
 	int fd = memfd_create("bench-pool", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
@@ -77,12 +79,29 @@ static void init_buffers(struct window *window)
 	close(fd);
 }
 
-void window_init(struct window *window, struct connection *connection, int width, int height)
+static void init_dmabuf(struct window *window, struct window_buffer *buffer, int fd)
+{
+	buffer->pixels = mmap(NULL, window->buffer_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (buffer->pixels == MAP_FAILED) {
+		err(1, "dma-buf");
+	}
+	struct zwp_linux_buffer_params_v1 *params =
+		zwp_linux_dmabuf_v1_create_params(window->connection->dmabuf);
+	zwp_linux_buffer_params_v1_add(params, fd, 0, 0, (uint32_t)window->width * 4, 0, 0);
+	buffer->buffer = zwp_linux_buffer_params_v1_create_immed(
+		params, window->width, window->height, WINDOW_FOURCC, 0);
+	zwp_linux_buffer_params_v1_destroy(params);
+	wl_buffer_add_listener(buffer->buffer, &buffer_listener, buffer);
+}
+
+static void init_surface(
+	struct window *window, struct connection *connection, int width, int height)
 {
 	*window = (struct window){
 		.connection = connection,
 		.width = width,
 		.height = height,
+		.buffer_size = (size_t)width * 4 * (size_t)height,
 	};
 	window->surface = wl_compositor_create_surface(connection->compositor);
 	window->xdg_surface = xdg_wm_base_get_xdg_surface(connection->wm_base, window->surface);
@@ -91,18 +110,46 @@ void window_init(struct window *window, struct connection *connection, int width
 	xdg_toplevel_add_listener(window->toplevel, &toplevel_listener, window);
 	xdg_toplevel_set_title(window->toplevel, "bench");
 	wl_surface_commit(window->surface);
-	init_buffers(window);
+}
+
+static void wait_configured(struct window *window)
+{
 	while (!window->configured) {
-		connection_dispatch(connection);
+		connection_dispatch(window->connection);
 	}
+}
+
+void window_init(struct window *window, struct connection *connection, int width, int height)
+{
+	init_surface(window, connection, width, height);
+	init_pool(window);
+	wait_configured(window);
+}
+
+void window_init_dmabufs(struct window *window, struct connection *connection, int width,
+	int height, const int dmabufs[2])
+{
+	if (connection->dmabuf == NULL) {
+		errx(1, "the display takes no dma-bufs");
+	}
+	init_surface(window, connection, width, height);
+	for (int i = 0; i < 2; i++) {
+		init_dmabuf(window, &window->buffers[i], dmabufs[i]);
+	}
+	wait_configured(window);
 }
 
 void window_finish(struct window *window)
 {
 	for (int i = 0; i < 2; i++) {
 		wl_buffer_destroy(window->buffers[i].buffer);
+		if (window->pool == NULL) {
+			munmap(window->buffers[i].pixels, window->buffer_size);
+		}
 	}
-	munmap(window->pool, 2 * window->buffer_size);
+	if (window->pool != NULL) {
+		munmap(window->pool, 2 * window->buffer_size);
+	}
 	xdg_toplevel_destroy(window->toplevel);
 	xdg_surface_destroy(window->xdg_surface);
 	wl_surface_destroy(window->surface);
@@ -115,7 +162,7 @@ static struct window_buffer *buffer_of(struct window *window, uint64_t frame)
 
 struct window_buffer *window_wait_buffer(struct window *window)
 {
-	struct window_buffer *buffer = buffer_of(window, window->committed);
+	struct window_buffer *buffer = buffer_of(window, window->shown);
 	while (buffer->busy) {
 		connection_dispatch(window->connection);
 	}
@@ -140,11 +187,16 @@ static const struct wl_callback_listener frame_listener = {
 
 void window_commit(struct window *window, const struct rectangle *damage)
 {
-	struct window_buffer *buffer = buffer_of(window, window->committed);
+	struct window_buffer *buffer = buffer_of(window, window->shown++);
 	buffer->busy = true;
 	wl_surface_attach(window->surface, buffer->buffer, 0, 0);
 	wl_surface_damage_buffer(
 		window->surface, damage->x, damage->y, damage->width, damage->height);
+	window_commit_bare(window);
+}
+
+void window_commit_bare(struct window *window)
+{
 	struct wl_callback *callback = wl_surface_frame(window->surface);
 	wl_callback_add_listener(callback, &frame_listener, window);
 	wl_surface_commit(window->surface);
@@ -162,7 +214,7 @@ void window_drain(struct window *window)
 
 void window_verify(struct window *window)
 {
-	struct window_buffer *buffer = buffer_of(window, window->committed - 1);
+	struct window_buffer *buffer = buffer_of(window, window->shown - 1);
 	while (buffer->busy) {
 		connection_dispatch(window->connection);
 	}

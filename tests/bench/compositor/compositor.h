@@ -65,4 +65,8 @@ void seat_create_globals(struct wl_display *display);
 
 void selection_create_global(struct wl_display *display);
 
+void dmabuf_create_global(struct wl_display *display);
+// noise_sum() of a buffer of that global: 0 if its bytes cannot be read.
+uint64_t dmabuf_sum(struct wl_resource *buffer);
+
 #endif

@@ -3,8 +3,10 @@
 #include <err.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "tests/bench/listen.h"
 
 struct totals totals;
@@ -54,8 +56,10 @@ static int handle_signal(int signal, void *data)
 
 int main(int argc, char *argv[])
 {
-	if (argc != 2 || argv[1][0] == '-') {
-		fprintf(stderr, "usage: bench-compositor DISPLAY\n");
+	bool dmabufs = argc == 3 && strcmp(argv[1], "--dmabuf") == 0;
+	const char *name = argv[argc - 1];
+	if (argc != (dmabufs ? 3 : 2) || name[0] == '-') {
+		fprintf(stderr, "usage: bench-compositor [--dmabuf] DISPLAY\n");
 		return 2;
 	}
 	struct wl_display *display = wl_display_create();
@@ -66,6 +70,9 @@ int main(int argc, char *argv[])
 	shell_create_global(display);
 	seat_create_globals(display);
 	selection_create_global(display);
+	if (dmabufs) {
+		dmabuf_create_global(display);
+	}
 	struct wl_event_loop *loop = wl_display_get_event_loop(display);
 	struct wl_event_source *sources[] = {
 		wl_event_loop_add_signal(loop, SIGTERM, handle_signal, display),
@@ -74,8 +81,8 @@ int main(int argc, char *argv[])
 	if (sources[0] == NULL || sources[1] == NULL) {
 		errx(1, "cannot wait for signals");
 	}
-	if (wl_display_add_socket_fd(display, listen_on(argv[1])) < 0) {
-		err(1, "%s", argv[1]);
+	if (wl_display_add_socket_fd(display, listen_on(name)) < 0) {
+		err(1, "%s", name);
 	}
 	puts("READY");
 	fflush(stdout);

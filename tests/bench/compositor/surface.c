@@ -48,14 +48,21 @@ static void handle_frame(struct wl_resource *resource, const union wl_argument *
 	}
 }
 
-static void verify(struct surface *surface, struct wl_shm_buffer *buffer)
+static uint64_t shm_sum(struct wl_shm_buffer *buffer)
 {
 	wl_shm_buffer_begin_access(buffer);
 	size_t size =
 		(size_t)wl_shm_buffer_get_stride(buffer) * (size_t)wl_shm_buffer_get_height(buffer);
-	bool equal = noise_sum(wl_shm_buffer_get_data(buffer), size) == surface->sum;
+	uint64_t sum = noise_sum(wl_shm_buffer_get_data(buffer), size);
 	wl_shm_buffer_end_access(buffer);
+	return sum;
+}
 
+static void verify(struct surface *surface)
+{
+	struct wl_shm_buffer *shm = wl_shm_buffer_get(surface->buffer);
+	uint64_t sum = shm != NULL ? shm_sum(shm) : dmabuf_sum(surface->buffer);
+	bool equal = sum == surface->sum;
 	surface->check = false;
 	surface->verified++;
 	surface->mismatched += equal ? 0 : 1;
@@ -76,9 +83,8 @@ static void handle_commit(struct wl_resource *resource, const union wl_argument 
 	(void)args;
 	struct surface *surface = wl_resource_get_user_data(resource);
 	if (surface->buffer != NULL) {
-		struct wl_shm_buffer *shm = wl_shm_buffer_get(surface->buffer);
-		if (surface->check && shm != NULL) {
-			verify(surface, shm);
+		if (surface->check) {
+			verify(surface);
 		}
 		wl_buffer_send_release(surface->buffer);
 		set_buffer(surface, NULL);
