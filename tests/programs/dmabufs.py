@@ -1,22 +1,18 @@
 """dma-bufs, by both programs in their sandboxes: a client's are udmabufs, and so are their copies."""
 
 import contextlib
-import ctypes
 import fcntl
 import glob
-import json
 import mmap
 import os
-import socket
 import struct
-import tempfile
-import threading
 
 import drm
 from channel import HOST_ID, Type, frame, messages
 from compositor import GLOBALS, XRGB8888
 from harness import SLOW, Skip, Stage, case_list, check, wait_until
 from peers import SHM, HostileGuest
+from virtio_gpu import GpuBuffer, Resolver, open_render_node, whole_pages
 from wayland import message, take_string
 
 CASES, case = case_list("dma-bufs")
@@ -30,16 +26,6 @@ WIDTH, HEIGHT, STRIDE = 61, 33, 256
 SIZE = STRIDE * HEIGHT
 PAGE = mmap.PAGESIZE
 BUFFERS = 100               # that come and go
-# virtgpu_drm.h, drm.h
-DRM_VERSION = 0xC0406400
-RESOURCE_CREATE = 0xC0386444
-PRIME_HANDLE_TO_FD = 0xC00C642D
-GEM_CLOSE = 0x40086409
-TARGET_2D, FORMAT_BGRA = 2, 1
-
-
-def whole_pages(size):
-    return (size + PAGE - 1) // PAGE * PAGE
 
 
 class Buffer:
@@ -62,65 +48,6 @@ class Buffer:
     def close(self):
         self.data.close()
         os.close(self.fd)
-
-
-class GpuBuffer:
-    """A buffer of virtio-gpu, of which the device knows the resource."""
-
-    def __init__(self, node):
-        size = whole_pages(SIZE)
-        self.node = node
-        create = bytearray(struct.pack("=14I", TARGET_2D, FORMAT_BGRA, 0, WIDTH, HEIGHT, 1, 1,
-                                       0, 0, 0, 0, 0, size, STRIDE))
-        fcntl.ioctl(node, RESOURCE_CREATE, create)
-        self.handle, self.resource = struct.unpack_from("=II", create, 40)
-        prime = bytearray(struct.pack("=IIi", self.handle, os.O_RDWR | os.O_CLOEXEC, -1))
-        fcntl.ioctl(node, PRIME_HANDLE_TO_FD, prime)
-        self.fd, = struct.unpack_from("=i", prime, 8)
-        self.data = mmap.mmap(self.fd, size)
-
-    def close(self):
-        self.data.close()
-        os.close(self.fd)
-        fcntl.ioctl(self.node, GEM_CLOSE, struct.pack("=II", self.handle, 0))
-
-
-class Resolver:
-    """What knows the buffers of the VM's GPU: protocol/resolver.md."""
-
-    def __init__(self):
-        self.known = {}  # fds, borrowed, by resource
-        self.asked = []
-        self.directory = tempfile.TemporaryDirectory()
-        self.path = os.path.join(self.directory.name, "resolver")
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.listener.bind(self.path)
-        self.listener.listen()
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def listen(self):
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self.listener.accept()
-                threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
-
-    def serve(self, peer):
-        with peer, contextlib.suppress(OSError):
-            while request := peer.recv(4096):
-                resource = json.loads(request)["GetBuffer"]["id"]
-                self.asked.append(resource)
-                if resource not in self.known:
-                    peer.send(b'"Invalid"')
-                    continue
-                buffer = {"handle": 0, "planes": [{"offset": 0, "stride": STRIDE}] * 4,
-                          "modifier": 0, "guest_cpu_mappable": True}
-                reply = json.dumps({"Resource": {"Buffer": buffer}}).encode()
-                socket.send_fds(peer, [reply], [self.known[resource]])
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.directory.cleanup()
 
 
 class Painter:
@@ -402,29 +329,15 @@ for driver in ("vgem", "virtio_gpu"):
 
 # ---- buffers of the GPU ----
 
-def driver_of(node):
-    name = ctypes.create_string_buffer(64)
-    fcntl.ioctl(node, DRM_VERSION, struct.pack("=3i4xQQQQQQ", 0, 0, 0, len(name) - 1,
-                                               ctypes.addressof(name), 0, 0, 0, 0))
-    return name.value
-
-
-def open_gpu():
-    """Its render node."""
-    for path in glob.glob("/dev/dri/renderD*"):
-        node = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if driver_of(node) == b"virtio_gpu":
-            return node
-        os.close(node)
-    raise Skip("no virtio-gpu")
-
-
 @contextlib.contextmanager
 def with_gpu(suite, path):
     need_device()
-    node = open_gpu()
+    node = open_render_node()
+    if node is None:
+        raise Skip("no virtio-gpu")
     options = {"host": ["--stats", "--resolver", f"unix:{path}"], "guest": ["--stats"]}
-    with staged(suite, **options) as stage, contextlib.closing(GpuBuffer(node)) as buffer:
+    with staged(suite, **options) as stage, \
+            contextlib.closing(GpuBuffer(node, WIDTH, HEIGHT, STRIDE)) as buffer:
         buffer.data[:] = os.urandom(len(buffer.data))
         yield stage, buffer
     os.close(node)
@@ -438,7 +351,7 @@ def same(a, b):
 def _(suite):
     with contextlib.closing(Resolver()) as resolver, \
             with_gpu(suite, resolver.path) as (stage, buffer):
-        resolver.known[buffer.resource] = buffer.fd
+        resolver.know(buffer)
         painter = Painter(stage)
         made = painter.make(buffer)
         painter.show(made, 0, 0, WIDTH, HEIGHT)
