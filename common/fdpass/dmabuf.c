@@ -112,8 +112,18 @@ void dmabuf_settle(struct fdref *ref)
 bool dmabuf_must_wait(struct memory *memory)
 {
 	struct pollfd written = {.fd = memory->fd, .events = POLLIN};
+	if (poll(&written, 1, 0) != 0) {
+		return false;
+	}
+	if (sync_wait_for(memory->ref.refs, memory->fd)) {
+		return true;
+	}
 	// Where there is no memory or no fd for that, the kernel waits, when reading begins.
-	return poll(&written, 1, 0) == 0 && sync_wait_for(memory->ref.refs, memory->fd);
+	if (memory->shared) {
+		sync_access(memory, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ);
+		sync_access(memory, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
+	}
+	return false;
 }
 
 bool dmabuf_is_in_use(struct memory *memory)

@@ -14,6 +14,7 @@
  * Devices write to it, and caches lie between them and us. So before it is read for a message, what they
  * still write is waited for (memory_must_wait), and memory_check tells the kernel that it is read; that
  * rows come is told when they do. The next messages that come are the end of either (fdrefs_settle).
+ * What is named and not copied is not read here, and the kernel is told nothing.
  * Rows that come for a buffer which the local peer's GPU still reads wait for that in the kernel.
  */
 

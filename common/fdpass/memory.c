@@ -250,11 +250,14 @@ bool memory_resize(struct memory *memory, uint64_t size)
 
 bool memory_check(struct memory *memory)
 {
+	if (memory->shared) {
+		return true; // nobody reads it here, or for us
+	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_reading(memory, true); // also what the other side reads for us
 		return true;
 	}
-	return memory->shared || memory_resize(memory, memory->wanted);
+	return memory_resize(memory, memory->wanted);
 }
 
 /* ---- the importer ---- */

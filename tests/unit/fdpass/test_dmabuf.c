@@ -268,6 +268,20 @@ static void nothing_is_pushed_into_one_that_is_shared(void **state)
 	fixture_finish(&fixture);
 }
 
+static void one_that_is_shared_is_not_read(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	const struct open_handle open = handle_of(PAGE);
+	(void)state;
+	fixture_init(&fixture);
+	host->refs.handles = &fixture.memories.base;
+	assert_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)));
+	assert_true(memory_check(dmabuf_get(&host->refs, ID)));
+	assert_int_equal(host->refs.accessed, 0);
+	fixture_finish(&fixture);
+}
+
 static void one_that_is_not_found_is_there_without_an_fd(void **state)
 {
 	struct fixture fixture;
@@ -719,6 +733,7 @@ int main(void)
 		fd_count_test(rows_have_their_place_in_the_copy),
 		fd_count_test(one_by_a_handle_is_found),
 		fd_count_test(nothing_is_pushed_into_one_that_is_shared),
+		fd_count_test(one_that_is_shared_is_not_read),
 		fd_count_test(one_that_is_not_found_is_there_without_an_fd),
 		fd_count_test(a_handle_that_makes_no_sense_is_refused),
 		fd_count_test(what_cannot_be_made_is_there_without_an_fd),
