@@ -26,7 +26,7 @@ static const struct {
 	{"sparse", workload_sparse, {1000, 1, 1920, 1080, false},
 		"full damage, 64x64 really changed"},
 	{"static", workload_static, {1000, 1, 1920, 1080, false}, "full damage, nothing changed"},
-	{"dmabuf", workload_dmabuf, {340, 20, 3840, 2160, false},
+	{"dmabuf", workload_dmabuf, {170, 20, 3840, 2160, false},
 		"bare commits and dma-bufs with full damage, in turn"},
 	{"clipboard", workload_clipboard, {64, 1, 0, 0, false},
 		"pastes between two clients, of --count MiB"},
