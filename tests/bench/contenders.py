@@ -151,7 +151,8 @@ class Fdferry(Contender):
         channel = "unix:" + self.place.path(channel)
         # All workloads together are more than a VM's desktop.
         processes.wait_ready(self.add(self.place.program("fdferry-host"), "--listen", channel,
-                                      *host_options, *self.host_options, "--max-vm-burst", "4000000000",
+                                      *host_options, *self.host_options,
+                                      "--max-vm-burst", "4000000000",
                                       "--connection-rate", "1000000",
                                       "--region", self.region, "--print-ready"))
         processes.wait_ready(self.add(self.place.program("fdferry-guest"), "--connect", channel,
