@@ -47,7 +47,7 @@ class GpuBuffer:
     def __init__(self, node, width, height, stride):
         size = whole_pages(stride * height)
         self.node = node
-        self.stride = stride
+        self.stride, self.offset = stride, 0
         create = bytearray(struct.pack("=14I", TARGET_2D, FORMAT_BGRA, 0, width, height, 1, 1,
                                        0, 0, 0, 0, 0, size, stride))
         fcntl.ioctl(node, RESOURCE_CREATE, create)
