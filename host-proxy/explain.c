@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "channel/transport.h"
 #include "fdpass/resolver.h"
+#include "fdpass/timeline.h"
 #include "host-proxy/options.h"
 #include "host-proxy/policy_file.h"
 #include "host-proxy/probe.h"
@@ -19,6 +20,8 @@
 #include "host-proxy/side_client.h"
 #include "relay/crossing.h"
 #include "relay/dmabuf.h"
+#include "relay/synchronization.h"
+#include "relay/syncobj.h"
 
 #define TIMEOUT_MS 10000
 
@@ -91,6 +94,7 @@ struct explanation {
 	struct globals within; // the security context, if there is one
 	bool has_context;
 	const char *no_dmabufs; // why there are none; NULL: there are some
+	bool no_timelines;
 };
 
 static void describe_rule(const struct explanation *explanation, const char *key, unsigned int line,
@@ -125,7 +129,19 @@ static void describe_verdict(const struct explanation *explanation,
 static bool needs_dmabufs(const char *interface)
 {
 	return strcmp(interface, DMABUF_GLOBAL) == 0 || strcmp(interface, DRM_GLOBAL) == 0 ||
-		strcmp(interface, SCANOUT_GLOBAL) == 0;
+		strcmp(interface, SCANOUT_GLOBAL) == 0 ||
+		strcmp(interface, SYNCHRONIZATION_GLOBAL) == 0 ||
+		strcmp(interface, SYNCOBJ_GLOBAL) == 0;
+}
+
+// Why the host has not what a global needs; NULL: it has.
+static const char *find_lack(const struct explanation *explanation, const char *interface)
+{
+	if (explanation->no_dmabufs != NULL && needs_dmabufs(interface)) {
+		return explanation->no_dmabufs;
+	}
+	bool is_syncobj = strcmp(interface, SYNCOBJ_GLOBAL) == 0;
+	return is_syncobj && explanation->no_timelines ? "no DRM device has timelines" : NULL;
 }
 
 // The version that a client would see, 0 for none, and why.
@@ -140,8 +156,9 @@ static uint32_t judge(
 						     : "its fds cannot cross");
 		return 0;
 	}
-	if (explanation->no_dmabufs != NULL && needs_dmabufs(global->interface)) {
-		snprintf(why, len, "%s", explanation->no_dmabufs);
+	const char *lack = find_lack(explanation, global->interface);
+	if (lack != NULL) {
+		snprintf(why, len, "%s", lack);
 		return 0;
 	}
 	const struct policy_verdict verdict =
@@ -255,6 +272,15 @@ static const char *find_no_dmabufs(
 	return takes ? NULL : "the compositor takes no linear dma-bufs";
 }
 
+static bool has_timelines(void)
+{
+	int node = timeline_open_node();
+	if (node >= 0) {
+		close(node);
+	}
+	return node >= 0;
+}
+
 static int explain(struct explanation *explanation)
 {
 	const struct services *services = &explanation->options->program.services;
@@ -269,6 +295,7 @@ static int explain(struct explanation *explanation)
 		return EXIT_FAILURE;
 	}
 	explanation->no_dmabufs = find_no_dmabufs(explanation->options, address);
+	explanation->no_timelines = !has_timelines();
 	printf("compositor: %s\n", address->path);
 	print_context(explanation);
 	print_globals(explanation);

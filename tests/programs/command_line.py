@@ -217,7 +217,8 @@ def _(suite):
         with stage.client() as client:
             text, _ = client.wait_end()
         check(text and text.endswith("cannot connect to the compositor"), f"it is told {text!r}")
-        check(stage.compositor.path in stage.host.errors(), "the log does not say where")
+        wait_until("the log says where",  # by the parent, which the session has told
+                   lambda: stage.compositor.path in stage.host.errors())
         check(stage.host.alive() and stage.guest.alive(), "a program ended")
         stage.compositor = Compositor(stage.compositor.path)  # for the end of the stage
         with stage.client() as client:

@@ -207,8 +207,9 @@ for side in SIDES:
 
 def beyond_credit(peer):
     """More messages than the window, to somebody who does not take them."""
-    if peer.bit == 0:
-        peer.connection().paused = True
+    connection = peer.connection() if peer.bit == 0 else None
+    if connection:
+        connection.paused = True
         surface = peer.next_id
         peer.end.send(channel.messages(message(COMPOSITOR, 0, surface)))
         data = channel.messages(5000 * message(surface, 4, 0))  # set_opaque_region
@@ -222,6 +223,8 @@ def beyond_credit(peer):
         raise Failure("the program stops reading instead of ending the session")
     peer.finish()
     check("credit" in peer.end.reason(), f"the reason is {peer.end.reason()!r}")
+    if connection:
+        connection.release()  # what it has not read stays charged, and so its socket open
 
 
 add("messages beyond their credit end the session", beyond_credit)
