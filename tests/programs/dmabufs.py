@@ -12,6 +12,7 @@ from channel import HOST_ID, Type, frame, messages
 from compositor import GLOBALS, XRGB8888
 from harness import SLOW, Skip, Stage, case_list, check, wait_until
 from peers import SHM, HostileGuest
+from surroundings import LOOPBACK, VSOCK
 from virtio_gpu import GpuBuffer, Resolver, open_render_node, whole_pages
 from wayland import message, take_string
 
@@ -335,7 +336,8 @@ def with_gpu(suite, path):
     node = open_render_node()
     if node is None:
         raise Skip("no virtio-gpu")
-    options = {"host": ["--stats", "--resolver", f"unix:{path}"], "guest": ["--stats"]}
+    one_vm = ["--allow-cid", str(LOOPBACK)] if VSOCK else []
+    options = {"host": ["--stats", "--resolver", f"unix:{path}", *one_vm], "guest": ["--stats"]}
     with staged(suite, **options) as stage, \
             contextlib.closing(GpuBuffer(node, WIDTH, HEIGHT, STRIDE)) as buffer:
         buffer.data[:] = os.urandom(len(buffer.data))
