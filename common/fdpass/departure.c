@@ -57,20 +57,21 @@ void departure_count_others(struct departure *departure, int fd)
 	close(info);
 }
 
+static bool follows(const struct fdref *other, const void *data)
+{
+	const struct departure *departure = data;
+	const struct fdref *ref = &departure->memory->ref;
+	bool is_theirs = (other->id & CHANNEL_ID_HOST) != ref->refs->own_bit;
+	return is_theirs && other != ref &&
+		(departure->confirmed || !other->closing || other->id > ref->id);
+}
+
 /* The opener has opened the same dma-buf again: until that one is closed, it stays as it is. */
 static bool is_followed(const struct departure *departure)
 {
 	const struct fdref *ref = &departure->memory->ref;
-	const struct fdref_table *theirs = &ref->refs->theirs;
-	for (size_t i = 0; ref->identity.number != 0 && i < theirs->size; i++) {
-		const struct fdref *other = theirs->refs[i];
-		if (other != NULL && other != ref &&
-			(departure->confirmed || !other->closing || other->id > ref->id) &&
-			fd_identity_equal(&other->identity, &ref->identity)) {
-			return true;
-		}
-	}
-	return false;
+	return ref->identity.number != 0 &&
+		fdrefs_find_suitable(ref->refs, &ref->identity, follows, departure) != NULL;
 }
 
 /* By our fd, by those who had one before us, and by who was given one. Where nobody tells, it takes a while. */

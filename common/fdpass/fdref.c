@@ -238,14 +238,14 @@ struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *i
 }
 
 struct fdref *fdrefs_find_suitable(const struct fdrefs *refs, const struct fd_identity *identity,
-	bool (*suits)(const struct fdref *ref))
+	bool (*suits)(const struct fdref *ref, const void *data), const void *data)
 {
 	struct fdref *ref;
 	if (refs->by_identity == NULL) {
 		return NULL;
 	}
 	wl_list_for_each (ref, bucket_of(refs, identity), alike) {
-		if (fd_identity_equal(&ref->identity, identity) && suits(ref)) {
+		if (fd_identity_equal(&ref->identity, identity) && suits(ref, data)) {
 			return ref;
 		}
 	}

@@ -223,9 +223,9 @@ struct fdref *fdrefs_get(const struct fdrefs *refs, uint32_t id);
 void fdref_identify(struct fdref *ref, const struct fd_identity *identity);
 // The open fdref with that identity, whoever opened it; NULL if there is none.
 struct fdref *fdrefs_find(const struct fdrefs *refs, const struct fd_identity *identity);
-// The oldest of them that suits.
+// The oldest of them that suits, with data.
 struct fdref *fdrefs_find_suitable(const struct fdrefs *refs, const struct fd_identity *identity,
-	bool (*suits)(const struct fdref *ref));
+	bool (*suits)(const struct fdref *ref, const void *data), const void *data);
 // Charges bytes to the session before they are allocated; false: over the limit.
 bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes);
 void fdrefs_discharge(struct fdrefs *refs, uint64_t bytes);

@@ -29,14 +29,15 @@ void socket_give_up_claim(const struct socket *sock)
 	}
 }
 
-static bool suits(const struct fdref *ref)
+static bool suits(const struct fdref *ref, const void *data)
 {
+	(void)data;
 	return ref->kind == CHANNEL_KIND_SOCKET && is_reader((const struct socket *)ref);
 }
 
 struct socket *socket_find_reader(const struct fdrefs *refs, const struct fd_identity *identity)
 {
-	return (struct socket *)fdrefs_find_suitable(refs, identity, suits);
+	return (struct socket *)fdrefs_find_suitable(refs, identity, suits, NULL);
 }
 
 void socket_claim_again(const struct fdrefs *refs, const struct fd_identity *identity)

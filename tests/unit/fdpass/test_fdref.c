@@ -127,8 +127,9 @@ static void an_fdref_is_found_by_what_it_is_now(void **state)
 	ends_finish(&ends);
 }
 
-static bool has_an_even_id(const struct fdref *ref)
+static bool has_an_even_id(const struct fdref *ref, const void *data)
 {
+	(void)data;
 	return ref->id % 2 == 0;
 }
 
@@ -139,13 +140,13 @@ static void of_several_that_are_alike_one_suits(void **state)
 	struct ends ends;
 	ends_init_wayland(&ends);
 	struct fdrefs *refs = &ends.guest.refs;
-	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id));
+	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id, NULL));
 	struct memory *first = export_pool(&ends.guest), *other = export_pool(&ends.guest);
 	assert_int_equal(first->ref.id % 2, 1);
 	fdref_identify(&first->ref, &one);
-	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id));
+	assert_null(fdrefs_find_suitable(refs, &one, has_an_even_id, NULL));
 	fdref_identify(&other->ref, &one);
-	assert_ptr_equal(fdrefs_find_suitable(refs, &one, has_an_even_id), &other->ref);
+	assert_ptr_equal(fdrefs_find_suitable(refs, &one, has_an_even_id, NULL), &other->ref);
 	ends_finish(&ends);
 }
 
