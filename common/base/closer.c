@@ -1,5 +1,6 @@
 #include "base/closer.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -7,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -38,20 +40,37 @@ static int start(int fd)
 	return error;
 }
 
+/*
+ * Whether nothing has the number fd. Asking for the file itself would hold it for a moment, and a close meanwhile
+ * leave the last one, which waits, to who asks.
+ */
+static bool is_free(int fd, int probe)
+{
+	int lowest = fcntl(probe, F_DUPFD_CLOEXEC, fd);
+	if (lowest < 0) {
+		return errno != EMFILE;
+	}
+	close(lowest);
+	return lowest == fd;
+}
+
 void closer_close(int fd)
 {
+	int probe = eventfd(0, EFD_CLOEXEC); // before fd's number is free
 	threads++;
 	int error = start(fd);
 	if (error != 0) {
 		threads--;
 		log_limited(
 			LOG_WARN, "an fd stays open, no thread can close it: %s", strerror(error));
-		return;
 	}
-	// The kernel takes it out of the table first. Who starts a process meanwhile would have it closed
-	// there, too.
-	while (fcntl(fd, F_GETFD) >= 0) {
+	// The kernel takes it out of the table first. Who starts a process meanwhile would have it closed there,
+	// too; without a number for the probe nobody starts one.
+	while (error == 0 && probe >= 0 && !is_free(fd, probe)) {
 		sched_yield();
+	}
+	if (probe >= 0) {
+		close(probe);
 	}
 }
 
