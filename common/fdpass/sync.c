@@ -193,35 +193,40 @@ uint32_t sync_export(struct fdrefs *refs, int fd, const char **wrong)
 
 /* ---- import ---- */
 
-static int sync_file_of_node(int node)
+int sync_open_node(bool (*suits)(int node))
+{
+	for (int i = 0; i < NODES; i++) {
+		char path[32];
+		snprintf(path, sizeof(path), "/dev/dri/renderD%d", FIRST_NODE + i);
+		int node = open(path, O_RDWR | O_CLOEXEC);
+		if (node >= 0 && suits(node)) {
+			return node;
+		}
+		if (node >= 0) {
+			close(node);
+		}
+	}
+	return -1;
+}
+
+static bool has_objects(int node)
 {
 	uint64_t able = 0;
-	uint32_t handle;
-	int fd = -1;
-	if (drmGetCap(node, DRM_CAP_SYNCOBJ, &able) < 0 || able == 0 ||
-		drmSyncobjCreate(node, DRM_SYNCOBJ_CREATE_SIGNALED, &handle) < 0) {
-		return -1;
-	}
-	if (drmSyncobjExportSyncFile(node, handle, &fd) < 0) {
-		fd = -1;
-	}
-	drmSyncobjDestroy(node, handle);
-	return fd;
+	return drmGetCap(node, DRM_CAP_SYNCOBJ, &able) == 0 && able != 0;
 }
 
 /* -1 where no render node here can make one. */
 static int make_signalled(void)
 {
-	int fd = -1;
-	for (int i = 0; i < NODES && fd < 0; i++) {
-		char path[32];
-		snprintf(path, sizeof(path), "/dev/dri/renderD%d", FIRST_NODE + i);
-		int node = open(path, O_RDWR | O_CLOEXEC);
-		if (node >= 0) {
-			fd = sync_file_of_node(node);
-			close(node);
-		}
+	uint32_t handle;
+	int fd = -1, node = sync_open_node(has_objects);
+	if (node < 0) {
+		return -1;
 	}
+	if (drmSyncobjCreate(node, DRM_SYNCOBJ_CREATE_SIGNALED, &handle) == 0) {
+		drmSyncobjExportSyncFile(node, handle, &fd);
+	}
+	close(node);
 	return fd;
 }
 

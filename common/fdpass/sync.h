@@ -9,6 +9,9 @@
  * session ends.
  */
 
+// The first DRM render node that suits: the caller's, CLOEXEC; -1: there is none.
+int sync_open_node(bool (*suits)(int node));
+
 // Whether fd, a sync_file that is borrowed, has signalled, with an error or without.
 bool sync_has_signalled(int fd);
 // Whether fd, a sync_file that is borrowed, has not signalled; fdrefs_retry is called when to ask again.

@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -12,10 +10,7 @@
 #include <xf86drm.h>
 
 #include "base/log.h"
-
-// Minors of render nodes: 128 to 191.
-#define FIRST_NODE 128
-#define NODES      64
+#include "fdpass/sync.h"
 
 struct timeline {
 	struct fdref ref;
@@ -98,18 +93,7 @@ static bool is_able(int node)
 
 int timeline_open_node(void)
 {
-	for (int i = 0; i < NODES; i++) {
-		char path[32];
-		snprintf(path, sizeof(path), "/dev/dri/renderD%d", FIRST_NODE + i);
-		int node = open(path, O_RDWR | O_CLOEXEC);
-		if (node >= 0 && is_able(node)) {
-			return node;
-		}
-		if (node >= 0) {
-			close(node);
-		}
-	}
-	return -1;
+	return sync_open_node(is_able);
 }
 
 bool timeline_possible(const struct fdrefs *refs)

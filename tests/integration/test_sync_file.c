@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -17,6 +16,7 @@
 
 #include "base/fdlist.h"
 #include "base/scm.h"
+#include "fdpass/sync.h"
 #include "tests/support/carried.h"
 #include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
@@ -27,22 +27,20 @@
  */
 
 #define SKIPPED 77 // for Meson
-#define NODES   64 // of each kind, at most
+
+static bool has_objects(int node)
+{
+	uint64_t has = 0;
+	return drmGetCap(node, DRM_CAP_SYNCOBJ, &has) == 0 && has != 0;
+}
 
 static bool can_make_fences(void)
 {
-	bool can = false;
-	for (int i = 0; i < NODES && !can; i++) {
-		char path[32];
-		uint64_t has = 0;
-		snprintf(path, sizeof(path), "/dev/dri/renderD%d", 128 + i);
-		int fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd >= 0) {
-			can = drmGetCap(fd, DRM_CAP_SYNCOBJ, &has) == 0 && has != 0;
-			close(fd);
-		}
+	int node = sync_open_node(has_objects);
+	if (node >= 0) {
+		close(node);
 	}
-	return can;
+	return node >= 0;
 }
 
 /* A fence of vgem's: it signals when it is told to, or after ten seconds. */
