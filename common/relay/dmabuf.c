@@ -10,7 +10,6 @@
 #include "relay/format.h"
 #include "relay/hooks.h"
 #include "relay/params.h"
-#include "wire/socket.h"
 
 // zwp_linux_buffer_params_v1
 #define EVENT_FAILED 1
@@ -102,30 +101,41 @@ static bool may_add(struct wayland_call *call)
 	return true;
 }
 
+enum wayland_verdict dmabuf_export_fd(
+	struct wayland_call *call, struct memory **memory, const char **wrong)
+{
+	struct fdrefs *refs = call->wayland->options.refs;
+	int fd = wayland_peek_fd(call);
+	if (fd < 0) {
+		return WAYLAND_FAIL;
+	}
+	if (dmabuf_must_wait_to_open(refs, fd)) {
+		return WAYLAND_WAIT;
+	}
+	*memory = dmabuf_export(refs, wayland_take_fd(call), wrong);
+	if (*memory != NULL) {
+		call->refs[call->n_refs++] = (*memory)->ref.id;
+	}
+	return WAYLAND_FORWARD;
+}
+
 /* zwp_linux_buffer_params_v1.add(fd, plane_idx, offset, stride, modifier_hi, modifier_lo) */
 enum wayland_verdict dmabuf_export_add(struct wayland_call *call)
 {
 	if (!may_add(call)) {
 		return WAYLAND_FAIL;
 	}
-	struct fdrefs *refs = call->wayland->options.refs;
-	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
-	if (fds->count > 0 && dmabuf_must_wait_to_open(refs, *fdlist_peek(fds))) {
-		return WAYLAND_WAIT;
-	}
-	int fd = fdlist_take(fds);
-	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
-	}
+	struct memory *memory;
 	const char *wrong;
-	struct memory *memory = dmabuf_export(refs, fd, &wrong);
+	enum wayland_verdict verdict = dmabuf_export_fd(call, &memory, &wrong);
+	if (verdict != WAYLAND_FORWARD) {
+		return verdict;
+	}
 	if (memory == NULL) {
 		// The client hears of it when it makes the buffer.
 		log_limited(LOG_INFO, "a plane that cannot cross: %s", wrong);
 		return set_plane(call, NULL) ? WAYLAND_DROP : WAYLAND_FAIL;
 	}
-	call->refs[call->n_refs++] = memory->ref.id;
 	if (!set_plane(call, memory)) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}

@@ -8,7 +8,6 @@
 #include "relay/format.h"
 #include "relay/hooks.h"
 #include "relay/params.h"
-#include "wire/socket.h"
 
 /*
  * wl_drm: Mesa's own protocol, which linux-dmabuf has replaced. It names a device by its path, its
@@ -164,22 +163,15 @@ static enum wayland_verdict make_buffer_in(struct wayland_call *call, struct mem
 
 enum wayland_verdict drm_export_create_prime_buffer(struct wayland_call *call)
 {
-	struct fdrefs *refs = call->wayland->options.refs;
-	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
-	if (fds->count > 0 && dmabuf_must_wait_to_open(refs, *fdlist_peek(fds))) {
-		return WAYLAND_WAIT;
-	}
-	int fd = fdlist_take(fds);
-	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
-	}
+	struct memory *memory;
 	const char *wrong;
-	struct memory *memory = dmabuf_export(refs, fd, &wrong);
+	enum wayland_verdict verdict = dmabuf_export_fd(call, &memory, &wrong);
+	if (verdict != WAYLAND_FORWARD) {
+		return verdict;
+	}
 	if (memory == NULL) {
 		return wayland_fail_object(call, ERROR_INVALID_NAME, wrong);
 	}
-	call->refs[call->n_refs++] = memory->ref.id;
 	return make_buffer_in(call, memory);
 }
 

@@ -12,7 +12,6 @@
 #include "relay/dmabuf.h"
 #include "relay/format.h"
 #include "relay/hooks.h"
-#include "wire/socket.h"
 
 /*
  * What linux-dmabuf's clients are told that they may make. Both sides take away what they cannot
@@ -223,10 +222,9 @@ enum wayland_verdict feedback_export_format_table(struct wayland_call *call)
 	struct pair *pairs = NULL;
 	size_t n = 0;
 	const char *wrong = "out of memory";
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	// A client that has destroyed the object does not look at it.
 	if (call->object->state != NULL && !take_table(call, fd, &pairs, &n)) {

@@ -4,10 +4,11 @@
 #include "relay/wayland.h"
 
 /**
- * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and
- * buffers), feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and timelines), surface.c (damage), rectangles.c (what a compositor
- * adds up), capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app
- * ids and names of icons). hooks.c holds the table. denied.c has what may be any request.
+ * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and buffers),
+ * feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and
+ * timelines), surface.c (damage), rectangles.c (what a compositor adds up), capture.c (buffers that the
+ * compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
+ * names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
 // Ties the table to the schema. Call it once, before the first look-up.
@@ -42,6 +43,10 @@ enum wayland_verdict feedback_tranche_formats(struct wayland_call *call);
 enum wayland_verdict feedback_tranche_done(struct wayland_call *call);
 enum wayland_verdict feedback_done(struct wayland_call *call);
 
+// Takes the fd of a request that is exported, and names its fdref in the call: FORWARD, with one use of
+// *memory for the caller, NULL with *wrong set where the fd cannot cross; else WAIT or FAIL.
+enum wayland_verdict dmabuf_export_fd(
+	struct wayland_call *call, struct memory **memory, const char **wrong);
 enum wayland_verdict dmabuf_create_params(struct wayland_call *call);
 enum wayland_verdict dmabuf_export_add(struct wayland_call *call);
 enum wayland_verdict dmabuf_import_add(struct wayland_call *call);

@@ -9,7 +9,6 @@
 #include "relay/dmabuf.h"
 #include "relay/hooks.h"
 #include "relay/params.h"
-#include "wire/socket.h"
 
 /*
  * zwlr_export_dmabuf_v1: the compositor gives away what it shows on an output, in dma-bufs of its own.
@@ -149,10 +148,9 @@ enum wayland_verdict scanout_export_object(struct wayland_call *call)
 {
 	const struct scanout *scanout = (struct scanout *)call->object->state;
 	bool failed = false;
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	if (scanout == NULL || scanout->given_up) {
 		close(fd);

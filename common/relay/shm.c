@@ -8,7 +8,6 @@
 #include "fdpass/region.h"
 #include "relay/buffer.h"
 #include "relay/hooks.h"
-#include "wire/socket.h"
 
 // Opcodes, of wl_shm and wl_shm_pool.
 #define REQUEST_CREATE_POOL 0
@@ -60,12 +59,10 @@ static enum wayland_verdict charge_mapping(
 /* wl_shm.create_pool(id, fd, size) */
 enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
 {
-	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
 	int32_t size = (int32_t)call->message.args[2].value;
-	int fd = fdlist_take(fds);
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	const char *wrong;
 	// A size that is not positive is for the compositor to reject.

@@ -4,14 +4,12 @@
 #include <unistd.h>
 
 #include "base/budget.h"
-#include "base/fdlist.h"
 #include "fdpass/dmabuf.h"
 #include "fdpass/fdref.h"
 #include "fdpass/kind.h"
 #include "fdpass/sync.h"
 #include "relay/buffer.h"
 #include "relay/hooks.h"
-#include "wire/socket.h"
 
 #define VERSION_MAX 2 // of which all is known
 
@@ -127,10 +125,9 @@ static enum wayland_verdict set_fence(
 enum wayland_verdict synchronization_export_fence(struct wayland_call *call)
 {
 	struct synchronization *self = (struct synchronization *)call->object->state;
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	if (self == NULL) {
 		close(fd); // the compositor has rejected its object, or will
@@ -170,13 +167,11 @@ enum wayland_verdict synchronization_commit(struct synchronization *self, struct
 enum wayland_verdict synchronization_export_release(struct wayland_call *call)
 {
 	struct fdrefs *refs = call->wayland->options.refs;
-	struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
 	struct wl_array *out = call->replacement;
-	if (fds->count == 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+	int fence = wayland_peek_fd(call);
+	if (fence < 0) {
+		return WAYLAND_FAIL;
 	}
-	int fence = fdlist_peek(fds)[0];
 	if (fd_kind_of(fence) != FD_KIND_SYNC_FILE) {
 		return wayland_fail(
 			call, WAYLAND_ERROR_IMPLEMENTATION, "a fence that is no sync_file");
@@ -188,7 +183,7 @@ enum wayland_verdict synchronization_export_release(struct wayland_call *call)
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY,
 			"out of memory or fds to wait for its fence");
 	}
-	fdlist_drop(fds, 1);
+	close(wayland_take_fd(call));
 	bool encoded =
 		wire_encode_begin(out, call->message.header.object, EVENT_IMMEDIATE_RELEASE) &&
 		wire_encode_end(out, 0);

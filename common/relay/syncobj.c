@@ -2,11 +2,9 @@
 
 #include <stdlib.h>
 
-#include "base/fdlist.h"
 #include "fdpass/dmabuf.h"
 #include "fdpass/timeline.h"
 #include "relay/hooks.h"
-#include "wire/socket.h"
 
 #define VERSION_MAX 1 // of which all is known
 
@@ -56,10 +54,9 @@ enum wayland_verdict syncobj_import_timeline(struct wayland_call *call)
 {
 	bool invalid;
 	const char *wrong;
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	struct timeline *timeline =
 		timeline_export(call->wayland->options.refs, fd, &invalid, &wrong);

@@ -113,6 +113,23 @@ enum wayland_verdict wayland_fail_object(
 	return wayland_fail_for(call, call->message.header.object, code, wrong);
 }
 
+int wayland_peek_fd(struct wayland_call *call)
+{
+	const struct fdlist *fds = wire_socket_fds(call->wayland->options.local);
+	if (fds->count == 0) {
+		wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
+			"the fd of the message did not come with it");
+		return -1;
+	}
+	return fdlist_peek(fds)[0];
+}
+
+int wayland_take_fd(struct wayland_call *call)
+{
+	int fd = wayland_peek_fd(call);
+	return fd < 0 ? fd : fdlist_take(wire_socket_fds(call->wayland->options.local));
+}
+
 struct object *wayland_new_object(struct wayland_call *call, size_t arg)
 {
 	return objects_get(&call->wayland->objects, call->message.args[arg].value);
@@ -330,10 +347,9 @@ static enum wayland_verdict leave_out(struct wayland_call *call, const char *why
 /* FORWARD, DROP or FAIL. */
 static enum wayland_verdict export_next_fd(struct wayland_call *call)
 {
-	int fd = fdlist_take(wire_socket_fds(call->wayland->options.local));
+	int fd = wayland_take_fd(call);
 	if (fd < 0) {
-		return wayland_fail(call, WAYLAND_ERROR_IMPLEMENTATION,
-			"the fd of the message did not come with it");
+		return WAYLAND_FAIL;
 	}
 	if (is_passed_on(call) && !has_room_for_passed_on(call->wayland->options.refs)) {
 		close(fd);

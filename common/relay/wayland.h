@@ -139,6 +139,10 @@ enum wayland_verdict wayland_fail_object(
 // The same with an error of another object, which the request is about.
 enum wayland_verdict wayland_fail_for(
 	struct wayland_call *call, uint32_t object, uint32_t code, const char *wrong);
+// The first of the fds that the message, which is exported, still has: borrowed, or the caller's. -1: it
+// did not come, and wayland_fail has been called.
+int wayland_peek_fd(struct wayland_call *call);
+int wayland_take_fd(struct wayland_call *call);
 // Sends the client an event that no compositor has sent, after all that it was sent before. Not
 // while events are exported. False: the session cannot go on.
 bool wayland_send_event(struct wayland *wayland, const struct wl_array *event);
