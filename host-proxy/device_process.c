@@ -1,8 +1,9 @@
 #include "host-proxy/device_process.h"
 
+#include <event2/event.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/fdlist.h"
@@ -12,6 +13,61 @@
 #include "host-proxy/gpu_process.h"
 #include "host-proxy/options.h"
 #include "host-proxy/vsock_process.h"
+
+/* ---- what every device's process does ---- */
+
+void device_process_handle_ended(void *data, const char *wrong)
+{
+	struct device_process *process = data;
+	if (wrong != NULL) {
+		log_error("%s: the device has failed: %s", process->label, wrong);
+	} else {
+		log_info("%s: the VMM has hung up", process->label);
+	}
+	process->failed = wrong != NULL;
+	event_base_loopbreak(process->base);
+}
+
+static void handle_terminate(evutil_socket_t signal, short what, void *data)
+{
+	(void)signal;
+	(void)what;
+	struct device_process *process = data;
+	if (process->device->terminate != NULL) {
+		process->device->terminate(process);
+	} else {
+		event_base_loopbreak(process->base);
+	}
+}
+
+bool device_process_serve(struct device_process *process, struct fdlist *fds)
+{
+	process->failed = true;
+	process->base = event_base_new();
+	if (process->base == NULL) {
+		log_errno("%s: the device cannot be started", process->label);
+		return false;
+	}
+	prctl(PR_SET_NAME, process->device->name);
+	struct event *terminate = evsignal_new(process->base, SIGTERM, handle_terminate, process);
+	if (terminate == NULL || event_add(terminate, NULL) < 0 ||
+		!process->device->start(process, fds)) {
+		log_errno("%s: the device cannot be started", process->label);
+	} else if (process->device->enter_sandbox(process->options) == 0) {
+		process->failed = false;
+		log_info("%s: a VMM has connected", process->label);
+		event_base_dispatch(process->base);
+	}
+	process->device->finish(process);
+	ram_buffers_close(&process->buffers);
+	if (terminate != NULL) {
+		event_free(terminate);
+	}
+	event_base_free(process->base);
+	return !process->failed;
+}
+
+/* ---- which device ---- */
 
 // The guest's memory is a file of the VMM's, which has been cut off under a ring.
 static void handle_sigbus(int signal_number)

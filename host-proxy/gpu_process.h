@@ -11,7 +11,7 @@ struct host_options;
  * (resolver_service.h).
  */
 
-// fds are those of DEVICE_START_GPU, to take. As vsock_process_run.
+// As device_process_serve; fds are those of DEVICE_START_GPU.
 bool gpu_process_run(const struct host_options *options, struct fdlist *fds);
 
 #endif

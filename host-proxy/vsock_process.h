@@ -11,8 +11,7 @@ struct host_options;
  * --vsock-port names to sockets of this machine.
  */
 
-// fds are those of DEVICE_START_VSOCK, to take. Returns when the VMM has hung up or the parent asks; false if
-// something went wrong, which has been logged.
+// As device_process_serve; fds are those of DEVICE_START_VSOCK.
 bool vsock_process_run(const struct host_options *options, struct fdlist *fds);
 
 #endif
