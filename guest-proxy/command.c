@@ -1,6 +1,5 @@
 #include "guest-proxy/command.h"
 
-#include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
 #include <spawn.h>

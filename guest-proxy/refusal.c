@@ -1,6 +1,5 @@
 #include "guest-proxy/refusal.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <wayland-util.h>

@@ -1,6 +1,5 @@
 #include "guest-proxy/replay.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>

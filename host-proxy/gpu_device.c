@@ -6,12 +6,10 @@
 #include <linux/virtio_gpu.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 #include <wayland-util.h>
 
 #include "base/log.h"
-#include "host-proxy/guest_memory.h"
 #include "host-proxy/vhost_user.h"
 
 #define CONTROL           0u // queues

@@ -1,7 +1,6 @@
 #include "host-proxy/gpu_resources.h"
 
 #include <linux/virtio_gpu.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

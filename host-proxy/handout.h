@@ -1,8 +1,6 @@
 #ifndef HOST_PROXY_HANDOUT_H
 #define HOST_PROXY_HANDOUT_H
 
-#include <stddef.h>
-
 #include "host-proxy/compositor.h"
 
 /**

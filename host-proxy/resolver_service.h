@@ -1,7 +1,6 @@
 #ifndef HOST_PROXY_RESOLVER_SERVICE_H
 #define HOST_PROXY_RESOLVER_SERVICE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct admission;

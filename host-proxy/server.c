@@ -1,6 +1,5 @@
 #include "host-proxy/server.h"
 
-#include <errno.h>
 #include <event2/event.h>
 #include <stdbool.h>
 #include <stdlib.h>

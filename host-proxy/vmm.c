@@ -1,7 +1,6 @@
 #include "host-proxy/vmm.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -3,7 +3,6 @@
 
 #include <linux/virtio_vsock.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 #include "host-proxy/virtqueue.h"

@@ -2,7 +2,6 @@
 #define CHANNEL_RECORDING_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <wayland-util.h>
 

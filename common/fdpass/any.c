@@ -1,6 +1,5 @@
 #include "fdpass/any.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>

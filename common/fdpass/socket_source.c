@@ -3,7 +3,6 @@
 #include <assert.h>
 #include <event2/event.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 
 #include "fdpass/any.h"

@@ -2,7 +2,6 @@
 
 #include <linux/sockios.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/closer.h"

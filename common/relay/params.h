@@ -2,7 +2,6 @@
 #define RELAY_PARAMS_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 /**

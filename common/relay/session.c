@@ -1,6 +1,5 @@
 #include "relay/session.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <stdlib.h>
@@ -8,10 +7,8 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
-#include <wayland-util.h>
 
 #include "base/budget.h"
-#include "base/fdlist.h"
 #include "base/log.h"
 #include "channel/channel.h"
 #include "channel/input.h"

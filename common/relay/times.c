@@ -1,4 +1,3 @@
-#include <stddef.h>
 #include <time.h>
 
 #include "relay/hooks.h"

@@ -1,6 +1,5 @@
 #include "relay/wayland.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
