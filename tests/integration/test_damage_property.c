@@ -484,9 +484,7 @@ static void complain(const struct stage *stage, const struct actor *actor, int32
 
 static void compare(struct stage *stage, struct actor *actor)
 {
-	const struct screen_surface *surface = screen_surface(
-		&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)actor->surface));
-	assert_non_null(surface);
+	const struct screen_surface *surface = client_shown(stage->client, actor->surface);
 	assert_non_null(surface->picture);
 	assert_int_equal(surface->shown.width, actor->width);
 	assert_int_equal(surface->shown.height, actor->height);

@@ -1,4 +1,3 @@
-#include <drm_fourcc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -11,10 +10,10 @@
 #include <cmocka.h>
 
 #include "fdpass/resolver.h"
-#include "linux-dmabuf-client.h"
 #include "tests/support/dmabuf_screen.h"
 #include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
+#include "tests/support/paint.h"
 #include "tests/support/udmabuf.h"
 #include "tests/support/world.h"
 
@@ -44,15 +43,9 @@ static void handle_release(void *data, struct wl_buffer *buffer)
 static void make_buffer(struct stage *stage)
 {
 	static const struct wl_buffer_listener listener = {.release = handle_release};
-	struct zwp_linux_dmabuf_v1 *dmabuf =
-		client_bind(stage->client, &zwp_linux_dmabuf_v1_interface, 3);
-	struct zwp_linux_buffer_params_v1 *params = zwp_linux_dmabuf_v1_create_params(dmabuf);
-	zwp_linux_buffer_params_v1_add(params, stage->memory.fd, 0, 0, stage->memory.stride, 0, 0);
-	stage->buffer = zwp_linux_buffer_params_v1_create_immed(
-		params, VGEM_WIDTH, VGEM_HEIGHT, DRM_FORMAT_XRGB8888, 0);
+	stage->buffer = paint_dmabuf_buffer(
+		stage->client, stage->memory.fd, VGEM_WIDTH, VGEM_HEIGHT, stage->memory.stride);
 	wl_buffer_add_listener(stage->buffer, &listener, stage);
-	zwp_linux_buffer_params_v1_destroy(params);
-	zwp_linux_dmabuf_v1_destroy(dmabuf);
 }
 
 static void begin(struct stage *stage)
@@ -95,27 +88,6 @@ static void expect_shown(struct stage *stage, int byte)
 	munmap(data, stage->memory.size);
 }
 
-static void commit(struct stage *stage)
-{
-	wl_surface_attach(stage->surface, stage->buffer, 0, 0);
-	wl_surface_damage_buffer(stage->surface, 0, 0, INT32_MAX, INT32_MAX);
-	wl_surface_commit(stage->surface);
-}
-
-static void handle_done(void *data, struct wl_callback *callback, uint32_t serial)
-{
-	(void)serial;
-	*(bool *)data = true;
-	wl_callback_destroy(callback);
-}
-
-static void ask(struct stage *stage, bool *done)
-{
-	static const struct wl_callback_listener listener = {.done = handle_done};
-	*done = false;
-	wl_callback_add_listener(wl_display_sync(stage->client->display), &listener, done);
-}
-
 static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
 {
 	struct stage stage;
@@ -123,15 +95,15 @@ static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
 	(void)state;
 	begin(&stage);
 	paint(&stage, 'a');
-	commit(&stage);
+	paint_show(stage.surface, stage.buffer);
 	client_roundtrip(stage.client);
 	assert_int_equal(stage.screen.commits, 1);
 	expect_shown(&stage, 'a');
 
 	vgem_buffer_attach(&stage.memory);
-	ask(&stage, &before);
-	commit(&stage);
-	ask(&stage, &after);
+	client_ask(stage.client, &before);
+	paint_show(stage.surface, stage.buffer);
+	client_ask(stage.client, &after);
 	world_until(stage.world, &before);
 	world_turns(stage.world, QUIET_TURNS);
 	assert_int_equal(stage.screen.commits, 1);
@@ -153,11 +125,11 @@ static void events_and_other_clients_do_not_wait_for_it(void **state)
 	(void)state;
 	begin(&stage);
 	paint(&stage, 'a');
-	commit(&stage);
+	paint_show(stage.surface, stage.buffer);
 	client_roundtrip(stage.client);
 	vgem_buffer_attach(&stage.memory);
-	commit(&stage);
-	ask(&stage, &after);
+	paint_show(stage.surface, stage.buffer);
+	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(stage.other);
 	wl_buffer_send_release(stage.screen.shown->resource);
@@ -177,7 +149,7 @@ static void a_client_may_leave_while_it_waits(void **state)
 	begin(&stage);
 	paint(&stage, 'a');
 	vgem_buffer_attach(&stage.memory);
-	commit(&stage);
+	paint_show(stage.surface, stage.buffer);
 	world_turns(stage.world, QUIET_TURNS);
 	assert_int_equal(stage.screen.commits, 0);
 	wl_buffer_destroy(stage.buffer);

@@ -212,9 +212,7 @@ static struct wl_buffer *create(struct stage *stage, int fd, const struct prime 
 
 static void show(struct stage *stage, struct wl_surface *surface, struct wl_buffer *buffer)
 {
-	wl_surface_attach(surface, buffer, 0, 0);
-	wl_surface_damage_buffer(surface, 0, 0, INT32_MAX, INT32_MAX);
-	wl_surface_commit(surface);
+	paint_show(surface, buffer);
 	client_roundtrip(stage->client);
 }
 

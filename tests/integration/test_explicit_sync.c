@@ -1,4 +1,3 @@
-#include <drm_fourcc.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,13 +14,13 @@
 
 #include "base/log.h"
 #include "fdpass/resolver.h"
-#include "linux-dmabuf-client.h"
 #include "linux-explicit-synchronization-client.h"
 #include "linux-explicit-synchronization-server.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabuf_screen.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/fence.h"
+#include "tests/support/paint.h"
 #include "tests/support/udmabuf.h"
 #include "tests/support/world.h"
 
@@ -78,19 +77,6 @@ static void init_compositor(struct stage *stage)
 
 /* ---- the client ---- */
 
-static struct wl_buffer *make_buffer(struct stage *stage)
-{
-	struct zwp_linux_dmabuf_v1 *dmabuf =
-		client_bind(stage->client, &zwp_linux_dmabuf_v1_interface, 3);
-	struct zwp_linux_buffer_params_v1 *params = zwp_linux_dmabuf_v1_create_params(dmabuf);
-	zwp_linux_buffer_params_v1_add(params, stage->memory, 0, 0, STRIDE, 0, 0);
-	struct wl_buffer *buffer = zwp_linux_buffer_params_v1_create_immed(
-		params, WIDTH, HEIGHT, DRM_FORMAT_XRGB8888, 0);
-	zwp_linux_buffer_params_v1_destroy(params);
-	zwp_linux_dmabuf_v1_destroy(dmabuf);
-	return buffer;
-}
-
 static struct wl_buffer *make_shm_buffer(struct stage *stage)
 {
 	struct wl_shm *shm = client_bind(stage->client, &wl_shm_interface, 1);
@@ -116,7 +102,7 @@ static void begin_client(struct stage *stage)
 	stage->surface = wl_compositor_create_surface(stage->compositor);
 	stage->sync = zwp_linux_explicit_synchronization_v1_get_synchronization(
 		stage->global, stage->surface);
-	stage->buffer = make_buffer(stage);
+	stage->buffer = paint_dmabuf_buffer(stage->client, stage->memory, WIDTH, HEIGHT, STRIDE);
 	stage->shm_buffer = make_shm_buffer(stage);
 }
 
@@ -189,20 +175,6 @@ static void commit_with(struct stage *stage, int fence)
 	wl_surface_commit(stage->surface);
 }
 
-static void handle_done(void *data, struct wl_callback *callback, uint32_t serial)
-{
-	(void)serial;
-	*(bool *)data = true;
-	wl_callback_destroy(callback);
-}
-
-static void ask(struct stage *stage, bool *done)
-{
-	static const struct wl_callback_listener listener = {.done = handle_done};
-	*done = false;
-	wl_callback_add_listener(wl_display_sync(stage->client->display), &listener, done);
-}
-
 /* ---- acquire fences ---- */
 
 static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
@@ -220,9 +192,9 @@ static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
 	wl_surface_attach(surface, stage.buffer, 0, 0);
 	wl_surface_commit(surface);
 	attach(&stage);
-	ask(&stage, &before);
+	client_ask(stage.client, &before);
 	wl_surface_commit(stage.surface);
-	ask(&stage, &after);
+	client_ask(stage.client, &after);
 	world_until(stage.world, &before);
 	world_turns(stage.world, QUIET_TURNS);
 	assert_int_equal(stage.screen.commits, 1);
@@ -252,7 +224,7 @@ static void events_and_other_clients_do_not_wait_for_it(void **state)
 		zwp_linux_surface_synchronization_v1_get_release(stage.sync);
 	client_roundtrip(stage.client);
 	commit_with(&stage, fence.fd);
-	ask(&stage, &after);
+	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(stage.other);
 	assert_non_null(stage.released);
@@ -412,7 +384,7 @@ static void a_release_comes_when_its_fence_has_signalled(void **state)
 	fence_init(&fence);
 	uint32_t id = commit_for_release(&stage);
 	release_with(&stage, fence.fd);
-	ask(&stage, &after);
+	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(stage.other);
 	assert_int_equal(stage.immediate, 0);

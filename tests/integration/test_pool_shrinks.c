@@ -51,8 +51,7 @@ static void what_a_pool_has_lost_for_a_while_is_sent_again(void **state)
 	wl_surface_damage_buffer(surfaces[1], 0, 0, 1, 1);
 	wl_surface_commit(surfaces[1]);
 	client_roundtrip(client);
-	const struct screen_surface *far =
-		screen_surface(&world->screen, wl_proxy_get_id((struct wl_proxy *)surfaces[1]));
+	const struct screen_surface *far = client_shown(client, surfaces[1]);
 	assert_memory_equal(far->picture, picture, SIZE);
 
 	for (size_t i = 0; i < 2; i++) {

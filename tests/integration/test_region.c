@@ -81,30 +81,15 @@ static struct wl_buffer *make_buffer(struct stage *stage, size_t offset)
 		stage->pool.pool, (int32_t)offset, WIDTH, HEIGHT, STRIDE, ARGB);
 }
 
-static struct screen_surface *far_surface(struct stage *stage, struct wl_surface *surface)
-{
-	struct screen_surface *far =
-		screen_surface(&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)surface));
-	assert_non_null(far);
-	return far;
-}
-
-static void show(struct wl_surface *surface, struct wl_buffer *buffer)
-{
-	wl_surface_attach(surface, buffer, 0, 0);
-	wl_surface_damage_buffer(surface, 0, 0, INT32_MAX, INT32_MAX);
-	wl_surface_commit(surface);
-}
-
 static void commit(struct stage *stage, struct wl_buffer *buffer)
 {
-	show(stage->surface, buffer);
+	paint_show(stage->surface, buffer);
 	client_roundtrip(stage->client);
 }
 
 static void expect_shown(struct stage *stage, struct wl_surface *surface, size_t offset)
 {
-	const struct screen_surface *far = far_surface(stage, surface);
+	const struct screen_surface *far = client_shown(stage->client, surface);
 	assert_true(far->picture_size >= SIZE);
 	assert_memory_equal(far->picture, stage->pool.data + offset, SIZE);
 }
@@ -153,16 +138,16 @@ static void a_pool_is_moved_with_buffers_in_flight(void **state)
 	struct wl_surface *other = wl_compositor_create_surface(stage.compositor);
 	struct wl_buffer *old = make_buffer(&stage, 0);
 	for (size_t i = 2; i < 40; i += i) {
-		show(stage.surface, old);
+		paint_show(stage.surface, old);
 		struct wl_buffer *before = make_buffer(&stage, SIZE); // goes with the resize
 		paint_pool_resize(&stage.pool, (i + 1) * SIZE);
 		paint_noise(&stage.rng, stage.pool.data + i * SIZE, SIZE);
 		struct wl_buffer *buffer = make_buffer(&stage, i * SIZE);
-		show(other, buffer);
+		paint_show(other, buffer);
 		client_roundtrip(stage.client);
 		expect_shown(&stage, stage.surface, 0);
 		expect_shown(&stage, other, i * SIZE);
-		show(other, before);
+		paint_show(other, before);
 		paint_noise(&stage.rng, stage.pool.data, SIZE);
 		commit(&stage, old);
 		expect_shown(&stage, stage.surface, 0);
@@ -181,7 +166,7 @@ static void a_pool_is_moved_with_buffers_in_flight(void **state)
 /* Where the compositor has the buffer that was committed last; the fd is the caller's. */
 static int place_of(struct stage *stage, int32_t *offset)
 {
-	const struct screen_buffer *shown = &far_surface(stage, stage->surface)->shown;
+	const struct screen_buffer *shown = &client_shown(stage->client, stage->surface)->shown;
 	*offset = shown->offset;
 	return fcntl(shown->pool->fd, F_DUPFD_CLOEXEC, 0);
 }

@@ -67,19 +67,9 @@ static struct wl_buffer *make_buffer(struct stage *stage, size_t offset)
 		stage->pool.pool, (int32_t)offset, WIDTH, HEIGHT, STRIDE, ARGB);
 }
 
-static struct screen_surface *far_surface(struct stage *stage, struct wl_surface *surface)
-{
-	struct screen_surface *far =
-		screen_surface(&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)surface));
-	assert_non_null(far);
-	return far;
-}
-
 static void commit(struct stage *stage, struct wl_surface *surface, struct wl_buffer *buffer)
 {
-	wl_surface_attach(surface, buffer, 0, 0);
-	wl_surface_damage_buffer(surface, 0, 0, INT32_MAX, INT32_MAX);
-	wl_surface_commit(surface);
+	paint_show(surface, buffer);
 	client_roundtrip(stage->client);
 }
 
@@ -87,7 +77,7 @@ static void commit(struct stage *stage, struct wl_surface *surface, struct wl_bu
 static void expect_shown(
 	struct stage *stage, struct wl_surface *surface, size_t offset, size_t size)
 {
-	const struct screen_surface *far = far_surface(stage, surface);
+	const struct screen_surface *far = client_shown(stage->client, surface);
 	assert_true(far->picture_size >= size);
 	assert_memory_equal(far->picture, stage->pool.data + offset, size);
 }
@@ -107,7 +97,7 @@ static void a_committed_buffer_holds_what_the_client_drew(void **state)
 	struct wl_buffer *buffer = make_buffer(&stage, 0);
 	commit(&stage, stage.surface, buffer);
 	expect_shown(&stage, stage.surface, 0, SIZE);
-	assert_int_equal(far_surface(&stage, stage.surface)->commits, 1);
+	assert_int_equal(client_shown(stage.client, stage.surface)->commits, 1);
 	wl_buffer_destroy(buffer);
 	end(&stage);
 }
@@ -278,7 +268,8 @@ static void buffers_that_overlap_are_both_right(void **state)
 		commit(&stage, stage.surface, first);
 		expect_shown(&stage, stage.surface, 0, SIZE);
 		// One pixel is new to the surface's eye, but all of the second buffer may be.
-		memcpy(stage.pool.data + shift, far_surface(&stage, stage.surface)->picture, SIZE);
+		memcpy(stage.pool.data + shift, client_shown(stage.client, stage.surface)->picture,
+			SIZE);
 		stage.pool.data[shift]++;
 		wl_surface_attach(stage.surface, second, 0, 0);
 		wl_surface_damage_buffer(stage.surface, 0, 0, 1, 1);

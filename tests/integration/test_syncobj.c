@@ -1,4 +1,3 @@
-#include <drm_fourcc.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,12 +14,12 @@
 
 #include "base/log.h"
 #include "fdpass/resolver.h"
-#include "linux-dmabuf-client.h"
 #include "linux-drm-syncobj-client.h"
 #include "linux-drm-syncobj-server.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabuf_screen.h"
 #include "tests/support/fd_count.h"
+#include "tests/support/paint.h"
 #include "tests/support/syncobjs.h"
 #include "tests/support/udmabuf.h"
 #include "tests/support/world.h"
@@ -142,19 +141,6 @@ static void init_compositor(struct stage *stage)
 
 /* ---- the client ---- */
 
-static struct wl_buffer *make_buffer(struct stage *stage)
-{
-	struct zwp_linux_dmabuf_v1 *dmabuf =
-		client_bind(stage->client, &zwp_linux_dmabuf_v1_interface, 3);
-	struct zwp_linux_buffer_params_v1 *params = zwp_linux_dmabuf_v1_create_params(dmabuf);
-	zwp_linux_buffer_params_v1_add(params, stage->memory, 0, 0, STRIDE, 0, 0);
-	struct wl_buffer *buffer = zwp_linux_buffer_params_v1_create_immed(
-		params, WIDTH, HEIGHT, DRM_FORMAT_XRGB8888, 0);
-	zwp_linux_buffer_params_v1_destroy(params);
-	zwp_linux_dmabuf_v1_destroy(dmabuf);
-	return buffer;
-}
-
 static struct pair_options options_of(const struct stage *stage)
 {
 	return (struct pair_options){
@@ -185,7 +171,7 @@ static void begin_client(struct stage *stage)
 	stage->sync = wp_linux_drm_syncobj_manager_v1_get_surface(stage->manager, stage->surface);
 	stage->original = syncobj_create(stage->client_node);
 	stage->timeline = import(stage);
-	stage->buffer = make_buffer(stage);
+	stage->buffer = paint_dmabuf_buffer(stage->client, stage->memory, WIDTH, HEIGHT, STRIDE);
 }
 
 static void forget_client(struct stage *stage)
@@ -287,20 +273,6 @@ static void wait_released(struct stage *stage, uint64_t point)
 	world_wait(stage->world, is_awaited_released, stage);
 }
 
-static void handle_done(void *data, struct wl_callback *callback, uint32_t serial)
-{
-	(void)serial;
-	*(bool *)data = true;
-	wl_callback_destroy(callback);
-}
-
-static void ask(struct stage *stage, bool *done)
-{
-	static const struct wl_callback_listener listener = {.done = handle_done};
-	*done = false;
-	wl_callback_add_listener(wl_display_sync(stage->client->display), &listener, done);
-}
-
 static void expect_shown(struct stage *stage, int byte)
 {
 	assert_non_null(stage->screen.shown);
@@ -323,9 +295,9 @@ static void a_late_point_delays_its_commit_and_nothing_before(void **state)
 	struct wl_surface *surface = wl_compositor_create_surface(stage.compositor);
 	set_acquire_point(&stage, 1);
 	wl_surface_attach(surface, NULL, 0, 0);
-	ask(&stage, &before);
+	client_ask(stage.client, &before);
 	commit_with(&stage, 1, 2);
-	ask(&stage, &after);
+	client_ask(stage.client, &after);
 	world_until(stage.world, &before);
 	world_turns(stage.world, QUIET_TURNS);
 	assert_false(after);
@@ -351,7 +323,7 @@ static void events_and_other_clients_do_not_wait_for_it(void **state)
 	signal_point(&stage, 1);
 	client_roundtrip(stage.client);
 	commit_with(&stage, 3, 4);
-	ask(&stage, &after);
+	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(other);
 	release(&stage);

@@ -86,13 +86,9 @@ static void show_frames(struct stage *stage)
 		stage->pool.pool, 0, WIDTH, HEIGHT, STRIDE, WL_SHM_FORMAT_ARGB8888);
 	for (int i = 0; i < 5; i++) {
 		paint_noise(&stage->rng, stage->pool.data, SIZE);
-		wl_surface_attach(stage->surface, buffer, 0, 0);
-		wl_surface_damage_buffer(stage->surface, 0, 0, INT32_MAX, INT32_MAX);
-		wl_surface_commit(stage->surface);
+		paint_show(stage->surface, buffer);
 		client_roundtrip(stage->client);
-		const struct screen_surface *far = screen_surface(
-			&stage->world->screen, wl_proxy_get_id((struct wl_proxy *)stage->surface));
-		assert_non_null(far);
+		const struct screen_surface *far = client_shown(stage->client, stage->surface);
 		assert_true(far->picture_size >= SIZE);
 		assert_memory_equal(far->picture, stage->pool.data, SIZE);
 	}

@@ -1,9 +1,14 @@
 #include "tests/support/paint.h"
 
+#include <drm_fourcc.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <wayland-client.h>
+
+#include "linux-dmabuf-client.h"
+#include "tests/support/world.h"
 
 void paint_pool_init(struct paint_pool *pool, struct wl_shm *shm, size_t size)
 {
@@ -34,6 +39,26 @@ void paint_pool_finish(struct paint_pool *pool)
 	}
 	munmap(pool->data, PAINT_POOL_MAX);
 	close(pool->fd);
+}
+
+struct wl_buffer *paint_dmabuf_buffer(
+	struct client *client, int fd, int32_t width, int32_t height, uint32_t stride)
+{
+	struct zwp_linux_dmabuf_v1 *dmabuf = client_bind(client, &zwp_linux_dmabuf_v1_interface, 3);
+	struct zwp_linux_buffer_params_v1 *params = zwp_linux_dmabuf_v1_create_params(dmabuf);
+	zwp_linux_buffer_params_v1_add(params, fd, 0, 0, stride, 0, 0);
+	struct wl_buffer *buffer = zwp_linux_buffer_params_v1_create_immed(
+		params, width, height, DRM_FORMAT_XRGB8888, 0);
+	zwp_linux_buffer_params_v1_destroy(params);
+	zwp_linux_dmabuf_v1_destroy(dmabuf);
+	return buffer;
+}
+
+void paint_show(struct wl_surface *surface, struct wl_buffer *buffer)
+{
+	wl_surface_attach(surface, buffer, 0, 0);
+	wl_surface_damage_buffer(surface, 0, 0, INT32_MAX, INT32_MAX);
+	wl_surface_commit(surface);
 }
 
 uint32_t paint_next(struct paint_rng *rng)

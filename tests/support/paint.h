@@ -5,13 +5,14 @@
 #include <stdint.h>
 
 /**
- * A client's shared memory, and random numbers that are the same in every run.
+ * A client's buffers, and random numbers that are the same in every run.
  */
 
 struct client;
 struct wl_buffer;
 struct wl_shm;
 struct wl_shm_pool;
+struct wl_surface;
 
 struct paint_pool {
 	struct wl_shm_pool *pool;
@@ -25,6 +26,12 @@ struct paint_pool {
 void paint_pool_init(struct paint_pool *pool, struct wl_shm *shm, size_t size);
 void paint_pool_resize(struct paint_pool *pool, size_t size); // only tells if it grows
 void paint_pool_finish(struct paint_pool *pool); // with its object, unless that is NULL
+
+// Of a dma-buf of rows, which is borrowed: XRGB8888.
+struct wl_buffer *paint_dmabuf_buffer(
+	struct client *client, int fd, int32_t width, int32_t height, uint32_t stride);
+// Attaches, damages all of it and commits.
+void paint_show(struct wl_surface *surface, struct wl_buffer *buffer);
 
 struct paint_rng {
 	uint64_t state;

@@ -276,6 +276,27 @@ void client_roundtrip(struct client *client)
 	}
 }
 
+static void handle_answered(void *data, struct wl_callback *callback, uint32_t serial)
+{
+	handle_done(data, callback, serial);
+	wl_callback_destroy(callback);
+}
+
+void client_ask(struct client *client, bool *done)
+{
+	static const struct wl_callback_listener listener = {.done = handle_answered};
+	*done = false;
+	wl_callback_add_listener(wl_display_sync(client->display), &listener, done);
+}
+
+struct screen_surface *client_shown(const struct client *client, struct wl_surface *surface)
+{
+	struct screen_surface *shown =
+		screen_surface(&client->world->screen, wl_proxy_get_id((struct wl_proxy *)surface));
+	assert_non_null(shown);
+	return shown;
+}
+
 void client_wait_failed(struct client *client)
 {
 	world_until(client->world, &client->failed);

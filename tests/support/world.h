@@ -70,6 +70,10 @@ const struct client_global *client_find(const struct client *client, const char 
 // Of the version given or what is offered, whichever is lower.
 void *client_bind(struct client *client, const struct wl_interface *interface, uint32_t version);
 void client_roundtrip(struct client *client);
+// Sets *done, which is false until then, once the compositor has seen all that was said so far.
+void client_ask(struct client *client, bool *done);
+// What the compositor has of the client's surface; there is such a one.
+struct screen_surface *client_shown(const struct client *client, struct wl_surface *surface);
 // Until the display has failed or was disconnected by the other side.
 void client_wait_failed(struct client *client);
 // Until both sessions are over. A client that has failed hangs up first.
