@@ -108,7 +108,6 @@ static const struct sandbox_rule service_rules[] = {
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_GET_CAP)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_CREATE)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD)),
-	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DRM_IOCTL_SYNCOBJ_DESTROY)),
 	// the process beside a session that opens files which are read on demand
 	SANDBOX_ALLOW("wait4"),
 	SANDBOX_ALLOW("waitpid"),
