@@ -13,12 +13,12 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/scm.h"
+#include "fdpass/resolver.h"
 #include "host-proxy/admission.h"
 #include "host-proxy/gpu_resources.h"
 
-#define REQUEST_MAX   1024 // bytes
-#define REQUEST_DEPTH 8    // of objects within objects
-#define PLANES        4
+#define REQUEST_MAX 1024 // bytes
+#define PLANES      4
 
 struct client {
 	struct wl_list link; // resolver_service.clients
@@ -36,28 +36,10 @@ struct resolver_service {
 
 /* ---- what is said ---- */
 
-// NULL: it is not one JSON value and nothing else.
-static struct json_object *parse(const char *text, size_t len)
-{
-	struct json_tokener *tokener = json_tokener_new_ex(REQUEST_DEPTH);
-	if (tokener == NULL) {
-		return NULL;
-	}
-	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
-	struct json_object *value = json_tokener_parse_ex(tokener, text, (int)len);
-	if (json_tokener_get_error(tokener) != json_tokener_success ||
-		json_tokener_get_parse_end(tokener) != len) {
-		json_object_put(value);
-		value = NULL;
-	}
-	json_tokener_free(tokener);
-	return value;
-}
-
 // {"GetBuffer":{"id":7}}
 static bool read_request(const char *text, size_t len, uint32_t *id)
 {
-	struct json_object *request = len <= REQUEST_MAX ? parse(text, len) : NULL;
+	struct json_object *request = len <= REQUEST_MAX ? resolver_parse(text, len) : NULL;
 	struct json_object *get, *number;
 	bool ok = json_object_object_get_ex(request, "GetBuffer", &get) &&
 		json_object_object_get_ex(get, "id", &number) &&

@@ -1,8 +1,10 @@
 #ifndef FDPASS_RESOLVER_H
 #define FDPASS_RESOLVER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
+struct json_object;
 struct mapping;
 
 /**
@@ -40,6 +42,10 @@ struct resolver *resolver_create_copy(void);
 // SOCK_SEQPACKET, taken also on failure. It is waited for, for two seconds at most; one that does not
 // answer, or in no way that makes sense, is not asked again, and nothing is found any more. NULL: ENOMEM.
 struct resolver *resolver_create_handle(int socket);
+
+// A packet of that protocol, which may be anything: the caller's (json_object_put). NULL: it is not one JSON
+// value and nothing else.
+struct json_object *resolver_parse(const char *text, size_t len);
 
 void resolver_destroy(struct resolver *resolver); // NULL is fine
 

@@ -17,9 +17,9 @@
 #include "channel/channel.h"
 #include "fdpass/kind.h"
 
-#define ANSWER_MS   1000
-#define REPLY_MAX   4096 // bytes
-#define REPLY_DEPTH 8    // of objects within objects
+#define ANSWER_MS    1000
+#define REPLY_MAX    4096 // bytes
+#define PACKET_DEPTH 8    // of objects within objects
 
 /*
  * A resource that is not known may be on its way in the GPU's queue, which the message that names it
@@ -72,10 +72,9 @@ static int print_request(uint32_t resource, char *text, size_t len)
 	return n;
 }
 
-/* NULL: it is not one JSON value and nothing else. */
-static struct json_object *parse(const char *text, size_t len)
+struct json_object *resolver_parse(const char *text, size_t len)
 {
-	struct json_tokener *tokener = json_tokener_new_ex(REPLY_DEPTH);
+	struct json_tokener *tokener = json_tokener_new_ex(PACKET_DEPTH);
 	if (tokener == NULL) {
 		return NULL;
 	}
@@ -117,7 +116,7 @@ static enum answer read_buffer(const struct json_object *reply, uint64_t *modifi
 
 static enum answer read_reply(const char *text, size_t len, uint64_t *modifier)
 {
-	struct json_object *reply = parse(text, len);
+	struct json_object *reply = resolver_parse(text, len);
 	enum answer answer = ANSWER_WRONG;
 	if (json_object_is_type(reply, json_type_object)) {
 		answer = read_buffer(reply, modifier);
