@@ -39,22 +39,10 @@ static void destroy_device(struct fdref *ref)
 
 /* ---- export ---- */
 
-static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
-{
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for a device";
-}
-
-static void handle_named(struct fdref *ref)
-{
-	fdrefs_close(ref);
-}
-
 static const struct fdref_interface exported = {
 	.name = "device",
-	.frame = handle_exported,
-	.named = handle_named,
+	.frame = fdref_expect_close,
+	.named = fdrefs_close,
 	.destroy = destroy_device,
 };
 
@@ -89,15 +77,6 @@ uint32_t device_export(struct fdrefs *refs, int fd, const char **wrong)
 
 /* ---- import ---- */
 
-static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
-{
-	if (frame->header.type != CHANNEL_CLOSE) {
-		return "frame of the wrong type for a device";
-	}
-	fdrefs_confirm_closed(ref);
-	return NULL;
-}
-
 static int get_fd(struct fdref *ref)
 {
 	const struct device *device = (const struct device *)ref;
@@ -106,7 +85,7 @@ static int get_fd(struct fdref *ref)
 
 static const struct fdref_interface imported = {
 	.name = "device",
-	.frame = handle_imported,
+	.frame = fdref_expect_close,
 	.get_fd = get_fd,
 	.destroy = destroy_device,
 };

@@ -139,13 +139,6 @@ bool dmabuf_possible(const struct fdrefs *refs)
 
 /* ---- the opener ---- */
 
-static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
-{
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for a dma-buf";
-}
-
 /* A dma-buf is the only file whose offset can be moved without the sender's seeing it: it has none. */
 static uint64_t size_of(int fd)
 {
@@ -378,7 +371,7 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 
 static const struct fdref_interface exported = {
 	.name = "dma-buf",
-	.frame = handle_exported,
+	.frame = fdref_expect_close,
 	.place = memory_place_in_original,
 	.settle = dmabuf_settle,
 	.destroy = destroy_dmabuf,

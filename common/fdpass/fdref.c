@@ -306,6 +306,15 @@ void fdrefs_confirm_closed(struct fdref *ref)
 	fdrefs_destroy(ref);
 }
 
+const char *fdref_expect_close(struct fdref *ref, const struct channel_frame *frame)
+{
+	if (frame->header.type != CHANNEL_CLOSE) {
+		return "frame of the wrong type for its fdref";
+	}
+	fdrefs_confirm_closed(ref);
+	return NULL;
+}
+
 bool fdrefs_charge(struct fdrefs *refs, uint64_t bytes)
 {
 	return budget_charge(refs->budget, BUDGET_MEMORY, bytes);

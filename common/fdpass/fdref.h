@@ -215,6 +215,8 @@ void fdrefs_confirm_closed(struct fdref *ref);
 // The same, but ref stays charged until fdrefs_destroy. Its id is another's by then.
 void fdrefs_confirm_charged(struct fdref *ref);
 void fdrefs_destroy(struct fdref *ref);
+// For interface.frame where nothing comes but CLOSE, which it confirms.
+const char *fdref_expect_close(struct fdref *ref, const struct channel_frame *frame);
 
 // What keeps fds charged until the local peers have taken them. NULL on ENOMEM.
 struct flights *fdrefs_flights(struct fdrefs *refs);

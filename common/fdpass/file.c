@@ -38,23 +38,10 @@ static void destroy_file(struct fdref *ref)
 
 /* ---- export ---- */
 
-static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
-{
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for a file";
-}
-
-/* The other side has all it needs. */
-static void handle_named(struct fdref *ref)
-{
-	fdrefs_close(ref);
-}
-
 static const struct fdref_interface exported = {
 	.name = "file",
-	.frame = handle_exported,
-	.named = handle_named,
+	.frame = fdref_expect_close,
+	.named = fdrefs_close, // the other side has all it needs
 	.destroy = destroy_file,
 };
 
@@ -354,18 +341,9 @@ static int get_fd(struct fdref *ref)
 	return fd;
 }
 
-static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
-{
-	if (frame->header.type != CHANNEL_CLOSE) {
-		return "frame of the wrong type for a file";
-	}
-	fdrefs_confirm_closed(ref);
-	return NULL;
-}
-
 static const struct fdref_interface imported = {
 	.name = "file",
-	.frame = handle_imported,
+	.frame = fdref_expect_close,
 	.place = place_rows,
 	.get_fd = get_fd,
 	.destroy = destroy_file,

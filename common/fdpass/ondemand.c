@@ -131,12 +131,6 @@ static void handle_drained(struct fdref *ref)
 	answer_questions((struct original *)ref);
 }
 
-/* Nothing will name it any more; questions are answered until the other side confirms. */
-static void handle_named(struct fdref *ref)
-{
-	fdrefs_close(ref);
-}
-
 /* It comes home. */
 static int get_original(struct fdref *ref)
 {
@@ -149,7 +143,8 @@ static const struct fdref_interface exported = {
 	.name = "file on demand",
 	.frame = handle_exported,
 	.get_fd = get_original,
-	.named = handle_named,
+	.named =
+		fdrefs_close, // nothing will name it any more; questions are answered until CLOSED comes
 	.drained = handle_drained,
 	.destroy = destroy_original,
 };

@@ -400,22 +400,10 @@ static void destroy_fd(struct fdref *ref)
 	free(ref);
 }
 
-static const char *handle_exported_fd(struct fdref *ref, const struct channel_frame *frame)
-{
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for an fd of shared memory";
-}
-
-static void handle_named(struct fdref *ref)
-{
-	fdrefs_close(ref);
-}
-
 static const struct fdref_interface exported_fd = {
 	.name = "fd of shared memory",
-	.frame = handle_exported_fd,
-	.named = handle_named,
+	.frame = fdref_expect_close,
+	.named = fdrefs_close,
 	.destroy = destroy_fd,
 };
 
@@ -465,18 +453,9 @@ static int get_fd(struct fdref *ref)
 	return fd;
 }
 
-static const char *handle_imported_fd(struct fdref *ref, const struct channel_frame *frame)
-{
-	if (frame->header.type != CHANNEL_CLOSE) {
-		return "frame of the wrong type for an fd of shared memory";
-	}
-	fdrefs_confirm_closed(ref);
-	return NULL;
-}
-
 static const struct fdref_interface imported_fd = {
 	.name = "fd of shared memory",
-	.frame = handle_imported_fd,
+	.frame = fdref_expect_close,
 	.get_fd = get_fd,
 	.destroy = destroy_fd,
 };

@@ -130,22 +130,10 @@ bool sync_wait_to_write(struct fdrefs *refs, int fd)
 
 /* ---- export ---- */
 
-static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
-{
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for a sync_file";
-}
-
-static void handle_named(struct fdref *ref)
-{
-	fdrefs_close(ref);
-}
-
 static const struct fdref_interface exported = {
 	.name = "sync_file",
-	.frame = handle_exported,
-	.named = handle_named,
+	.frame = fdref_expect_close,
+	.named = fdrefs_close,
 	.destroy = destroy_sync,
 };
 
@@ -230,15 +218,6 @@ static int make_signalled(void)
 	return fd;
 }
 
-static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
-{
-	if (frame->header.type != CHANNEL_CLOSE) {
-		return "frame of the wrong type for a sync_file";
-	}
-	fdrefs_confirm_closed(ref);
-	return NULL;
-}
-
 static int get_fd(struct fdref *ref)
 {
 	struct sync *sync = (struct sync *)ref;
@@ -249,7 +228,7 @@ static int get_fd(struct fdref *ref)
 
 static const struct fdref_interface imported = {
 	.name = "sync_file",
-	.frame = handle_imported,
+	.frame = fdref_expect_close,
 	.get_fd = get_fd,
 	.destroy = destroy_sync,
 };
