@@ -106,6 +106,24 @@ static void close_call(struct queue *queue)
 	}
 }
 
+// It may block, and be full: then the guest has been called already.
+static bool is_full(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
+	return poll(&poll_fd, 1, 0) != 1;
+}
+
+static void signal_call(const struct queue *queue)
+{
+	const uint64_t one = 1;
+	if (queue->call_fd < 0 || is_full(queue->call_fd)) {
+		return;
+	}
+	if (write(queue->call_fd, &one, sizeof(one)) < 0) {
+		log_debug("cannot call the guest: %s", strerror(errno));
+	}
+}
+
 static unsigned int number_of(const struct queue *queue)
 {
 	return (unsigned int)(queue - queue->vhost->queues);
@@ -432,11 +450,17 @@ static const char *handle_set_vring_call(struct vhost_user *vhost)
 	struct queue *queue;
 	int fd;
 	const char *wrong = take_eventfd(vhost, &queue, &fd);
-	if (wrong == NULL) {
-		close_call(queue);
-		queue->call_fd = fd;
+	if (wrong != NULL) {
+		return wrong;
 	}
-	return wrong;
+	close_call(queue);
+	queue->call_fd = fd;
+	if (queue->running && queue->enabled) {
+		// The VMM does not wait until we have it: our last call may have gone to the one
+		// before, which nobody reads any more. One too many does no harm.
+		signal_call(queue);
+	}
+	return NULL;
 }
 
 // The VMM hears of errors by the end of its connection.
@@ -682,23 +706,11 @@ void vhost_user_give_back(struct vhost_user *vhost, unsigned int index, uint16_t
 	}
 }
 
-// It may block, and be full: then the guest has been called already.
-static bool is_full(int fd)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
-	return poll(&poll_fd, 1, 0) != 1;
-}
-
 void vhost_user_call(struct vhost_user *vhost, unsigned int index)
 {
 	assert(index < VHOST_USER_QUEUES_MAX);
 	struct queue *queue = &vhost->queues[index];
-	int fd = queue->call_fd;
-	const uint64_t one = 1;
-	if (!has_ring(queue) || !virtqueue_wants_call(&queue->ring) || fd < 0 || is_full(fd)) {
-		return;
-	}
-	if (write(fd, &one, sizeof(one)) < 0) {
-		log_debug("cannot call the guest: %s", strerror(errno));
+	if (has_ring(queue) && virtqueue_wants_call(&queue->ring)) {
+		signal_call(queue);
 	}
 }

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -193,6 +194,29 @@ static void the_guest_is_called(void **state)
 	vhost_user_call(fixture.vhost, 0);
 	assert_int_equal(read(fixture.machine.queues[0].call_fd, &count, 8), 8);
 	assert_int_equal(count, 1);
+	end(&fixture);
+}
+
+static void a_call_is_made_again_when_its_eventfd_is_another(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct virtqueue_chain chain;
+	const uint64_t index = 0;
+	uint64_t count = 0;
+	begin(&fixture);
+	machine_boot(&fixture.machine, 1);
+	turn(&fixture);
+	struct virtqueue *queue = vhost_user_queue(fixture.vhost, 0);
+	virtqueue_pop(queue, vhost_user_memory(fixture.vhost), &chain);
+	virtqueue_push(queue, &chain, 0);
+	int other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_true(other >= 0);
+	machine_send(&fixture.machine, MACHINE_SET_VRING_CALL, &index, sizeof(index), &other, 1);
+	vhost_user_call(fixture.vhost, 0); // before that is read
+	turn(&fixture);
+	assert_int_equal(read(other, &count, 8), 8);
+	close(other);
 	end(&fixture);
 }
 
@@ -451,6 +475,7 @@ int main(void)
 		fd_count_test(queues_start_when_they_have_all),
 		fd_count_test(a_queue_stops_and_goes_on),
 		fd_count_test(the_guest_is_called),
+		fd_count_test(a_call_is_made_again_when_its_eventfd_is_another),
 		fd_count_test(the_configuration_is_read),
 		fd_count_test(memory_comes_in_regions_too),
 		fd_count_test(bytes_may_come_one_by_one),
