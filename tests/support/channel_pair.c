@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
 
-#define VSOCK_LEAST 4096 // about what a UNIX socket has at least
+#define VSOCK_LEAST     4096 // about what a UNIX socket has at least
+#define CONNECT_SECONDS 90   // the kernel's own two are too few where others take the processor
 
 static void check(bool ok, const char *what)
 {
@@ -35,6 +37,7 @@ static int vsock_socket(void)
 
 static void create_vsock(int fds[2])
 {
+	const struct timeval longest = {.tv_sec = CONNECT_SECONDS};
 	struct sockaddr_vm address = {
 		.svm_family = AF_VSOCK,
 		.svm_cid = VMADDR_CID_LOCAL,
@@ -46,6 +49,9 @@ static void create_vsock(int fds[2])
 	check(listen(listener, 1) == 0, "listen");
 	check(getsockname(listener, (struct sockaddr *)&address, &len) == 0, "getsockname");
 	fds[0] = vsock_socket();
+	check(setsockopt(fds[0], AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &longest,
+		      sizeof(longest)) == 0,
+		"SO_VM_SOCKETS_CONNECT_TIMEOUT");
 	check(connect(fds[0], (struct sockaddr *)&address, len) == 0, "connect");
 	fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	check(fds[1] >= 0, "accept");
