@@ -37,6 +37,7 @@ static void end_waiting(struct counter *counter)
 static void destroy_counter(struct fdref *ref)
 {
 	struct counter *counter = (struct counter *)ref;
+	counter_leave(counter);
 	end_waiting(counter);
 	if (counter->event != NULL) {
 		event_free(counter->event);
@@ -65,6 +66,25 @@ static void retry(struct fdrefs *refs)
 	}
 }
 
+/* On this side, the session that has moved the counts may still have some to add. */
+static bool ask_for_turn(struct counter *counter, enum channel_event_role role)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	const struct event_note note = {.name = counter->name, .role = role, .placed = COUNT_MAX};
+	bool asks = refs->ask != NULL && refs->ask(refs->data, &note, -1);
+	counter->wanted = asks ? role : CHANNEL_EVENT_OTHER;
+	return asks;
+}
+
+/* Who has opened an eventfd that is this session's alone on the other side has nobody to wait for. */
+static void begin_moving(struct counter *counter, enum channel_event_role role, bool alone)
+{
+	bool idle = counter->role == CHANNEL_EVENT_OTHER && counter->wanted == CHANNEL_EVENT_OTHER;
+	if (idle && (alone || !ask_for_turn(counter, role))) {
+		counter_take_role(counter, role, COUNT_MAX);
+	}
+}
+
 static const char *handle_role(struct counter *counter, uint32_t theirs)
 {
 	static const enum channel_event_role ours[] = {
@@ -83,8 +103,8 @@ static const char *handle_role(struct counter *counter, uint32_t theirs)
 	if (answers) {
 		end_waiting(counter);
 	}
-	if (theirs != CHANNEL_EVENT_OTHER && counter->role == CHANNEL_EVENT_OTHER) {
-		counter_take_role(counter, ours[theirs]);
+	if (theirs != CHANNEL_EVENT_OTHER) {
+		begin_moving(counter, ours[theirs], answers);
 	}
 	if (answers) {
 		retry(counter->ref.refs);
@@ -296,7 +316,11 @@ uint32_t event_export(struct fdrefs *refs, int fd, const char **wrong)
 static bool ask(struct counter *counter)
 {
 	struct fdrefs *refs = counter->ref.refs;
-	const struct event_note question = {.name = counter->name, .number = counter->ref.id};
+	const struct event_note question = {
+		.name = counter->name,
+		.number = counter->ref.id,
+		.role = counter->role,
+	};
 	counter->asked = refs->ask != NULL && refs->ask(refs->data, &question, counter->fd);
 	return counter->asked;
 }
@@ -382,11 +406,11 @@ static void settle_import(struct counter *counter, enum channel_event_role role,
 	}
 	bool moves = counter->role != CHANNEL_EVENT_OTHER;
 	push_role(counter, moves ? CHANNEL_EVENT_MOVES : CHANNEL_EVENT_OTHER);
-	if (counter->role == CHANNEL_EVENT_SINK) {
-		counter->placed = counter_count(counter);
-	}
 	counter_put_pending(counter);
 	counter_watch(counter);
+	if (!counter->source) {
+		counter_tell_direction(counter);
+	}
 }
 
 static int make_replica(const struct channel_open_event *open)
@@ -457,15 +481,29 @@ static void take_answer(struct counter *counter, const struct event_note *answer
 	open_named(counter, answer);
 }
 
-/* The session that moved the counts has ended. */
+/*
+ * The session that moved the counts has ended. The other side knows it if it was that one that has
+ * asked; what is known here says more than what it has said.
+ */
+static void go_on(struct counter *counter, const struct event_note *note)
+{
+	enum channel_event_role wanted = counter->wanted;
+	bool told = wanted != CHANNEL_EVENT_OTHER;
+	bool better = note->role != CHANNEL_EVENT_MOVES;
+	counter_take_role(counter, better || !told ? note->role : wanted, note->placed);
+	if (!told) {
+		push_role(counter, counter->role);
+	}
+}
+
 static bool take_over(const struct fdref_table *table, const struct event_note *note)
 {
 	for (size_t i = 0; i < table->size; i++) {
 		struct counter *counter = counter_at(table, i);
 		if (counter != NULL && counter->name == note->name &&
-			counter->role == CHANNEL_EVENT_OTHER) {
-			counter_take_role(counter, note->role);
-			push_role(counter, note->role);
+			counter->role == CHANNEL_EVENT_OTHER &&
+			(counter->wanted != CHANNEL_EVENT_OTHER || !counter->ref.refs->ending)) {
+			go_on(counter, note);
 			return true;
 		}
 	}
@@ -488,7 +526,7 @@ void event_answer(struct fdrefs *refs, const struct event_note *note, int fd)
 		close(fd);
 	}
 	bool moves = note->role > CHANNEL_EVENT_OTHER && note->role <= CHANNEL_EVENT_SINK;
-	if (note->number == 0 && note->name != 0 && moves && !refs->ending &&
+	if (note->number == 0 && note->name != 0 && moves &&
 		(take_over(&refs->ours, note) || take_over(&refs->theirs, note))) {
 		channel_flush(refs->channel);
 	}
@@ -501,6 +539,8 @@ static void forsake(const struct fdref_table *table)
 		struct counter *counter = counter_at(table, i);
 		if (counter != NULL && counter->asked) {
 			take_answer(counter, &none, -1);
+		} else if (counter != NULL && counter->wanted != CHANNEL_EVENT_OTHER) {
+			counter_take_role(counter, counter->wanted, COUNT_MAX);
 		}
 	}
 }

@@ -29,9 +29,11 @@
  * (refs->ask) has an fd of it and knows its name: an importer asks for the fd of a name, an opener
  * for the name of an fd, and gives it to its local peer's message only when the other side is
  * ready. One session moves the counts, the others hand it out. When that one has ended, another
- * one is told to.
+ * one is told to. On each side it begins when the first has ended there, and goes on from where that
+ * one was: what has come for the readers stays theirs, what was written leaves.
  */
 
+#define COUNT_MAX      (UINT64_MAX - 1) // that an eventfd holds
 #define EVENT_GRACE_MS 100
 #define EVENT_SHARE    4
 
@@ -44,8 +46,12 @@ struct event_note {
 	//   The answer to the first has an fd, or not; to the second, the name: 0, it has none.
 	//   What is neither tells who moves the counts: the one who says so, or the one who is told.
 	uint32_t number;
-	// enum channel_event_role. In an answer, MOVES: no other session has it.
+	// enum channel_event_role. In an answer, MOVES: no other session has it. In a question for a
+	// name, and in what is neither, the asker's own; one that does not move the counts yet asks for
+	// its turn so. OTHER: it ends before its turn came, and has added placed.
 	uint32_t role;
+	// Of what is neither: as in struct counter, or COUNT_MAX, where that is not known.
+	uint64_t placed;
 };
 
 // Opens an eventfd for fd, which is taken also on failure; one that was sent before is found by its

@@ -55,11 +55,29 @@ uint64_t counter_take(const struct counter *counter)
 	return total;
 }
 
+/* Else another session does, or nobody any more. */
+static bool moves_counts(const struct counter *counter)
+{
+	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked && !counter->ref.closing;
+}
+
+/* After this session's last word, they stay for the next one. */
+static bool takes_counts(const struct counter *counter)
+{
+	return moves_counts(counter) && !counter->ref.refs->ending;
+}
+
+/* Another session may still look at what is there, and would take ours for a local peer's. */
+static bool must_wait(const struct counter *counter)
+{
+	return counter->asked || counter->wanted != CHANNEL_EVENT_OTHER;
+}
+
 /* How much of what is pending can be written without blocking: 1 if anything can. */
 static uint64_t count_that_fits(const struct counter *counter)
 {
 	uint64_t pending = counter->pending;
-	if (pending == 0 || counter->asked || !is_ready(counter->fd, POLLOUT)) {
+	if (pending == 0 || must_wait(counter) || !is_ready(counter->fd, POLLOUT)) {
 		return 0;
 	}
 	if (pending == 1) {
@@ -99,26 +117,19 @@ void counter_put_pending(struct counter *counter)
 	}
 }
 
-/* Else another session does, or nobody any more; or, after this one's last word, counts stay for the next one. */
-static bool takes_counts(const struct counter *counter)
-{
-	return counter->role != CHANNEL_EVENT_OTHER && !counter->asked && !counter->ref.closing &&
-		!counter->ref.refs->ending;
-}
-
 /*
  * A source waits for any count, a sink hears of each change: epoll reports an edge when somebody
- * adds (readable) and when somebody takes (writable).
+ * adds (readable) and when somebody takes (writable), also for who comes after it.
  */
 static short events_of(const struct counter *counter)
 {
 	bool takes = takes_counts(counter);
-	if (takes && !counter->source) {
+	if (moves_counts(counter) && !counter->source) {
 		return EV_PERSIST | EV_READ | EV_WRITE | EV_ET;
 	}
 	short events = EV_PERSIST;
 	events |= takes && !counter->paused ? EV_READ : 0;
-	events |= counter->pending > 0 && !counter->asked ? EV_WRITE : 0;
+	events |= counter->pending > 0 && !must_wait(counter) ? EV_WRITE : 0;
 	return events;
 }
 
@@ -139,20 +150,37 @@ void counter_watch(struct counter *counter)
 	}
 }
 
+static bool tell(struct counter *counter, enum channel_event_role role, uint64_t placed)
+{
+	struct fdrefs *refs = counter->ref.refs;
+	const struct event_note note = {.name = counter->name, .role = role, .placed = placed};
+	return refs->ask != NULL && refs->ask(refs->data, &note, -1);
+}
+
 /* Who is told to go on when this session has ended needs to know on which side counts appear. */
 void counter_tell_direction(struct counter *counter)
 {
-	struct fdrefs *refs = counter->ref.refs;
-	bool is_host = refs->own_bit != 0;
-	bool named_here = counter->name != 0 && !(counter->name & CHANNEL_EVENT_HOST) == !is_host;
-	const struct event_note note = {
-		.name = counter->name,
-		.role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK,
-	};
-	if (named_here && note.role != counter->told && refs->ask != NULL &&
-		refs->ask(refs->data, &note, -1)) {
-		counter->told = note.role;
+	enum channel_event_role role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK;
+	bool named = counter->name != 0 && moves_counts(counter);
+	if (named && role != counter->told && tell(counter, role, COUNT_MAX)) {
+		counter->told = role;
 	}
+}
+
+/* What cannot wait for its turn any more is added before it. */
+void counter_leave(struct counter *counter)
+{
+	bool waits = counter->wanted != CHANNEL_EVENT_OTHER;
+	if (counter->name == 0 || !(waits || moves_counts(counter))) {
+		return;
+	}
+	counter->wanted = CHANNEL_EVENT_OTHER;
+	counter_put_pending(counter);
+	forget_taken(counter);
+	enum channel_event_role role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK;
+	bool known = counter->told != 0;
+	role = waits ? CHANNEL_EVENT_OTHER : known ? role : CHANNEL_EVENT_MOVES;
+	tell(counter, role, counter->source ? 0 : counter->placed);
 }
 
 /* ---- source: counts leave ---- */
@@ -237,7 +265,7 @@ void counter_handle_event(evutil_socket_t fd, short what, void *data)
 	counter_put_pending(counter);
 	if (takes_counts(counter) && counter->source) {
 		move_count(counter);
-	} else if (takes_counts(counter)) {
+	} else if (moves_counts(counter) && !counter->source) {
 		look_for_foreign_count(counter);
 	}
 	counter_watch(counter);
@@ -276,11 +304,17 @@ const char *counter_handle_add(struct counter *counter, const struct channel_fra
 	return NULL;
 }
 
-/* From now on this session moves the counts. What a sink finds is there for its readers. */
-void counter_take_role(struct counter *counter, enum channel_event_role role)
+/* What came while it waited says more than what was known before. */
+void counter_take_role(struct counter *counter, enum channel_event_role role, uint64_t placed)
 {
 	counter->role = role;
-	counter->source = role != CHANNEL_EVENT_SINK;
-	counter->placed = counter->source ? 0 : counter_count(counter);
+	counter->wanted = CHANNEL_EVENT_OTHER;
+	counter->source = role != CHANNEL_EVENT_SINK && counter->received == 0;
+	counter->placed = role == CHANNEL_EVENT_SINK ? placed : 0;
+	forget_taken(counter);
+	if (role != CHANNEL_EVENT_MOVES || !counter->source) {
+		counter_tell_direction(counter);
+	}
+	counter_put_pending(counter);
 	counter_watch(counter);
 }

@@ -14,22 +14,21 @@ struct event;
  * (event.c), and how its counts are moved (event_counter.c).
  */
 
-#define COUNT_MAX (UINT64_MAX - 1) // that an eventfd holds
-
 struct counter {
 	struct fdref ref;
 	bool ours; // opened here
 	int fd;    // the original or the replica
 	int info;  // of fd, where its count is read without taking it
 	bool semaphore;
-	bool asked;                   // what its name is, or whether there is an fd of that name
-	bool awaited;                 // ours: it may not be named yet
-	uint64_t name;                // 0: it is known to this session only
-	enum channel_event_role role; // as it was told; that it is a source or a sink may change
-	uint32_t told;                // of these two, who looks after it was told that it is
-	bool source;                  // counts that appear here go to the other side
-	bool paused;                  // a source whose channel is busy
-	uint64_t used;                // refs->uses when it was last passed, or a count moved
+	bool asked;                     // what its name is, or whether there is an fd of that name
+	bool awaited;                   // ours: it may not be named yet
+	uint64_t name;                  // 0: it is known to this session only
+	enum channel_event_role role;   // as it was told; that it is a source or a sink may change
+	enum channel_event_role wanted; // while it waits for its turn. OTHER: it does not
+	uint32_t told; // of these two, who looks after it was told that it is. 0: neither
+	bool source;   // counts that appear here go to the other side
+	bool paused;   // a source whose channel is busy
+	uint64_t used; // refs->uses when it was last passed, or a count moved
 	struct event *event;
 	struct event *turn; // a sink, when what has appeared was there for long enough
 
@@ -51,10 +50,12 @@ uint64_t counter_take(const struct counter *counter);
 void counter_put_pending(struct counter *counter);
 // Waits for what its state wants to be waited for.
 void counter_watch(struct counter *counter);
-// Tells who gave the name on which side counts appear, if that is new.
+// Tells who looks after it on which side counts appear, if that is new.
 void counter_tell_direction(struct counter *counter);
-// From now on this session moves the counts. What a sink finds is there for its readers.
-void counter_take_role(struct counter *counter, enum channel_event_role role);
+// From now on this session moves the counts. placed is how much the other side has put there.
+void counter_take_role(struct counter *counter, enum channel_event_role role, uint64_t placed);
+// Its session ends: the next one goes on from here.
+void counter_leave(struct counter *counter);
 // NULL, or what is wrong.
 const char *counter_handle_add(struct counter *counter, const struct channel_frame *frame);
 // The loop's: something has happened to fd; nobody has taken what has appeared.

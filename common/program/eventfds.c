@@ -21,8 +21,11 @@ struct eventfd {
 	uint64_t name;
 	struct fd_identity identity;
 	int fd;
+	unsigned int mover, next; // sessions: moves the counts here; waits for it to end. 0: none
 	uint32_t role;            // of the session that moves the counts, as it was told last
-	struct wl_array sessions; // unsigned int: that hand it out, the first moves the counts
+	uint64_t placed;          // as in event_note, when it had ended
+	uint64_t added;           // to that, by sessions whose turn never came
+	struct wl_array sessions; // unsigned int: that hand it out
 };
 
 /* Names are not used again after a restart: sessions may outlive their parent. */
@@ -148,6 +151,7 @@ static struct eventfd *create(struct eventfds *eventfds, const struct link_id *o
 	eventfd->identity = *identity;
 	eventfd->fd = fd;
 	eventfd->role = CHANNEL_EVENT_MOVES;
+	eventfd->placed = COUNT_MAX;
 	wl_array_init(&eventfd->sessions);
 	wl_list_insert(&eventfds->list, &eventfd->link);
 	eventfds->count++;
@@ -197,7 +201,7 @@ static void answer(struct eventfds *eventfds, const struct link_id *of, unsigned
 	bool known;
 	struct event_note note = *question;
 	bool by_name = question->name != 0;
-	const struct eventfd *eventfd = look_up(eventfds, of, session, question->name, fd, &known);
+	struct eventfd *eventfd = look_up(eventfds, of, session, question->name, fd, &known);
 	note.role = CHANNEL_EVENT_OTHER;
 	if (eventfd == NULL || (!known && !by_name)) {
 		note.role = CHANNEL_EVENT_MOVES;
@@ -205,19 +209,98 @@ static void answer(struct eventfds *eventfds, const struct link_id *of, unsigned
 	if (eventfd != NULL) {
 		note.name = eventfd->name;
 	}
+	bool moves = by_name ? question->role == CHANNEL_EVENT_MOVES : !known;
+	if (eventfd != NULL && eventfd->mover == 0 && moves) {
+		eventfd->mover = session;
+	}
 	bool another = eventfd != NULL && known && by_name;
 	eventfds->tell(eventfds->data, session, &note, another ? eventfd->fd : -1);
 }
 
-static bool note_role(const struct eventfds *eventfds, const struct link_id *of,
-	unsigned int session, const struct event_note *note)
+static uint64_t add(uint64_t a, uint64_t b)
+{
+	return b < COUNT_MAX - a ? a + b : COUNT_MAX;
+}
+
+/* To another session, once there is one that may: where the name was given, any does. */
+static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
+{
+	unsigned int first = is_named_here(eventfds, eventfd->name) ? first_session(eventfd) : 0;
+	eventfd->mover = eventfd->next != 0 ? eventfd->next : first;
+	eventfd->next = 0;
+	if (eventfd->mover == 0) {
+		return;
+	}
+	eventfd->placed = add(eventfd->placed, eventfd->added);
+	eventfd->added = 0;
+	const struct event_note note = {
+		.name = eventfd->name,
+		.role = eventfd->role,
+		.placed = eventfd->placed,
+	};
+	eventfds->tell(eventfds->data, eventfd->mover, &note, -1);
+}
+
+static void wait_for_turn(struct eventfds *eventfds, struct eventfd *eventfd, unsigned int session)
+{
+	if (is_named_here(eventfds, eventfd->name)) {
+		return; // it is told when it is
+	}
+	eventfd->next = session;
+	if (eventfd->mover == 0) {
+		hand_over(eventfds, eventfd);
+	}
+}
+
+static void remove_session(struct eventfd *eventfd, unsigned int session)
+{
+	unsigned int *at = find_session(eventfd, session);
+	char *after = (char *)(at + 1);
+	char *end = (char *)eventfd->sessions.data + eventfd->sessions.size;
+	memmove(at, after, (size_t)(end - after));
+	eventfd->sessions.size -= sizeof(*at);
+}
+
+/* It neither hands it out nor moves its counts any more. */
+static void leave(struct eventfds *eventfds, struct eventfd *eventfd, unsigned int session)
+{
+	remove_session(eventfd, session);
+	eventfd->next = eventfd->next != session ? eventfd->next : 0;
+	if (eventfd->sessions.size == 0) {
+		destroy(eventfds, eventfd);
+	} else if (eventfd->mover == session) {
+		hand_over(eventfds, eventfd);
+	}
+}
+
+/* By a session that ends before its turn came. All else that is there was written here. */
+static void note_added(struct eventfd *eventfd, uint64_t count)
+{
+	eventfd->placed = eventfd->role == CHANNEL_EVENT_SINK ? eventfd->placed : 0;
+	eventfd->role = CHANNEL_EVENT_SINK;
+	eventfd->added = add(eventfd->added, count);
+}
+
+static bool note_role(struct eventfds *eventfds, const struct link_id *of, unsigned int session,
+	const struct event_note *note)
 {
 	struct eventfd *eventfd = find_name(eventfds, of, note->name);
-	if (note->role < CHANNEL_EVENT_SOURCE || note->role > CHANNEL_EVENT_SINK) {
+	if (note->role > CHANNEL_EVENT_SINK || note->placed > COUNT_MAX) {
 		return false;
 	}
-	if (eventfd != NULL && first_session(eventfd) == session) {
+	if (eventfd == NULL || find_session(eventfd, session) == NULL) {
+		return true;
+	}
+	if (note->role == CHANNEL_EVENT_OTHER) {
+		note_added(eventfd, note->placed);
+	} else if (eventfd->mover != session) {
+		wait_for_turn(eventfds, eventfd, session);
+	} else {
 		eventfd->role = note->role;
+		eventfd->placed = note->placed;
+	}
+	if (note->placed != COUNT_MAX) {
+		leave(eventfds, eventfd, session);
 	}
 	return true;
 }
@@ -251,32 +334,12 @@ bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *ask
 	return false;
 }
 
-static void remove_session(struct eventfd *eventfd, unsigned int *session)
-{
-	char *after = (char *)(session + 1);
-	char *end = (char *)eventfd->sessions.data + eventfd->sessions.size;
-	memmove(session, after, (size_t)(end - after));
-	eventfd->sessions.size -= sizeof(*session);
-}
-
 void eventfds_forget(struct eventfds *eventfds, unsigned int session)
 {
 	struct eventfd *eventfd, *next;
 	wl_list_for_each_safe (eventfd, next, &eventfds->list, link) {
-		unsigned int *at = find_session(eventfd, session);
-		if (at == NULL) {
-			continue;
-		}
-		bool first = first_session(eventfd) == session;
-		remove_session(eventfd, at);
-		if (eventfd->sessions.size == 0) {
-			destroy(eventfds, eventfd);
-		} else if (first && is_named_here(eventfds, eventfd->name)) {
-			const struct event_note note = {
-				.name = eventfd->name,
-				.role = eventfd->role,
-			};
-			eventfds->tell(eventfds->data, first_session(eventfd), &note, -1);
+		if (find_session(eventfd, session) != NULL) {
+			leave(eventfds, eventfd, session);
 		}
 	}
 }

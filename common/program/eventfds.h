@@ -10,8 +10,9 @@
 
 /**
  * The eventfds that sessions have passed: which name each has on its link, an fd of it, and which
- * sessions hand it out. Of those, the first moves its counts, on both sides; who comes first is
- * decided where the name was given. What no session hands out any more is forgotten.
+ * sessions hand it out. Of those, one moves its counts, on both sides; which, is decided where the
+ * name was given: the first. The next one begins on each side when the first has ended there, and
+ * is told how far that one has come. What no session hands out any more is forgotten.
  *
  * Sessions of different links share nothing. A link is what the guest program has made up, and told
  * to nobody but the host, together with the virtual machine that it speaks from.
@@ -46,7 +47,8 @@ void eventfds_finish(struct eventfds *eventfds);
 // sense.
 bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *asker,
 	const struct record_event *record, int fd);
-// The session has ended. Where it has moved counts, another one is told to.
+// The session has ended, and all that it has sent was handled. Where it has moved counts, another one is
+// told to.
 void eventfds_forget(struct eventfds *eventfds, unsigned int session);
 
 #endif

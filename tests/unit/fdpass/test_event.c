@@ -656,9 +656,10 @@ static void answer(struct end *end, uint64_t name, uint32_t role, int fd)
 	event_answer(&end->refs, &note, fd);
 }
 
-static void take_over(struct end *end, uint32_t role)
+// placed: where the session before it has ended.
+static void take_over(struct end *end, uint32_t role, uint64_t placed)
 {
-	const struct event_note note = {.name = NAME, .role = role};
+	const struct event_note note = {.name = NAME, .role = role, .placed = placed};
 	event_answer(&end->refs, &note, -1);
 }
 
@@ -781,15 +782,95 @@ static void who_takes_over_leaves_what_is_there_for_the_reader(void **state)
 		pair.ends.host.refs.rules.turn_ms = 600 * 1000;
 		eventfd_write(pair.guest, 3);
 		eventfd_write(pair.host, 4);
-		take_over(&pair.ends.guest, cases[i].role);
-		take_over(&pair.ends.guest, cases[i].role); // does no harm
-		expect_counts(&pair, cases[i].guest, cases[i].host);
+		take_over(&pair.ends.guest, cases[i].role, COUNT_MAX);
+		take_over(&pair.ends.guest, cases[i].role, COUNT_MAX); // does no harm
+		ends_run(&pair.ends);
 		assert_int_equal(pair.ends.host.frames[CHANNEL_EVENT_ROLE], 1);
+		take_over(&pair.ends.host, CHANNEL_EVENT_MOVES, COUNT_MAX); // not known there
+		expect_counts(&pair, cases[i].guest, cases[i].host);
+		assert_int_equal(pair.ends.guest.frames[CHANNEL_EVENT_ROLE], 1);
 		finish_pair(&pair);
 	}
 }
 
-static void who_has_given_the_name_is_told_where_counts_appear(void **state)
+static void who_takes_over_goes_on_where_the_last_one_was(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+	pair.ends.host.refs.rules.turn_ms = 1;
+	eventfd_write(pair.host, 11); // of which 4 were brought there
+	take_over(&pair.ends.guest, CHANNEL_EVENT_SOURCE, 0);
+	ends_run(&pair.ends);
+	take_over(&pair.ends.host, CHANNEL_EVENT_SINK, 4);
+	while (count_of(pair.guest) == 0) {
+		event_base_loop(pair.ends.base, EVLOOP_ONCE);
+	}
+	expect_counts(&pair, 11, 0);
+	finish_pair(&pair);
+}
+
+static void who_waits_for_its_turn_adds_nothing_before(void **state)
+{
+	(void)state;
+	for (int forsaken = 0; forsaken < 2; forsaken++) {
+		struct pair pair;
+		init_shared_pair(&pair, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+		pair.ends.host.refs.rules.turn_ms = 600 * 1000;
+		eventfd_write(pair.guest, 3);
+		take_over(&pair.ends.guest, CHANNEL_EVENT_SOURCE, 0);
+		expect_counts(&pair, 0, 0);
+		assert_int_equal(keeper.last.number, 0);
+		assert_int_equal(keeper.last.role, CHANNEL_EVENT_SINK);
+		if (forsaken) {
+			event_forsake(&pair.ends.host.refs);
+		} else {
+			take_over(&pair.ends.host, CHANNEL_EVENT_SINK, 0);
+		}
+		expect_counts(&pair, 0, 3);
+		assert_int_equal(pair.ends.guest.frames[CHANNEL_EVENT_ROLE], 1);
+		finish_pair(&pair);
+	}
+}
+
+static void who_ends_before_its_turn_adds_what_has_come(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_OTHER, eventfd(0, EFD_CLOEXEC));
+	eventfd_write(pair.guest, 3);
+	take_over(&pair.ends.guest, CHANNEL_EVENT_SOURCE, 0);
+	expect_counts(&pair, 0, 0);
+	fdrefs_finish(&pair.ends.host.refs);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_OTHER);
+	assert_int_equal(keeper.last.placed, 3);
+	assert_int_equal(count_of(pair.host), 3);
+	finish_pair(&pair);
+}
+
+static void who_ends_says_how_far_it_has_come(void **state)
+{
+	(void)state;
+	struct pair pair;
+	init_shared_pair(&pair, CHANNEL_EVENT_MOVES, -1);
+	eventfd_write(pair.guest, 7);
+	ends_run(&pair.ends);
+	pair.ends.host.refs.ending = true;
+	take(pair.host);
+	eventfd_write(pair.host, 2);
+	ends_run(&pair.ends);
+	eventfd_write(pair.host, 8);
+	fdrefs_finish(&pair.ends.host.refs);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SINK);
+	assert_int_equal(keeper.last.placed, 2);
+	fdrefs_finish(&pair.ends.guest.refs);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SOURCE);
+	assert_int_equal(keeper.last.placed, 0);
+	assert_int_equal(count_of(pair.host), 10);
+	finish_pair(&pair);
+}
+
+static void who_looks_after_it_is_told_where_counts_appear(void **state)
 {
 	(void)state;
 	struct pair pair;
@@ -799,16 +880,17 @@ static void who_has_given_the_name_is_told_where_counts_appear(void **state)
 		eventfd_write(pair.guest, 1);
 		ends_run(&pair.ends);
 	}
-	assert_int_equal(keeper.notes, 1);
+	assert_int_equal(keeper.notes, 2);
 	assert_int_equal(keeper.last.name, NAME);
-	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SOURCE);
+	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SINK); // the host's end, after the guest's
+	assert_int_equal(keeper.last.placed, COUNT_MAX);
 	assert_int_equal(take(pair.host), 5);
 	ends_run(&pair.ends);
 	eventfd_write(pair.host, 1);
 	while (count_of(pair.guest) == 0) {
 		event_base_loop(pair.ends.base, EVLOOP_ONCE);
 	}
-	assert_int_equal(keeper.notes, 2);
+	assert_int_equal(keeper.notes, 4);
 	assert_int_equal(keeper.last.role, CHANNEL_EVENT_SINK);
 	finish_pair(&pair);
 }
@@ -1057,7 +1139,11 @@ int main(void)
 		fd_count_test(what_another_session_was_given_is_given_again),
 		fd_count_test(who_does_not_move_counts_leaves_them),
 		fd_count_test(who_takes_over_leaves_what_is_there_for_the_reader),
-		fd_count_test(who_has_given_the_name_is_told_where_counts_appear),
+		fd_count_test(who_takes_over_goes_on_where_the_last_one_was),
+		fd_count_test(who_waits_for_its_turn_adds_nothing_before),
+		fd_count_test(who_ends_before_its_turn_adds_what_has_come),
+		fd_count_test(who_ends_says_how_far_it_has_come),
+		fd_count_test(who_looks_after_it_is_told_where_counts_appear),
 		fd_count_test(a_session_that_ends_takes_no_more_but_gives_what_comes),
 		fd_count_test(without_an_answer_each_session_has_its_own),
 		fd_count_test(an_importer_that_gets_no_answer_moves_counts_itself),

@@ -24,6 +24,7 @@ struct fixture {
 	struct event_note note;      // the last one
 	struct fd_identity identity; // of its fd; zeros: it had none
 	struct record_event record;  // that the next question is made of
+	uint32_t role;               // that the asker has
 };
 
 static const struct eventfds_asker one = {.session = 1, .cid = FIRST_GUEST};
@@ -75,7 +76,8 @@ static bool has_told(const struct fixture *fixture, int fd)
 // Asks with a copy of fd.
 static bool ask(struct fixture *fixture, const struct eventfds_asker *who, uint64_t name, int fd)
 {
-	fixture->record.note = (struct event_note){.name = name, .number = 7};
+	fixture->record.note =
+		(struct event_note){.name = name, .number = 7, .role = fixture->role};
 	return eventfds_handle(
 		&fixture->eventfds, who, &fixture->record, fcntl(fd, F_DUPFD_CLOEXEC, 0));
 }
@@ -193,10 +195,12 @@ static void another_link_or_machine_finds_nothing(void **state)
 	finish(&fixture);
 }
 
-static bool note_role(struct fixture *fixture, unsigned int session, uint64_t name, uint32_t role)
+// placed: COUNT_MAX while it moves counts.
+static bool note(struct fixture *fixture, unsigned int session, uint64_t name, uint32_t role,
+	uint64_t placed)
 {
 	const struct eventfds_asker who = {.session = session, .cid = FIRST_GUEST};
-	fixture->record.note = (struct event_note){.name = name, .role = role};
+	fixture->record.note = (struct event_note){.name = name, .role = role, .placed = placed};
 	return eventfds_handle(&fixture->eventfds, &who, &fixture->record, -1);
 }
 
@@ -210,13 +214,14 @@ static void when_who_moves_counts_has_ended_the_next_one_does(void **state)
 	uint64_t name = fixture.note.name;
 	role_of(&fixture, &two, 0, fd);
 	role_of(&fixture, &three, 0, fd);
-	assert_true(note_role(&fixture, 1, name, CHANNEL_EVENT_SINK));
-	assert_true(note_role(&fixture, 2, name, CHANNEL_EVENT_SOURCE)); // not its to say
+	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, COUNT_MAX));
+	assert_true(note(&fixture, 2, name, CHANNEL_EVENT_SOURCE, COUNT_MAX)); // not its to say
 	eventfds_forget(&fixture.eventfds, 1);
 	assert_int_equal(fixture.session, 2);
 	assert_int_equal(fixture.note.number, 0);
 	assert_int_equal(fixture.note.name, name);
 	assert_int_equal(fixture.note.role, CHANNEL_EVENT_SINK);
+	assert_int_equal(fixture.note.placed, COUNT_MAX); // nobody knows
 
 	// a session that did not move them is not missed
 	unsigned int told = fixture.told;
@@ -242,6 +247,67 @@ static void the_other_side_decides_about_its_own(void **state)
 	unsigned int told = fixture.told;
 	eventfds_forget(&fixture.eventfds, 1);
 	assert_int_equal(fixture.told, told);
+	close(fd);
+	finish(&fixture);
+}
+
+static void expect_told(
+	const struct fixture *fixture, unsigned int session, uint32_t role, uint64_t placed)
+{
+	assert_int_equal(fixture->session, session);
+	assert_int_equal(fixture->note.number, 0);
+	assert_int_equal(fixture->note.role, role);
+	assert_int_equal(fixture->note.placed, placed);
+}
+
+static void the_next_one_goes_on_where_the_last_one_was(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init(&fixture);
+	int fd = new_event();
+	role_of(&fixture, &one, 0, fd);
+	uint64_t name = fixture.note.name;
+	role_of(&fixture, &two, 0, fd);
+	role_of(&fixture, &three, 0, fd);
+	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, COUNT_MAX));
+	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, 5));
+	expect_told(&fixture, 2, CHANNEL_EVENT_SINK, 5);
+	// who ends without having begun leaves it as it was
+	eventfds_forget(&fixture.eventfds, 2);
+	expect_told(&fixture, 3, CHANNEL_EVENT_SINK, 5);
+	eventfds_forget(&fixture.eventfds, 1);
+	eventfds_forget(&fixture.eventfds, 3);
+	assert_int_equal(fixture.eventfds.count, 0);
+	close(fd);
+	finish(&fixture);
+}
+
+// The other side has decided that the second one is the next.
+static void nobody_begins_while_another_one_has_not_ended_here(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init(&fixture);
+	int fd = new_event();
+	role_of(&fixture, &two, 5, fd);
+	fixture.role = CHANNEL_EVENT_MOVES;
+	role_of(&fixture, &one, 5, fd);
+	fixture.role = CHANNEL_EVENT_OTHER;
+	role_of(&fixture, &three, 5, fd);
+	unsigned int told = fixture.told;
+	assert_true(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, COUNT_MAX));
+	assert_true(note(&fixture, 2, 5, CHANNEL_EVENT_SINK, COUNT_MAX));
+	assert_int_equal(fixture.told, told);
+	// ends before its turn came
+	assert_true(note(&fixture, 2, 5, CHANNEL_EVENT_OTHER, 4));
+	assert_true(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, 3));
+	assert_int_equal(fixture.told, told);
+	assert_true(note(&fixture, 3, 5, CHANNEL_EVENT_SOURCE, COUNT_MAX));
+	assert_int_equal(fixture.told, told + 1);
+	expect_told(&fixture, 3, CHANNEL_EVENT_SINK, 7);
+	eventfds_forget(&fixture.eventfds, 3);
+	assert_int_equal(fixture.eventfds.count, 0);
 	close(fd);
 	finish(&fixture);
 }
@@ -352,12 +418,12 @@ static void a_record_that_makes_no_sense_is_refused(void **state)
 	fixture.record.note = (struct event_note){0};
 	assert_false(eventfds_handle(
 		&fixture.eventfds, &one, &fixture.record, fcntl(fd, F_DUPFD_CLOEXEC, 0)));
-	assert_false(note_role(&fixture, 1, 5, CHANNEL_EVENT_OTHER));
-	assert_false(note_role(&fixture, 1, 5, CHANNEL_EVENT_SINK + 1));
-	assert_true(note_role(&fixture, 1, 5, CHANNEL_EVENT_SINK));  // it has just been forgotten
+	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, UINT64_MAX));
+	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK + 1, 0));
+	assert_true(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, 0));    // it has just been forgotten
 	memset(fixture.record.link, 0, sizeof(fixture.record.link)); // of no link
 	assert_false(ask(&fixture, &one, 0, fd));
-	assert_false(note_role(&fixture, 1, 5, CHANNEL_EVENT_SINK));
+	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, 0));
 	assert_int_equal(fixture.told, 0);
 	assert_int_equal(fixture.eventfds.count, 0);
 	close(pipe_fds[0]);
@@ -376,6 +442,8 @@ int main(void)
 		fd_count_test(another_link_or_machine_finds_nothing),
 		fd_count_test(when_who_moves_counts_has_ended_the_next_one_does),
 		fd_count_test(the_other_side_decides_about_its_own),
+		fd_count_test(the_next_one_goes_on_where_the_last_one_was),
+		fd_count_test(nobody_begins_while_another_one_has_not_ended_here),
 		fd_count_test(a_name_is_not_given_twice),
 		fd_count_test(what_is_too_many_is_known_to_one_session_only),
 		fd_count_test(one_link_does_not_take_all),
