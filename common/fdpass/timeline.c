@@ -39,6 +39,18 @@ static bool has_signalled(int node, uint32_t handle, uint64_t point)
 	return drmIoctl(node, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT, &wait) == 0;
 }
 
+/* The last point that has signalled, as all before it have. 0: none. */
+static uint64_t last_signalled(int node, uint32_t handle)
+{
+	uint64_t point = 0;
+	struct drm_syncobj_timeline_array array = {
+		.handles = (uintptr_t)&handle,
+		.points = (uintptr_t)&point,
+		.count_handles = 1,
+	};
+	return drmIoctl(node, DRM_IOCTL_SYNCOBJ_QUERY, &array) == 0 ? point : 0;
+}
+
 /* What has signalled is left alone: the kernel would have it be a later one. */
 static int signal_point(int node, uint32_t handle, uint64_t point)
 {
@@ -327,6 +339,7 @@ static void confirm_if_over(struct timeline *timeline)
 	}
 }
 
+/* The kernel is asked once, however many points are watched: the guest chooses both them and when. */
 static void handle_watched(evutil_socket_t fd, short what, void *data)
 {
 	(void)what;
@@ -337,9 +350,10 @@ static void handle_watched(evutil_socket_t fd, short what, void *data)
 	if (eventfd_read(fd, &count) < 0) {
 		return;
 	}
+	const uint64_t last = last_signalled(timeline->ref.refs->node, timeline->handle);
 	for (size_t i = timeline->watched.size / sizeof(*points); i > 0; i--) {
 		uint64_t point = points[i - 1];
-		if (timeline_has_signalled(timeline, point)) {
+		if (point <= last) {
 			push_point(timeline, CHANNEL_TIMELINE_SIGNAL, point);
 			remove_watched(timeline, i - 1); // the last takes its place
 		}

@@ -24,6 +24,8 @@ uint32_t syncobj_import(int node, int fd);
 void syncobj_signal(int node, uint32_t handle, uint64_t point);
 bool syncobj_has_signalled(int node, uint32_t handle, uint64_t point);
 
+// How often whether points have signalled was asked for.
+unsigned int syncobjs_asked(void);
 // Handles that have not been destroyed, of those that live here. 0 of the kernel's.
 unsigned int syncobjs_left(void);
 

@@ -134,6 +134,27 @@ static void a_point_that_is_watched_signals_here(void **state)
 	end(&stage);
 }
 
+static void many_that_are_watched_are_one_question(void **state)
+{
+	struct stage stage;
+	(void)state;
+	begin(&stage);
+	for (uint64_t point = 1; point <= MANY; point++) {
+		assert_true(timeline_watch(stage.timeline, point));
+	}
+	ends_run(&stage.ends);
+	unsigned int before = syncobjs_asked();
+	syncobj_signal(stage.node, stage.mirror, 1);
+	ends_run(&stage.ends);
+	assert_in_range(syncobjs_asked() - before, 1, 3); // here, and there before it signals
+	assert_true(is_signalled_here(&stage, 1));
+	syncobj_signal(stage.node, stage.mirror, MANY - 1);
+	ends_run(&stage.ends);
+	assert_true(is_signalled_here(&stage, MANY - 1));
+	assert_false(is_signalled_here(&stage, MANY));
+	end(&stage);
+}
+
 static void one_that_is_watched_twice_is_told_of_twice(void **state)
 {
 	struct stage stage;
@@ -328,6 +349,7 @@ int main(void)
 		fd_count_test(a_point_that_is_told_of_signals_there),
 		fd_count_test(points_have_64_bits),
 		fd_count_test(a_point_that_is_watched_signals_here),
+		fd_count_test(many_that_are_watched_are_one_question),
 		fd_count_test(one_that_is_watched_twice_is_told_of_twice),
 		fd_count_test(what_was_watched_still_is_after_the_close),
 		fd_count_test(one_that_is_not_watched_closes_at_once),

@@ -251,6 +251,7 @@ static void each_kind_of_session_has_only_what_it_needs(void **state)
 		{"ioctl", {0, UDMABUF_CREATE}},
 		{"ioctl", {0, DMA_HEAP_IOCTL_ALLOC}},
 		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE}},
+		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_QUERY}},
 		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT}},
 		{"ioctl", {0, DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL}},
 		{"ioctl", {0, TIMELINE_IOCTL_EVENTFD}},
