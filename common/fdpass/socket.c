@@ -198,8 +198,10 @@ void socket_update(struct socket *sock)
 			event_del(sock->read_event);
 		}
 	}
-	bool watching = sock->read_over && !sock->write_over &&
-		!event_pending(sock->write_event, EV_WRITE, NULL);
+	if (!sock->read_over) {
+		return; // a read tells when the peer leaves
+	}
+	bool watching = !sock->write_over && !event_pending(sock->write_event, EV_WRITE, NULL);
 	if (watching) {
 		socket_wait_for(sock, sock->hang_up_event);
 	} else {
