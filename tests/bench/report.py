@@ -26,6 +26,7 @@ WORKLOADS = (
     Workload("clipboard", ("clipboard",), "mib_per_s", 1, "MiB/s", timeout=10),
     Workload("clipboard-one-cpu", ("clipboard",), "mib_per_s", 1, "MiB/s", True, timeout=10),
     Workload("opaque-rtt", ("opaque-rtt",), "p50_us", 1, "µs", True, opaque=True),
+    Workload("opaque-rtt-all-cpus", ("opaque-rtt",), "p50_us", 1, "µs", opaque=True),
     Workload("opaque-rtt-fd", ("opaque-rtt-fd",), "p50_us", 1, "µs", True, opaque=True),
     Workload("opaque-stream-to-host", ("opaque-stream-to-service",), "mib_per_s", 1, "MiB/s",
              timeout=30, opaque=True),
