@@ -15,6 +15,7 @@
 #include "base/scm.h"
 #include "channel/input.h"
 #include "channel/record.h"
+#include "channel/zerocopy.h"
 
 // The buffer holds one whole frame and what one read brings. While rows are read into their place,
 // only the tail of a read goes through it.
@@ -26,6 +27,8 @@
 #define SHORT_LEN      1024 // bytes
 #define IOV_PIECES     256
 #define PAGE           4096
+
+static_assert(CHANNEL_ROOM == ZEROCOPY_ROOM, "a room is one");
 
 struct channel {
 	int fd;
@@ -44,6 +47,7 @@ struct channel {
 	uint32_t rows_id;
 	size_t rows_done, rows_total; // bytes; equal when no rows are expected
 
+	struct zerocopy *zerocopy; // NULL: this socket copies
 	struct evbuffer *out;
 	size_t referenced; // bytes of out that are in mappings
 	bool blocked;      // write_event is pending
@@ -77,6 +81,7 @@ static void free_channel(struct channel *channel)
 		evbuffer_free(channel->out);
 	}
 	mapping_unref(channel->rows.mapping);
+	zerocopy_destroy(channel->zerocopy);
 	channel_input_destroy(channel->input);
 	close(channel->fd);
 	free(channel->in);
@@ -313,6 +318,14 @@ static void note_sent(struct channel *channel, const struct iovec *pieces, size_
 	}
 }
 
+/* What wakes for reading and writing alike. */
+static void take_notices(struct channel *channel)
+{
+	if (channel->zerocopy != NULL) {
+		zerocopy_reap(channel->zerocopy);
+	}
+}
+
 /* One read. The number of bytes wanted is given back, to tell a short read from a full one. */
 static ssize_t read_once(struct channel *channel, size_t *wanted)
 {
@@ -393,6 +406,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
+	take_notices(channel);
 	end_pause(channel);
 	for (int i = 0; i < READS_PER_TURN && !channel->destroyed && !channel->over; i++) {
 		size_t wanted;
@@ -437,6 +451,7 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
+	take_notices(channel);
 	write_out(channel);
 	if (!channel->over) {
 		channel->handler->drained(channel->data);
@@ -466,6 +481,7 @@ struct channel *channel_create_with_input(struct event_base *base, int fd,
 	channel->input = input;
 	channel->handler = handler;
 	channel->data = data;
+	channel->zerocopy = zerocopy_create(fd);
 	channel->in = malloc(BUFFER_SIZE);
 	channel->out = evbuffer_new();
 	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
@@ -788,6 +804,45 @@ bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_
 	}
 	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
 	return true;
+}
+
+uint8_t *channel_room(struct channel *channel)
+{
+	if (channel->zerocopy == NULL || evbuffer_get_length(channel->out) > 0 ||
+		channel->error != 0) {
+		return NULL;
+	}
+	return zerocopy_room(channel->zerocopy);
+}
+
+/* The header goes first: the payload fills a packet of its own. */
+bool channel_send_room(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
+	const uint8_t *room, size_t len)
+{
+	struct channel_header header = {
+		.length = (uint32_t)len,
+		.type = type,
+		.id = id,
+		.arg = arg,
+	};
+	const struct iovec payload = {.iov_base = (void *)room, .iov_len = len};
+	const struct iovec head = {.iov_base = &header, .iov_len = sizeof(header)};
+	if (!channel_send(channel, &head, 1)) {
+		return false;
+	}
+	if (channel->error != 0 || evbuffer_get_length(channel->out) > 0) {
+		return channel_send(channel, &payload, 1);
+	}
+	ssize_t sent = zerocopy_send(channel->zerocopy, len);
+	if (sent < 0 && sent != -EAGAIN) {
+		fail_sending(channel, (int)sent);
+		return true;
+	}
+	size_t taken = sent > 0 ? (size_t)sent : 0;
+	note_sent(channel, &payload, taken);
+	bool ok = check_pushed(channel, queue_rest(channel, &payload, 1, taken));
+	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
+	return ok;
 }
 
 void channel_flush(struct channel *channel)
