@@ -180,13 +180,6 @@ struct memory *memory_export_changing(
 	return export_pool(refs, fd, size, false, wrong);
 }
 
-bool memory_has_changed(const struct memory *memory)
-{
-	struct stat st;
-	return fstat(memory->fd, &st) < 0 || st.st_ctim.tv_sec != memory->changed.tv_sec ||
-		st.st_ctim.tv_nsec != memory->changed.tv_nsec;
-}
-
 /* Rows that come back for a file which is closed or truncated by now are forgotten. */
 const char *memory_place_in_original(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)

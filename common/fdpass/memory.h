@@ -1,8 +1,6 @@
 #ifndef FDPASS_MEMORY_H
 #define FDPASS_MEMORY_H
 
-#include <time.h>
-
 #include "fdpass/fdref.h"
 
 struct mapping;
@@ -34,7 +32,6 @@ struct memory {
 	// The opener's, of a pool whose pages are pinned until it is gone (pages.h); NULL: they are not.
 	struct page_pinner *pinner;
 	int pinned;
-	struct timespec changed; // st_ctim of its file before that
 };
 
 // Opens a pool for fd, which is taken also on failure. size is what the protocol says that both
@@ -44,9 +41,6 @@ struct memory *memory_export(struct fdrefs *refs, int fd, uint64_t size, const c
 // The same for a file whose owner exchanges its pages: it does not go by them.
 struct memory *memory_export_changing(
 	struct fdrefs *refs, int fd, uint64_t size, const char **wrong);
-// Whether the owner of an opener's file may have exchanged pages of it since they were pinned. Writing to a
-// mapping does not.
-bool memory_has_changed(const struct memory *memory);
 // For fdrefs_frame: OPEN of a pool.
 const char *memory_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref);

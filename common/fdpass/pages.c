@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <wayland-util.h>
 
 #include "base/log.h"
@@ -40,8 +39,7 @@ bool pages_pin(struct fdrefs *refs, struct memory *memory, uint64_t size, struct
 {
 	struct page_pinner *pinner = refs->pinner;
 	size_t before = ranges->size;
-	struct stat st;
-	if (pinner == NULL || size == 0 || size > CHANNEL_MAX_PAGES || fstat(memory->fd, &st) < 0) {
+	if (pinner == NULL || size == 0 || size > CHANNEL_MAX_PAGES) {
 		return false;
 	}
 	int pinned = pinner->interface->pin(pinner, memory->fd, size, ranges);
@@ -54,7 +52,6 @@ bool pages_pin(struct fdrefs *refs, struct memory *memory, uint64_t size, struct
 	memory->shared = true;
 	memory->pinner = pinner;
 	memory->pinned = pinned;
-	memory->changed = st.st_ctim;
 	memory->size = size;
 	return true;
 }
@@ -65,6 +62,11 @@ void pages_unpin(struct memory *memory)
 		memory->pinner->interface->unpin(memory->pinner, memory->pinned);
 		memory->pinner = NULL;
 	}
+}
+
+bool pages_are_exchanged(const struct memory *memory)
+{
+	return !memory->pinner->interface->holds(memory->pinner, memory->pinned);
 }
 
 /* ---- the importer ---- */

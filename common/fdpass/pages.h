@@ -31,6 +31,9 @@ struct page_pinner_interface {
 	// what else is in it, where they are. Returns what unpin needs, or -errno: then ranges is to be forgotten.
 	int (*pin)(struct page_pinner *pinner, int fd, uint64_t size, struct wl_array *ranges);
 	void (*unpin)(struct page_pinner *pinner, int pinned);
+	// Whether the file still has all the pages that were pinned. It may seem to have lost some while the
+	// kernel tries to move them, or once it has tried to swap them out.
+	bool (*holds)(struct page_pinner *pinner, int pinned);
 	void (*destroy)(struct page_pinner *pinner);
 };
 
@@ -53,6 +56,9 @@ void page_buffers_destroy(struct page_buffers *buffers); // NULL is fine
 // and ranges is as it was.
 bool pages_pin(struct fdrefs *refs, struct memory *memory, uint64_t size, struct wl_array *ranges);
 void pages_unpin(struct memory *memory);
+// The opener: whether the owner of a shared pool's file has exchanged pages of it since they were pinned,
+// as by punching a hole or truncating.
+bool pages_are_exchanged(const struct memory *memory);
 // The importer: OPEN of a pool, which ranges follow in frame.
 const char *pages_import(struct fdrefs *refs, const struct channel_frame *frame,
 	const struct channel_open_memory *open, struct fdref **ref);

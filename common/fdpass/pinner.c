@@ -22,11 +22,17 @@
 #define PAGE_PRESENT (UINT64_C(1) << 63)
 #define PAGE_FRAME   ((UINT64_C(1) << 55) - 1)
 
+/* A mapping of its own, which only the kernel fills: at once, and not again. */
+struct pinned {
+	uint8_t *data; // NULL: the place is free
+	size_t size;
+};
+
 struct pinner {
 	struct page_pinner base;
 	int ring, pagemap;
 	uint64_t page; // bytes
-	bool used[MAX_PINNED];
+	struct pinned places[MAX_PINNED];
 };
 
 /* ---- where pages are ---- */
@@ -72,19 +78,24 @@ static int add_page(struct wl_array *ranges, size_t before, uint64_t address, ui
 	return 0;
 }
 
+/* With ranges, they get all pages; without, it is only looked whether all are there. */
 static int find_pages(
-	const struct pinner *pinner, const uint8_t *data, size_t n, struct wl_array *ranges)
+	const struct pinner *pinner, const struct pinned *pinned, struct wl_array *ranges)
 {
 	uint64_t frames[AT_ONCE];
-	size_t before = ranges->size;
+	size_t n = (pinned->size + pinner->page - 1) / pinner->page;
+	size_t before = ranges != NULL ? ranges->size : 0;
 	int error = 0;
 	for (size_t done = 0; error == 0 && done < n; done += AT_ONCE) {
 		size_t part = n - done < AT_ONCE ? n - done : AT_ONCE;
-		error = read_frames(pinner, data + done * pinner->page, part, frames);
+		error = read_frames(pinner, pinned->data + done * pinner->page, part, frames);
 		for (size_t i = 0; error == 0 && i < part; i++) {
-			error = frames[i] == 0
-				? -ENODATA
-				: add_page(ranges, before, frames[i] * pinner->page, pinner->page);
+			if (frames[i] == 0) {
+				error = -ENODATA;
+			} else if (ranges != NULL) {
+				error = add_page(
+					ranges, before, frames[i] * pinner->page, pinner->page);
+			}
 		}
 	}
 	return error;
@@ -115,20 +126,31 @@ static int put(const struct pinner *pinner, int place, uint8_t *data, size_t siz
 static int find_place(const struct pinner *pinner)
 {
 	int place = 0;
-	while (place < MAX_PINNED && pinner->used[place]) {
+	while (place < MAX_PINNED && pinner->places[place].data != NULL) {
 		place++;
 	}
 	return place;
+}
+
+static void unmap(struct pinned *pinned)
+{
+	munmap(pinned->data, pinned->size);
+	*pinned = (struct pinned){0};
 }
 
 static void unpin(struct page_pinner *base, int place)
 {
 	struct pinner *pinner = (struct pinner *)base;
 	put(pinner, place, NULL, 0);
-	pinner->used[place] = false;
+	unmap(&pinner->places[place]);
 }
 
-/* A mapping of its own, which only the kernel fills: at once, and not again. */
+static bool holds(struct page_pinner *base, int place)
+{
+	const struct pinner *pinner = (struct pinner *)base;
+	return find_pages(pinner, &pinner->places[place], NULL) == 0;
+}
+
 static int pin(struct page_pinner *base, int fd, uint64_t size, struct wl_array *ranges)
 {
 	struct pinner *pinner = (struct pinner *)base;
@@ -141,22 +163,28 @@ static int pin(struct page_pinner *base, int fd, uint64_t size, struct wl_array 
 		return -errno;
 	}
 	madvise(data, size, MADV_NOHUGEPAGE); // khugepaged would fill it again
+	struct pinned *pinned = &pinner->places[place];
+	*pinned = (struct pinned){.data = data, .size = size};
 	int error = put(pinner, place, data, size);
-	if (error == 0) {
-		pinner->used[place] = true;
-		size_t n = (size + pinner->page - 1) / pinner->page;
-		error = find_pages(pinner, data, n, ranges);
-		if (error < 0) {
-			unpin(base, place);
-		}
+	if (error < 0) {
+		unmap(pinned);
+		return error;
 	}
-	munmap(data, size);
+	error = find_pages(pinner, pinned, ranges);
+	if (error < 0) {
+		unpin(base, place);
+	}
 	return error < 0 ? error : place;
 }
 
 static void destroy(struct page_pinner *base)
 {
 	struct pinner *pinner = (struct pinner *)base;
+	for (size_t place = 0; place < MAX_PINNED; place++) {
+		if (pinner->places[place].data != NULL) {
+			unmap(&pinner->places[place]);
+		}
+	}
 	if (pinner->ring >= 0) {
 		close(pinner->ring);
 	}
@@ -211,6 +239,7 @@ static int open_all(struct pinner *pinner)
 static const struct page_pinner_interface interface = {
 	.pin = pin,
 	.unpin = unpin,
+	.holds = holds,
 	.destroy = destroy,
 };
 

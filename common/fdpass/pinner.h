@@ -10,7 +10,8 @@ struct page_pinner;
  * it needs no seals, may end within a page, and its owner may truncate it or punch holes into it, which
  * gives the file other pages and leaves us with these. Where a page is, /proc/self/pagemap says, to who has
  * CAP_SYS_ADMIN when it is opened. It is asked of a mapping that io_uring has just faulted in and nobody
- * touches, so that it cannot show a page that has come instead of the pinned one.
+ * touches, so that it cannot show a page that has come instead of the pinned one. The mapping stays, and
+ * what the file has lost since is missing in it.
  */
 
 // Everything that cannot be opened in a sandbox is opened now. NULL with errno: EPERM without that

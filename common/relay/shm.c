@@ -5,6 +5,7 @@
 
 #include "fdpass/fdref.h"
 #include "fdpass/memory.h"
+#include "fdpass/pages.h"
 #include "fdpass/region.h"
 #include "relay/buffer.h"
 #include "relay/hooks.h"
@@ -246,7 +247,7 @@ enum wayland_verdict shm_export_create_buffer(struct wayland_call *call)
 {
 	const struct wire_message *message = &call->message;
 	struct pool *pool = (struct pool *)call->object->state;
-	if (pool == NULL || !pool->memory->shared || !memory_has_changed(pool->memory)) {
+	if (pool == NULL || !pool->memory->shared || !pages_are_exchanged(pool->memory)) {
 		return create_buffer(call);
 	}
 	uint32_t size = (uint32_t)pool->memory->wanted;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "channel/channel.h"
@@ -15,6 +16,8 @@ struct pinned_file {
 	int fd;
 	int number;
 	uint64_t address; // of the first range
+	uint8_t *data;    // touched once, so that it has the pages of that moment
+	size_t size;
 };
 
 static void check(bool ok, const char *what)
@@ -44,6 +47,9 @@ static int pin(struct page_pinner *pinner, int fd, uint64_t size, struct wl_arra
 	check(file != NULL, "a file");
 	file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	check(file->fd >= 0, "dup");
+	file->data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	check(file->data != MAP_FAILED, "mmap");
+	file->size = size;
 	file->address = world->next;
 	file->number = number++;
 	uint64_t left = (size + CHANNEL_PAGE - 1) / CHANNEL_PAGE * CHANNEL_PAGE;
@@ -59,20 +65,45 @@ static int pin(struct page_pinner *pinner, int fd, uint64_t size, struct wl_arra
 	return file->number;
 }
 
+static struct pinned_file *find_file(const struct page_world *world, int pinned)
+{
+	struct pinned_file *file, *found = NULL;
+	wl_list_for_each (file, &world->files, link) {
+		if (file->number == pinned) {
+			found = file;
+		}
+	}
+	check(found != NULL, "what is asked for was pinned");
+	return found;
+}
+
 static void unpin(struct page_pinner *pinner, int pinned)
 {
 	struct page_world *world = wl_container_of(pinner, world, pinner);
-	struct pinned_file *file, *next;
-	wl_list_for_each_safe (file, next, &world->files, link) {
-		if (file->number == pinned) {
-			wl_list_remove(&file->link);
-			close(file->fd);
-			free(file);
-			world->pinned--;
-			return;
-		}
+	struct pinned_file *file = find_file(world, pinned);
+	wl_list_remove(&file->link);
+	munmap(file->data, file->size);
+	close(file->fd);
+	free(file);
+	world->pinned--;
+}
+
+/* By pagemap, which tells everybody of the own pages whether they are there. */
+static bool holds(struct page_pinner *pinner, int pinned)
+{
+	struct page_world *world = wl_container_of(pinner, world, pinner);
+	const struct pinned_file *file = find_file(world, pinned);
+	bool all = true;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	check(pagemap >= 0, "pagemap");
+	for (size_t at = 0; at < file->size; at += CHANNEL_PAGE) {
+		uint64_t entry;
+		off_t place = (off_t)(((uintptr_t)file->data + at) / CHANNEL_PAGE * sizeof(entry));
+		check(pread(pagemap, &entry, sizeof(entry), place) == sizeof(entry), "pread");
+		all = all && entry >> 63 != 0;
 	}
-	check(false, "what is unpinned was pinned");
+	close(pagemap);
+	return all;
 }
 
 static int make(struct page_buffers *buffers, const struct channel_page_range *ranges, size_t n,
@@ -103,6 +134,7 @@ static void destroy_buffers(struct page_buffers *buffers)
 static const struct page_pinner_interface pinner_interface = {
 	.pin = pin,
 	.unpin = unpin,
+	.holds = holds,
 	.destroy = destroy_pinner,
 };
 

@@ -18,7 +18,8 @@
 #include "fdpass/pages.h"
 #include "tests/support/fd_count.h"
 
-#define PAGE 4096u
+#define PAGE  4096u
+#define TRIES 1000 // while the kernel looks whether it can move or swap out a page that is pinned
 
 struct fixture {
 	struct page_pinner *pinner;
@@ -51,12 +52,28 @@ static int new_memory(uint64_t size)
 
 static int pin(struct fixture *fixture, int fd, uint64_t size)
 {
-	return fixture->pinner->interface->pin(fixture->pinner, fd, size, &fixture->ranges);
+	size_t before = fixture->ranges.size;
+	int pinned = -ENODATA;
+	for (int i = 0; pinned == -ENODATA && i < TRIES; i++) {
+		fixture->ranges.size = before;
+		pinned = fixture->pinner->interface->pin(
+			fixture->pinner, fd, size, &fixture->ranges);
+	}
+	return pinned;
 }
 
 static void unpin(struct fixture *fixture, int pinned)
 {
 	fixture->pinner->interface->unpin(fixture->pinner, pinned);
+}
+
+static bool holds(struct fixture *fixture, int pinned)
+{
+	bool all = false;
+	for (int i = 0; !all && i < TRIES; i++) {
+		all = fixture->pinner->interface->holds(fixture->pinner, pinned);
+	}
+	return all;
 }
 
 /* Where a page of the file is now, by a mapping of the test's own. */
@@ -187,6 +204,87 @@ static void a_page_whose_file_has_lost_it_is_not_used_again(void **state)
 	tear_down(&fixture);
 }
 
+static void touch(int fd, size_t page)
+{
+	uint8_t *data = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, page * PAGE);
+	assert_true(data != MAP_FAILED);
+	*(volatile uint8_t *)data = 1;
+	munmap(data, PAGE);
+}
+
+/* However soon after it was pinned, and though there is another page in its place already. */
+static void a_page_that_its_file_has_lost_is_missed_at_once(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(600 * PAGE);
+	for (size_t page = 0; page < 600; page += 13) {
+		fixture.ranges.size = 0;
+		int pinned = pin(&fixture, fd, 600 * PAGE);
+		assert_true(pinned >= 0);
+		assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					 (off_t)(page * PAGE), PAGE),
+			0);
+		touch(fd, page);
+		assert_false(holds(&fixture, pinned));
+		unpin(&fixture, pinned);
+	}
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void what_is_cut_off_is_missed(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(3 * PAGE);
+	int pinned = pin(&fixture, fd, 3 * PAGE);
+	assert_true(pinned >= 0);
+	assert_int_equal(ftruncate(fd, 2 * PAGE + 1), 0); // the page stays
+	assert_true(holds(&fixture, pinned));
+	assert_int_equal(ftruncate(fd, 2 * PAGE), 0);
+	assert_int_equal(ftruncate(fd, 3 * PAGE), 0);
+	assert_false(holds(&fixture, pinned));
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+static void a_file_that_is_written_or_grows_holds_its_pages(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(3 * PAGE + 17);
+	int pinned = pin(&fixture, fd, 3 * PAGE + 17);
+	assert_true(pinned >= 0);
+	for (size_t page = 0; page < 4; page++) {
+		touch(fd, page);
+	}
+	assert_int_equal(pwrite(fd, "here", 4, PAGE), 4);
+	assert_int_equal(ftruncate(fd, 9 * PAGE), 0);
+	assert_int_equal(fallocate(fd, 0, 0, 12 * PAGE), 0);
+	assert_true(holds(&fixture, pinned));
+	unpin(&fixture, pinned);
+	close(fd);
+	tear_down(&fixture);
+}
+
+/* A session that ends unpins nothing by itself. */
+static void what_is_still_pinned_goes_with_the_pinner(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	set_up(&fixture);
+	int fd = new_memory(PAGE);
+	assert_int_equal(pin(&fixture, fd, PAGE), 0);
+	assert_int_equal(pin(&fixture, fd, PAGE), 1);
+	close(fd);
+	tear_down(&fixture);
+}
+
 static void what_is_too_short_is_not_pinned(void **state)
 {
 	(void)state;
@@ -242,6 +340,10 @@ int main(void)
 		fd_count_test(a_file_may_end_within_a_page),
 		fd_count_test(what_was_in_the_array_stays),
 		fd_count_test(a_page_whose_file_has_lost_it_is_not_used_again),
+		fd_count_test(a_page_that_its_file_has_lost_is_missed_at_once),
+		fd_count_test(what_is_cut_off_is_missed),
+		fd_count_test(a_file_that_is_written_or_grows_holds_its_pages),
+		fd_count_test(what_is_still_pinned_goes_with_the_pinner),
 		fd_count_test(what_is_too_short_is_not_pinned),
 		fd_count_test(what_cannot_be_written_is_not_pinned),
 		fd_count_test(places_are_used_again),
