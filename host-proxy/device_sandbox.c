@@ -15,6 +15,7 @@ static const struct sandbox_rule vsock_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)), // pages of the guest's that are shared
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
+	SANDBOX_ALLOW("pread64"), // who still has them
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	SANDBOX_ALLOW("pipe2"),           // by which a session returns what it was lent
 	SANDBOX_OWN("process_vm_writev"), // what a slow reader has not taken is copied
@@ -40,9 +41,16 @@ static const struct sandbox_rule gpu_rules[] = {
 	{0},
 };
 
-static int enter(const struct host_options *options, const struct sandbox_rule *const *rules)
+static const struct sandbox_path vsock_paths[] = {
+	{"/proc/self/fdinfo", false}, // dma-bufs: whether they are still used
+	{0},
+};
+
+static int enter(const struct host_options *options, const struct sandbox_rule *const *rules,
+	const struct sandbox_path *paths)
 {
 	struct sandbox_profile profile = {
+		.paths = paths,
 		.opens = true, // the guest's memory once more, which others are given parts of
 		.strict = true,
 		.report_fd = options->device_fd,
@@ -69,11 +77,11 @@ int device_sandbox_enter_vsock(const struct host_options *options)
 	if (ports->n_from_guest > 0) {
 		rules[n++] = connect_rules;
 	}
-	return enter(options, rules);
+	return enter(options, rules, vsock_paths);
 }
 
 int device_sandbox_enter_gpu(const struct host_options *options)
 {
 	const struct sandbox_rule *rules[SANDBOX_TABLES] = {sandbox_basics, gpu_rules};
-	return enter(options, rules);
+	return enter(options, rules, NULL);
 }

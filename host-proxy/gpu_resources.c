@@ -184,21 +184,12 @@ uint32_t gpu_resources_find(const struct gpu_resources *resources, uint32_t id)
 					   : VIRTIO_GPU_RESP_ERR_INVALID_RESOURCE_ID;
 }
 
-static uint64_t size_of_memory(const struct guest_memory *memory)
-{
-	uint64_t size = 0;
-	for (size_t i = 0; i < memory->count; i++) {
-		size += memory->regions[i].range.size;
-	}
-	return size;
-}
-
 // Each page behind a buffer costs the kernel a few bytes, also if it is behind many: no guest needs more
 // of them than it has pages.
 static const char *check_buffer(const struct gpu_resources *resources,
 	const struct resource *resource, const struct guest_memory *memory)
 {
-	uint64_t memory_size = size_of_memory(memory);
+	uint64_t memory_size = guest_memory_size(memory);
 	if (resource->backed < (uint64_t)resource->width * BYTES_PER_PIXEL * resource->height) {
 		return "its backing is too small for it";
 	}

@@ -131,6 +131,15 @@ const char *guest_memory_remove(struct guest_memory *memory, const struct guest_
 	return "a memory region to be removed that was never added";
 }
 
+uint64_t guest_memory_size(const struct guest_memory *memory)
+{
+	uint64_t size = 0;
+	for (size_t i = 0; i < memory->count; i++) {
+		size += memory->regions[i].range.size;
+	}
+	return size;
+}
+
 const struct guest_region *guest_memory_find(const struct guest_memory *memory, uint64_t address)
 {
 	for (size_t i = 0; i < memory->count; i++) {

@@ -44,6 +44,8 @@ void guest_memory_finish(struct guest_memory *memory);
 const char *guest_memory_add(struct guest_memory *memory, const struct guest_range *range, int fd);
 const char *guest_memory_remove(struct guest_memory *memory, const struct guest_range *range);
 
+// In bytes.
+uint64_t guest_memory_size(const struct guest_memory *memory);
 // The region that a guest-physical address is in; NULL if it is no memory. Until the regions change.
 const struct guest_region *guest_memory_find(const struct guest_memory *memory, uint64_t address);
 // Where a guest-physical address is, and in *len how much of *len bytes (> 0) lie there in one piece.

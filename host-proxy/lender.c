@@ -13,7 +13,6 @@
 #include "base/scm.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/loan.h"
-#include "host-proxy/page_lender.h"
 #include "host-proxy/vhost_user.h"
 #include "host-proxy/vsock_sender.h"
 
@@ -139,15 +138,15 @@ static int send_record(
 /* Without, the session goes on with what is lent. */
 static void lend_pages(struct lender *lender)
 {
-	const struct loans *loans = lender->config.loans;
+	struct page_loans *loans = &lender->config.loans->pages;
 	const struct loan_record record = {.type = LOAN_PAGES};
 	int their_end;
 	if (!lender->config.pages || loans->buffers == NULL ||
 		!page_lender_possible(loans->buffers, memory_of(lender))) {
 		return;
 	}
-	lender->pages = page_lender_create(
-		lender->config.base, loans->buffers, memory_of(lender), &their_end);
+	lender->pages =
+		page_lender_create(lender->config.base, loans, memory_of(lender), &their_end);
 	if (lender->pages == NULL) {
 		return;
 	}

@@ -6,9 +6,10 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "host-proxy/page_lender.h"
+
 struct event_base;
 struct lender;
-struct ram_buffers;
 struct vhost_user;
 
 /**
@@ -22,9 +23,9 @@ struct vhost_user;
 
 // Of one device.
 struct loans {
-	struct vhost_user *vhost;          // borrowed
-	unsigned int count;                // chains that are lent
-	const struct ram_buffers *buffers; // borrowed; NULL: no session gets any of its pages
+	struct vhost_user *vhost; // borrowed
+	unsigned int count;       // chains that are lent
+	struct page_loans pages;
 };
 
 struct lender_config {

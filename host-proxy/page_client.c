@@ -117,6 +117,7 @@ struct page_buffers *page_client_create(int fd)
 		return NULL;
 	}
 	client->base.interface = &interface;
+	client->base.kept = 1; // the lender's
 	client->fd = fd;
 	return &client->base;
 }

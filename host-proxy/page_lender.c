@@ -12,16 +12,86 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/scm.h"
+#include "fdpass/kind.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/ram_buffer.h"
 #include "protocol/channel.h"
 
+#define LOOKED_AT 2 // dma-bufs, for each that is made
+
+struct page_loan {
+	struct wl_list link; // page_loans.list
+	int fd;
+	uint64_t size; // bytes
+};
+
 struct page_lender {
-	const struct ram_buffers *buffers;
+	struct page_loans *loans;
 	const struct guest_memory *memory;
 	int fd;
 	struct event *readable;
 };
+
+/* ---- what is lent ---- */
+
+/* In fds and mappings, ours included. 0: it cannot be told. */
+static uint64_t count_references(int fd)
+{
+	uint64_t count = 0;
+	int info = fd_info_open(fd);
+	if (info >= 0) {
+		if (!fd_info_number(info, "count", 10, &count)) {
+			count = 0;
+		}
+		close(info);
+	}
+	return count;
+}
+
+static void end_loan(struct page_loans *loans, struct page_loan *loan)
+{
+	loans->count--;
+	loans->bytes -= loan->size;
+	wl_list_remove(&loan->link);
+	close(loan->fd);
+	free(loan);
+}
+
+/* At n of them, the next ones. */
+static void look(struct page_loans *loans, size_t n)
+{
+	for (size_t left = loans->count < n ? loans->count : n; left > 0; left--) {
+		struct page_loan *loan = wl_container_of(loans->list.next, loan, link);
+		if (count_references(loan->fd) == 1) {
+			end_loan(loans, loan);
+		} else {
+			wl_list_remove(&loan->link);
+			wl_list_insert(loans->list.prev, &loan->link);
+		}
+	}
+}
+
+static bool has_room(const struct page_loans *loans, const struct guest_memory *memory)
+{
+	return loans->count < PAGE_LOANS_MAX &&
+		loans->bytes / PAGE_LOANS_TIMES < guest_memory_size(memory);
+}
+
+void page_loans_init(struct page_loans *loans, const struct ram_buffers *buffers)
+{
+	*loans = (struct page_loans){.buffers = buffers};
+	wl_list_init(&loans->list);
+}
+
+void page_loans_finish(struct page_loans *loans)
+{
+	struct page_loan *loan, *next;
+	wl_list_for_each_safe (loan, next, &loans->list, link) {
+		end_loan(loans, loan);
+	}
+}
+
+/* ---- requests ---- */
 
 /* One page at its start, as udmabuf tells only then what it thinks of the file. */
 static bool can_be_lent(const struct ram_buffers *buffers, const struct guest_memory *memory,
@@ -38,8 +108,13 @@ static bool can_be_lent(const struct ram_buffers *buffers, const struct guest_me
 		log_limited(LOG_INFO, "the guest's pages cannot be shared: %s", wrong);
 		return false;
 	}
+	bool countable = count_references(fd) == 1;
+	if (!countable) {
+		log_limited(LOG_INFO,
+			"the guest's pages cannot be shared: who uses a dma-buf cannot be told");
+	}
 	close(fd);
-	return true;
+	return countable;
 }
 
 bool page_lender_possible(const struct ram_buffers *buffers, const struct guest_memory *memory)
@@ -63,20 +138,50 @@ static bool send_answer(const struct page_lender *lender, const struct page_answ
 	return scm_send(lender->fd, &iov, 1, &fds, fds.count) == sizeof(*answer);
 }
 
+static const char *make_room(struct page_loans *loans, const struct guest_memory *memory)
+{
+	if (!has_room(loans, memory)) {
+		look(loans, SIZE_MAX);
+	}
+	return has_room(loans, memory) ? NULL
+				       : "more pages than its virtual machine may have shared";
+}
+
+/* NULL: *wrong says why. */
+static struct page_loan *make_loan(const struct page_lender *lender, const struct ram_range *ranges,
+	size_t n, const char **wrong)
+{
+	struct page_loans *loans = lender->loans;
+	struct page_loan *loan = calloc(1, sizeof(*loan));
+	if (loan == NULL) {
+		*wrong = "out of memory";
+		return NULL;
+	}
+	loan->fd = ram_buffer_create(loans->buffers, lender->memory, ranges, n, &loan->size, wrong);
+	if (loan->fd < 0) {
+		free(loan);
+		return NULL;
+	}
+	loans->count++;
+	loans->bytes += loan->size;
+	wl_list_insert(loans->list.prev, &loan->link);
+	return loan;
+}
+
 /* False: the session is gone, or asks without reading the answers. */
 static bool answer_request(
 	const struct page_lender *lender, const struct ram_range *ranges, size_t n)
 {
 	struct page_answer answer = {0};
-	const char *wrong;
-	uint64_t size;
-	int fd = ram_buffer_create(lender->buffers, lender->memory, ranges, n, &size, &wrong);
-	if (fd < 0) {
+	look(lender->loans, LOOKED_AT);
+	const char *wrong = make_room(lender->loans, lender->memory);
+	struct page_loan *loan = wrong == NULL ? make_loan(lender, ranges, n, &wrong) : NULL;
+	if (loan == NULL) {
 		snprintf(answer.wrong, sizeof(answer.wrong), "%s", wrong);
 	}
-	bool sent = send_answer(lender, &answer, fd);
-	if (fd >= 0) {
-		close(fd);
+	bool sent = send_answer(lender, &answer, loan != NULL ? loan->fd : -1);
+	if (!sent && loan != NULL) {
+		end_loan(lender->loans, loan);
 	}
 	return sent;
 }
@@ -118,7 +223,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	}
 }
 
-struct page_lender *page_lender_create(struct event_base *base, const struct ram_buffers *buffers,
+struct page_lender *page_lender_create(struct event_base *base, struct page_loans *loans,
 	const struct guest_memory *memory, int *their_end)
 {
 	int ends[2];
@@ -127,7 +232,7 @@ struct page_lender *page_lender_create(struct event_base *base, const struct ram
 		free(lender);
 		return NULL;
 	}
-	*lender = (struct page_lender){.buffers = buffers, .memory = memory, .fd = ends[0]};
+	*lender = (struct page_lender){.loans = loans, .memory = memory, .fd = ends[0]};
 	lender->readable = event_new(base, ends[0], EV_READ | EV_PERSIST, handle_readable, lender);
 	if (lender->readable == NULL || event_add(lender->readable, NULL) < 0) {
 		close(ends[1]);
@@ -143,6 +248,7 @@ void page_lender_destroy(struct page_lender *lender)
 {
 	if (lender != NULL) {
 		stop(lender);
+		look(lender->loans, SIZE_MAX);
 		free(lender);
 	}
 }

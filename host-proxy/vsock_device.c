@@ -486,7 +486,6 @@ static bool create_parts(struct vsock_device *device)
 		return false;
 	}
 	device->sender->vhost = device->loans.vhost = device->vhost;
-	device->loans.buffers = device->config.buffers;
 	return true;
 }
 
@@ -498,6 +497,7 @@ struct vsock_device *vsock_device_create(const struct vsock_device_config *confi
 		return NULL;
 	}
 	device->config = *config;
+	page_loans_init(&device->loans.pages, config->buffers);
 	device->space.guest_cid = htole64(config->guest_cid);
 	device->next_port = FIRST_PORT;
 	wl_list_init(&device->waiting);
@@ -529,6 +529,7 @@ void vsock_device_destroy(struct vsock_device *device)
 	if (device->drained != NULL) {
 		event_free(device->drained);
 	}
+	page_loans_finish(&device->loans.pages);
 	vhost_user_destroy(device->vhost);
 	free(device->sender);
 	free(device);

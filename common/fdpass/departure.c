@@ -82,7 +82,7 @@ static bool is_held(const struct departure *departure)
 		return departure->memory->fd >= 0 && departure->waited_ms < LONG_MS;
 	}
 	return !is_followed(departure) && fd_info_number(departure->info, "count", 10, &count) &&
-		count > 1 + departure->others;
+		count > 1 + departure->kept + departure->others;
 }
 
 /*
@@ -93,7 +93,7 @@ static bool is_had(const struct departure *departure)
 {
 	uint64_t count;
 	return departure->others > 0 && departure->info >= 0 && !is_followed(departure) &&
-		fd_info_number(departure->info, "count", 10, &count) && count > 1;
+		fd_info_number(departure->info, "count", 10, &count) && count > 1 + departure->kept;
 }
 
 /* departure is gone then. */

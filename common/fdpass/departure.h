@@ -22,6 +22,7 @@ struct departure {
 	int info;              // where the count of references is read; -1: none
 	struct event *look;
 	uint64_t others; // references that were there before the local peer had any, beside ours
+	uint64_t kept;   // that stay as long as ours does, beside it
 	unsigned int next_ms, waited_ms;
 	bool told;              // that it is held for long
 	bool confirmed;         // it is only charged any more

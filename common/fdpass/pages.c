@@ -177,6 +177,7 @@ static const char *create_pool(struct fdrefs *refs, uint64_t size, struct fdref 
 		return "out of memory";
 	}
 	departure_init(&pool->departure);
+	pool->departure.kept = refs->page_buffers->kept;
 	pool->memory = (struct memory){
 		.ref = {.interface = &imported, .refs = refs, .memory = charge},
 		.fd = -1,

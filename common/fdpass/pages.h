@@ -40,6 +40,7 @@ struct page_pinner_interface {
 // The host's.
 struct page_buffers {
 	const struct page_buffers_interface *interface;
+	unsigned int kept; // references to each buffer that stay until ours is gone
 };
 
 struct page_buffers_interface {

@@ -213,6 +213,33 @@ static void nobody_begins_to_use_a_pool_that_leaves(void **state)
 	page_world_finish(&pages);
 }
 
+/* Whoever has made its buffer keeps it for us. */
+static void a_pool_is_gone_when_only_its_makers_reference_is_left(void **state)
+{
+	struct fixture fixture;
+	struct page_world pages;
+	const char *wrong;
+	(void)state;
+	init(&fixture);
+	page_world_init(&pages);
+	pages.buffers.kept = 1;
+	fixture.ends.guest.refs.pinner = &pages.pinner;
+	fixture.host->refs.page_buffers = &pages.buffers;
+	struct memory *pool =
+		memory_export(&fixture.ends.guest.refs, new_memfd(PAGE), PAGE, &wrong);
+	assert_non_null(pool);
+	references = 3;
+	memory_release(pool);
+	ends_run(&fixture.ends);
+	assert_int_equal(pages.pinned, 1);
+	references = 2;
+	run_until_nothing_is_charged(&fixture);
+	ends_run(&fixture.ends);
+	assert_int_equal(pages.pinned, 0);
+	finish(&fixture);
+	page_world_finish(&pages);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +249,7 @@ int main(void)
 		fd_count_test(what_is_opened_again_is_charged_for_that),
 		fd_count_test(a_session_can_end_before),
 		fd_count_test(nobody_begins_to_use_a_pool_that_leaves),
+		fd_count_test(a_pool_is_gone_when_only_its_makers_reference_is_left),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,6 +31,7 @@
 struct fixture {
 	struct event_base *base;
 	struct ram_buffers buffers;
+	struct page_loans loans;
 	struct guest_memory memory;
 	struct page_lender *lender;
 	int fd; // the session's end
@@ -49,10 +50,11 @@ static void init(struct fixture *fixture)
 {
 	*fixture = (struct fixture){.base = event_base_new(), .fd = -1};
 	ram_buffers_open(&fixture->buffers);
+	page_loans_init(&fixture->loans, &fixture->buffers);
 	guest_memory_init(&fixture->memory);
 	add_memory(&fixture->memory, ADDRESS, F_SEAL_SHRINK);
-	fixture->lender = page_lender_create(
-		fixture->base, &fixture->buffers, &fixture->memory, &fixture->fd);
+	fixture->lender =
+		page_lender_create(fixture->base, &fixture->loans, &fixture->memory, &fixture->fd);
 	assert_non_null(fixture->lender);
 }
 
@@ -62,6 +64,7 @@ static void finish(struct fixture *fixture)
 	if (fixture->fd >= 0) {
 		close(fixture->fd);
 	}
+	page_loans_finish(&fixture->loans);
 	guest_memory_finish(&fixture->memory);
 	ram_buffers_close(&fixture->buffers);
 	event_base_free(fixture->base);
@@ -173,6 +176,110 @@ static void all_that_may_be_asked_for_must_be_possible(void **state)
 	assert_false(page_lender_possible(&fixture.buffers, &none));
 	add_memory(&fixture.memory, 2 * ADDRESS, F_SEAL_GROW); // without F_SEAL_SHRINK
 	assert_false(page_lender_possible(&fixture.buffers, &fixture.memory));
+	finish(&fixture);
+}
+
+/* The fd of the answer: the caller's. */
+static int take_answer(struct fixture *fixture, const char *wrong)
+{
+	struct page_answer answer;
+	struct fdlist fds;
+	fdlist_init(&fds);
+	assert_int_equal(scm_recv(fixture->fd, &answer, sizeof(answer), &fds), sizeof(answer));
+	assert_string_equal(answer.wrong, wrong);
+	int fd = fdlist_take(&fds);
+	fdlist_finish(&fds);
+	return fd;
+}
+
+static int borrow_all(struct fixture *fixture, const char *wrong)
+{
+	const struct ram_range all = {ADDRESS, PAGES * PAGE};
+	send_to_lender(fixture, &all, sizeof(all));
+	return take_answer(fixture, wrong);
+}
+
+/* All but one of what may be. */
+static void borrow_some(struct fixture *fixture, int fds[PAGE_LOANS_TIMES - 1])
+{
+	for (size_t i = 0; i < PAGE_LOANS_TIMES - 1; i++) {
+		fds[i] = borrow_all(fixture, "");
+		assert_true(fds[i] >= 0);
+	}
+}
+
+static void close_some(const int fds[PAGE_LOANS_TIMES - 1])
+{
+	for (size_t i = 0; i < PAGE_LOANS_TIMES - 1; i++) {
+		close(fds[i]);
+	}
+}
+
+static const char too_many[] = "more pages than its virtual machine may have shared";
+
+static void no_page_is_lent_many_times(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init_with_udmabuf(&fixture);
+	int fds[PAGE_LOANS_TIMES - 1];
+	borrow_some(&fixture, fds);
+	int fd = borrow_all(&fixture, "");
+	assert_true(fd >= 0);
+	assert_int_equal(borrow_all(&fixture, too_many), -1);
+	int other = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	uint8_t *data = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	assert_true(data != MAP_FAILED);
+	close(fd);
+	assert_int_equal(borrow_all(&fixture, too_many), -1);
+	close(other);
+	assert_int_equal(borrow_all(&fixture, too_many), -1);
+	munmap(data, PAGE);
+	fd = borrow_all(&fixture, "");
+	assert_true(fd >= 0);
+	close(fd);
+	close_some(fds);
+	finish(&fixture);
+}
+
+/* Of whichever session of the machine: what it has left behind is still somebody's. */
+static void what_a_session_leaves_behind_still_counts(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init_with_udmabuf(&fixture);
+	int fds[PAGE_LOANS_TIMES - 1];
+	borrow_some(&fixture, fds);
+	int fd = borrow_all(&fixture, "");
+	page_lender_destroy(fixture.lender);
+	close(fixture.fd);
+	fixture.lender =
+		page_lender_create(fixture.base, &fixture.loans, &fixture.memory, &fixture.fd);
+	assert_non_null(fixture.lender);
+	assert_int_equal(fixture.loans.count, PAGE_LOANS_TIMES);
+	assert_int_equal(borrow_all(&fixture, too_many), -1);
+	close(fd);
+	close_some(fds);
+	page_lender_destroy(fixture.lender);
+	fixture.lender = NULL;
+	assert_int_equal(fixture.loans.count, 0);
+	assert_int_equal(fixture.loans.bytes, 0);
+	finish(&fixture);
+}
+
+static void what_comes_back_is_noticed_without_need(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init_with_udmabuf(&fixture);
+	const struct ram_range page = {ADDRESS, PAGE};
+	for (int i = 0; i < 1000; i++) {
+		send_to_lender(&fixture, &page, sizeof(page));
+		int fd = take_answer(&fixture, "");
+		assert_true(fd >= 0);
+		close(fd);
+		assert_true(fixture.loans.count <= 2);
+	}
 	finish(&fixture);
 }
 
@@ -328,6 +435,9 @@ int main(void)
 		fd_count_test(a_session_that_asks_nonsense_is_heard_no_more),
 		fd_count_test(a_session_that_is_gone_is_forgotten),
 		fd_count_test(all_that_may_be_asked_for_must_be_possible),
+		fd_count_test(no_page_is_lent_many_times),
+		fd_count_test(what_a_session_leaves_behind_still_counts),
+		fd_count_test(what_comes_back_is_noticed_without_need),
 		fd_count_test(answers_that_make_no_sense_are_refused),
 		fd_count_test(a_text_without_an_end_is_cut),
 		fd_count_test(a_device_that_is_gone_does_not_answer),
