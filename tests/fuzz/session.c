@@ -1,24 +1,26 @@
 /*
  * Both ends of one session, with somebody between them who reads, changes and adds frames, and with
  * local peers that send any bytes and fds: a client and a compositor, or those of a service of
- * unknown protocol.
+ * unknown protocol. Who is hostile depends on what is done, and to which side (enum operation):
+ *
+ *   to the guest   FRAME, CARRY_CHANGED, CUT: the host     SAY, MESSAGE, BIND and the like: the client
+ *   to the host    the same: the guest                     the compositor, and by ANSWER the GPU's service
+ *
+ * The first byte says what the session is about (enum mode). Beside what every target checks, budgets are
+ * released, nothing of either side stays with a GPU, nobody is given what the sessions use for themselves,
+ * and a client gets nothing of the host's: all its fds are copies.
  */
 
-#include <errno.h>
 #include <event2/event.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/budget.h"
 #include "base/fdlist.h"
-#include "base/mapping.h"
 #include "base/scm.h"
 #include "channel/input.h"
 #include "fdpass/region.h"
@@ -27,22 +29,39 @@
 #include "relay/handshake.h"
 #include "relay/session.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/gpu.h"
+#include "tests/fuzz/stand_ins.h"
+#include "tests/fuzz/things.h"
+#include "tests/support/pages.h"
+#include "tests/support/syncobjs.h"
 
-#define PAGE        4096u
-#define REGION_SIZE (1u << 20)
-#define MAX_MEMORY  (16u << 20)
-#define MAX_FDS     64
-#define MAX_IDS     1000
-#define BYTES_MAX   65536
-#define BODY_MAX    600
-#define WORDS_MAX   12
-#define HELD_MAX    8 // fds that were received
-#define SENT_MAX    4 // at once
-#define TURNS       2
-#define LAST_TURNS  20
-#define NO_TURN     0x80 // of an operation: the sessions see it together with the next one
+#define REGION_SIZE  (1u << 20)
+#define MAX_MEMORY   (16u << 20)
+#define MAX_FDS      64
+#define MAX_IDS      1000
+#define BYTES_MAX    65536
+#define BODY_MAX     600
+#define WORDS_MAX    12
+#define SECRETS_MAX  12
+#define TURNS        2
+#define LAST_TURNS   20
+#define REGISTRY     2 // which client has made it, if one has
+#define GLOBAL_WORDS 20
+#define TO_HOST      0x40 // of an operation; else it is done to the guest
+#define NO_TURN      0x80 // the sessions see it together with the next one
 
 enum { GUEST, HOST };
+
+enum mode {
+	SERVICE = 0x01,
+	RECORDS = 0x02, // of a service: its sockets
+	// Of Wayland's:
+	DMABUFS = 0x04, // and by handle; and a region, unless
+	PAGES = 0x08,
+	TIMELINES = 0x10,
+	RESOLVER = 0x20, // handles are found by a service, and the guest has such
+	DEVICE = 0x40,   // the guest has one for its clients
+};
 
 static const struct budget_limits limits = {
 	.most =
@@ -60,23 +79,6 @@ static const struct budget_limits limits = {
 		},
 };
 
-enum thing {
-	MEMORY,
-	SEALED_MEMORY,
-	FILE_TO_READ,
-	PIPE_READ,
-	PIPE_WRITE,
-	STREAM_A,
-	STREAM_B,
-	RECORDS_A,
-	RECORDS_B,
-	EVENT,
-	SEMAPHORE,
-	NULL_DEVICE,
-	DIRECTORY,
-	THINGS,
-};
-
 enum operation {
 	CARRY,
 	CARRY_SOME,
@@ -92,8 +94,39 @@ enum operation {
 	CLOSE,
 	LEAVE,
 	CUT,
+	GLOBAL,
+	BIND,
+	SIGNAL,
+	ANSWER,
+	COUNT,
 	OPERATIONS,
 };
+
+// What globals are about, so that no input has to spell it.
+static const char *const interfaces[] = {
+	"wl_compositor",
+	"wl_shm",
+	"wl_seat",
+	"wl_output",
+	"wl_data_device_manager",
+	"wl_subcompositor",
+	"wl_drm",
+	"zwp_linux_dmabuf_v1",
+	"zwp_linux_explicit_synchronization_v1",
+	"wp_linux_drm_syncobj_manager_v1",
+	"zwlr_export_dmabuf_manager_v1",
+	"zwlr_screencopy_manager_v1",
+	"ext_output_image_capture_source_manager_v1",
+	"ext_image_copy_capture_manager_v1",
+	"weston_screenshooter",
+	"wp_presentation",
+	"wp_viewporter",
+	"xdg_wm_base",
+	"zwlr_gamma_control_manager_v1",
+	"zwp_virtual_keyboard_manager_v1",
+};
+
+#define INTERFACES (sizeof(interfaces) / sizeof(interfaces[0]))
 
 struct side {
 	struct budget budget;
@@ -102,155 +135,45 @@ struct side {
 	unsigned int ends;
 };
 
-struct fixture {
-	struct event_base *base;
-	struct side sides[2];
-	int things[THINGS]; // -1: not made, or closed
-	int held[HELD_MAX]; // likewise
-	size_t next_held;
+struct secret {
+	dev_t device;
+	ino_t number;
 };
 
-// ---- fds ----
+struct fixture {
+	struct event_base *base;
+	uint8_t mode;
+	struct side sides[2];
+	struct things things;
+	struct page_world pages;
+	struct resolver *resolver; // that asks service; NULL: there is none
+	int service;               // -1: likewise
+	// What no local peer is ever given.
+	struct secret secrets[SECRETS_MAX];
+	size_t n_secrets;
+};
 
-static void close_if_open(int *fd)
+// ---- what is secret ----
+
+static void keep_secret(struct fixture *fixture, int fd)
 {
-	if (*fd >= 0) {
-		close(*fd);
-		*fd = -1;
+	struct stat st;
+	fuzz_check(fstat(fd, &st) == 0 && fixture->n_secrets < SECRETS_MAX, "a secret is an fd");
+	fixture->secrets[fixture->n_secrets++] = (struct secret){st.st_dev, st.st_ino};
+}
+
+static void check_received(const struct fixture *fixture, int which, int fd)
+{
+	struct stat st;
+	fuzz_check(fstat(fd, &st) == 0, "an fd that is received is one");
+	for (size_t i = 0; i < fixture->n_secrets; i++) {
+		const struct secret *secret = &fixture->secrets[i];
+		fuzz_check(secret->device != st.st_dev || secret->number != st.st_ino,
+			"nobody is given what the sessions use for themselves");
 	}
-}
-
-static int make_memory(unsigned int seals)
-{
-	int fd = memfd_create("memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	fuzz_check(fd >= 0 && ftruncate(fd, 4 * PAGE) == 0, "a memfd can be made");
-	fuzz_check(seals == 0 || fcntl(fd, F_ADD_SEALS, seals) == 0, "a memfd can be sealed");
-	return fd;
-}
-
-static int make_file(void)
-{
-	int fd = make_memory(0);
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	int reopened = open(path, O_RDONLY | O_CLOEXEC);
-	close(fd);
-	return reopened;
-}
-
-static void make_pair(struct fixture *fixture, enum thing first, int type)
-{
-	int pair[2];
-	int status = type == 0 ? pipe2(pair, O_CLOEXEC | O_NONBLOCK)
-			       : socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair);
-	fuzz_check(status == 0, "a pair can be made");
-	close_if_open(&fixture->things[first]);
-	close_if_open(&fixture->things[first + 1]);
-	fixture->things[first] = pair[0];
-	fixture->things[first + 1] = pair[1];
-}
-
-static void make_thing(struct fixture *fixture, enum thing thing)
-{
-	int *fd = &fixture->things[thing];
-	switch (thing) {
-	case MEMORY:
-		*fd = make_memory(0);
-		break;
-	case SEALED_MEMORY:
-		*fd = make_memory(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
-		break;
-	case FILE_TO_READ:
-		*fd = make_file();
-		break;
-	case PIPE_READ:
-	case PIPE_WRITE:
-		make_pair(fixture, PIPE_READ, 0);
-		break;
-	case STREAM_A:
-	case STREAM_B:
-		make_pair(fixture, STREAM_A, SOCK_STREAM);
-		break;
-	case RECORDS_A:
-	case RECORDS_B:
-		make_pair(fixture, RECORDS_A, SOCK_SEQPACKET);
-		break;
-	case EVENT:
-		*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		break;
-	case SEMAPHORE:
-		*fd = eventfd(3, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
-		break;
-	case NULL_DEVICE:
-		*fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-		break;
-	case DIRECTORY:
-		*fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		break;
-	case THINGS:
-		break;
+	if (which == GUEST && (fixture->mode & SERVICE) == 0) {
+		fuzz_check(!things_have(&fixture->things, fd), "a client is given copies");
 	}
-	fuzz_check(*fd >= 0, "an fd can be made");
-}
-
-// One that was received, or a thing, which is made at need.
-static int *get_fd(struct fixture *fixture, uint8_t number)
-{
-	if (number >= 0x80) {
-		return &fixture->held[number % HELD_MAX];
-	}
-	enum thing thing = number % THINGS;
-	if (fixture->things[thing] < 0) {
-		make_thing(fixture, thing);
-	}
-	return &fixture->things[thing];
-}
-
-static void take_fds(struct fixture *fixture, struct fuzz_input *input, struct fdlist *fds)
-{
-	fdlist_init(fds);
-	for (uint8_t n = fuzz_take8(input) % (SENT_MAX + 1); n > 0; n--) {
-		int fd = *get_fd(fixture, fuzz_take8(input));
-		if (fd >= 0) {
-			fdlist_push(fds, fcntl(fd, F_DUPFD_CLOEXEC, 0));
-		}
-	}
-}
-
-// ---- dma-bufs ----
-
-// Memory stands for them: what is done with the bytes is the same, what is told by ioctl(2) fails.
-static int make_buffer(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer)
-{
-	(void)resolver;
-	*buffer = (struct resolver_buffer){.size = (size + PAGE - 1) / PAGE * PAGE};
-	buffer->fd = memfd_create("buffer", MFD_CLOEXEC);
-	fuzz_check(buffer->fd >= 0 && ftruncate(buffer->fd, (off_t)buffer->size) == 0,
-		"a buffer can be made");
-	buffer->mapping = mapping_create(buffer->fd, buffer->size, true);
-	fuzz_check(buffer->mapping != NULL, "a buffer can be mapped");
-	return 0;
-}
-
-// Of two resources the GPU has one.
-static int find_buffer(
-	struct resolver *resolver, uint32_t resource, uint64_t size, struct resolver_buffer *buffer)
-{
-	if (resource % 2 != 0) {
-		return -ENOENT;
-	}
-	int error = make_buffer(resolver, size, buffer);
-	mapping_unref(buffer->mapping);
-	buffer->mapping = NULL;
-	return error;
-}
-
-static struct resolver *get_resolver(void)
-{
-	static const struct resolver_interface interface = {
-		.name = "fuzz", .make = make_buffer, .find = find_buffer};
-	static struct resolver resolver = {&interface};
-	return &resolver;
 }
 
 // ---- the sessions ----
@@ -262,6 +185,19 @@ static void handle_ended(void *data, const char *reason)
 	side->ends++;
 }
 
+static uint32_t features_of(const struct fixture *fixture)
+{
+	uint8_t mode = fixture->mode;
+	uint32_t features = 0;
+	if ((mode & SERVICE) != 0) {
+		return 0;
+	}
+	features |= (mode & DMABUFS) != 0 ? CHANNEL_FEATURE_DMABUF | CHANNEL_FEATURE_HANDLE : 0;
+	features |= (mode & PAGES) != 0 ? CHANNEL_FEATURE_PAGES : 0;
+	features |= (mode & TIMELINES) != 0 ? CHANNEL_FEATURE_TIMELINE : 0;
+	return features;
+}
+
 static void create_side(
 	struct fixture *fixture, int which, const struct session_options *common, int local_type)
 {
@@ -271,6 +207,10 @@ static void create_side(
 			socketpair(AF_UNIX, local_type | SOCK_CLOEXEC, 0, local) == 0,
 		"a connection can be made");
 	*side = (struct side){.channel = channel[0], .local = local[0]};
+	for (int i = 0; i < 2; i++) {
+		keep_secret(fixture, channel[i]);
+		keep_secret(fixture, local[i]);
+	}
 	struct session_options options = *common;
 	options.base = fixture->base;
 	options.exports = which == GUEST ? WIRE_REQUEST : WIRE_EVENT;
@@ -282,11 +222,7 @@ static void create_side(
 	int region_fd = options.region != NULL ? options.region->fd : -1;
 	if (which == GUEST) {
 		const struct handshake_hello hello = {
-			.service = "wayland",
-			.features = common->dmabufs
-				? CHANNEL_FEATURE_DMABUF | CHANNEL_FEATURE_HANDLE
-				: 0,
-		};
+			.service = "wayland", .features = features_of(fixture)};
 		fuzz_check(
 			handshake_welcome(side->channel, &hello, hello.features, region_fd, 0) == 0,
 			"WELCOME is sent");
@@ -298,24 +234,55 @@ static void create_side(
 	fuzz_check(side->session != NULL, "a session can be made");
 }
 
+// Those of Wayland's.
+static void set_planes(struct fixture *fixture, int which, struct session_options *options)
+{
+	static const struct dmabuf_device no_device;
+	static const struct dmabuf_device device = {
+		.number = 1, .implicit_linear = true, .path = "/dev/dri/renderD128"};
+	uint8_t mode = fixture->mode;
+	bool pages = (mode & PAGES) != 0, timelines = (mode & TIMELINES) != 0;
+	bool asks = (mode & RESOLVER) != 0;
+	bool shares = (mode & DMABUFS) != 0 && !pages;
+	options->dmabufs = (mode & DMABUFS) != 0;
+	options->region = shares ? region_create(REGION_SIZE) : NULL;
+	options->timelines = timelines;
+	options->node = fixture->things.node;
+	if (which == GUEST) {
+		options->pinner = &fixture->pages.pinner;
+		options->virtgpu = asks ? gpu_of_guest(&fixture->things) : NULL;
+		options->device = (mode & DEVICE) != 0 ? device : no_device;
+		return;
+	}
+	options->page_buffers = pages ? &fixture->pages.buffers : NULL;
+	options->handles = asks ? fixture->resolver : gpu_resolver();
+	options->app_id_prefix = "fuzz.";
+	options->title_prefix = "fuzz: ";
+}
+
 static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 {
-	*fixture = (struct fixture){.base = event_base_new()};
-	memset(fixture->things, -1, sizeof(fixture->things));
-	memset(fixture->held, -1, sizeof(fixture->held));
+	*fixture = (struct fixture){.base = event_base_new(), .mode = mode, .service = -1};
+	things_init(&fixture->things);
+	page_world_init(&fixture->pages);
+	stand_in_count(0);
+	if ((mode & RESOLVER) != 0) {
+		fixture->resolver = gpu_create_resolver(&fixture->service);
+		keep_secret(fixture, fixture->service);
+	}
 	struct session_options options = {
-		.service = (mode & 1) != 0 ? "service" : NULL,
+		.service = (mode & SERVICE) != 0 ? "service" : NULL,
 		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
-		.dmabufs = (mode & 5) == 4,
-		.resolver = get_resolver(),
-		.handles = get_resolver(),
+		.resolver = gpu_resolver(),
 		.ended = handle_ended,
 	};
-	int type = (mode & 3) == 3 ? SOCK_SEQPACKET : SOCK_STREAM;
+	bool records = (mode & SERVICE) != 0 && (mode & RECORDS) != 0;
 	for (int which = GUEST; which <= HOST; which++) {
-		bool shares = options.service == NULL && (mode & 4) != 0;
-		options.region = shares ? region_create(REGION_SIZE) : NULL;
-		create_side(fixture, which, &options, type);
+		struct session_options own = options;
+		if (options.service == NULL) {
+			set_planes(fixture, which, &own);
+		}
+		create_side(fixture, which, &own, records ? SOCK_SEQPACKET : SOCK_STREAM);
 	}
 }
 
@@ -339,8 +306,8 @@ static void check_budget(const struct budget *budget)
 static void end(struct fixture *fixture)
 {
 	for (int i = 0; i < 2; i++) {
-		close_if_open(&fixture->sides[i].local);
-		close_if_open(&fixture->sides[i].channel);
+		things_close(&fixture->sides[i].local);
+		things_close(&fixture->sides[i].channel);
 	}
 	for (int i = 0; i < LAST_TURNS; i++) {
 		turn(fixture);
@@ -349,12 +316,11 @@ static void end(struct fixture *fixture)
 		session_destroy(fixture->sides[i].session);
 		check_budget(&fixture->sides[i].budget);
 	}
-	for (int i = 0; i < THINGS; i++) {
-		close_if_open(&fixture->things[i]);
-	}
-	for (int i = 0; i < HELD_MAX; i++) {
-		close_if_open(&fixture->held[i]);
-	}
+	things_finish(&fixture->things);
+	things_close(&fixture->service);
+	resolver_destroy(fixture->resolver);
+	page_world_finish(&fixture->pages);
+	fuzz_check(syncobjs_left() == 0, "no timeline is left");
 	event_base_free(fixture->base);
 }
 
@@ -411,7 +377,7 @@ static void do_say(struct fixture *fixture, struct side *side, struct fuzz_input
 {
 	uint8_t bytes[UINT8_MAX];
 	struct fdlist fds;
-	take_fds(fixture, input, &fds);
+	things_take(&fixture->things, input, &fds);
 	size_t len = fuzz_take(input, bytes, fuzz_take8(input));
 	send_local(side, bytes, len, &fds);
 }
@@ -421,7 +387,7 @@ static void do_message(struct fixture *fixture, struct side *side, struct fuzz_i
 {
 	uint32_t words[2 + WORDS_MAX];
 	struct fdlist fds;
-	take_fds(fixture, input, &fds);
+	things_take(&fixture->things, input, &fds);
 	words[0] = fuzz_take8(input);
 	uint8_t opcode = fuzz_take8(input);
 	uint32_t n = fuzz_take8(input) % (WORDS_MAX + 1);
@@ -434,8 +400,9 @@ static void do_message(struct fixture *fixture, struct side *side, struct fuzz_i
 	send_local(side, words, len, &fds);
 }
 
-static void do_listen(struct fixture *fixture, struct side *side)
+static void do_listen(struct fixture *fixture, int which)
 {
+	const struct side *side = &fixture->sides[which];
 	static uint8_t bytes[BYTES_MAX];
 	struct fdlist fds;
 	fdlist_init(&fds);
@@ -443,25 +410,19 @@ static void do_listen(struct fixture *fixture, struct side *side)
 		scm_recv(side->local, bytes, sizeof(bytes), &fds);
 	}
 	while (fds.count > 0) {
-		int *held = &fixture->held[fixture->next_held++ % HELD_MAX];
-		close_if_open(held);
-		*held = fdlist_take(&fds);
+		int fd = fdlist_take(&fds);
+		check_received(fixture, which, fd);
+		things_hold(&fixture->things, fd);
 	}
 	fdlist_finish(&fds);
-}
-
-static bool is_ready(int fd, short what)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = what};
-	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & what) != 0;
 }
 
 static void do_write(struct fixture *fixture, struct fuzz_input *input)
 {
 	uint8_t bytes[UINT8_MAX + 1] = {1}; // at least one count of an eventfd
-	int fd = *get_fd(fixture, fuzz_take8(input));
+	int fd = *things_get(&fixture->things, fuzz_take8(input));
 	size_t len = fuzz_take8(input);
-	if (fd >= 0 && is_ready(fd, POLLOUT)) {
+	if (fd >= 0 && things_ready(fd, POLLOUT)) {
 		(void)!write(fd, bytes, len);
 	}
 }
@@ -469,15 +430,15 @@ static void do_write(struct fixture *fixture, struct fuzz_input *input)
 static void do_read(struct fixture *fixture, struct fuzz_input *input)
 {
 	static uint8_t bytes[BYTES_MAX];
-	int fd = *get_fd(fixture, fuzz_take8(input));
-	if (fd >= 0 && is_ready(fd, POLLIN)) {
+	int fd = *things_get(&fixture->things, fuzz_take8(input));
+	if (fd >= 0 && things_ready(fd, POLLIN)) {
 		(void)!read(fd, bytes, sizeof(bytes));
 	}
 }
 
 static void do_resize(struct fixture *fixture, struct fuzz_input *input)
 {
-	int fd = *get_fd(fixture, fuzz_take8(input));
+	int fd = *things_get(&fixture->things, fuzz_take8(input));
 	uint16_t size = fuzz_take16(input);
 	if (fd >= 0) {
 		(void)!ftruncate(fd, size);
@@ -486,16 +447,74 @@ static void do_resize(struct fixture *fixture, struct fuzz_input *input)
 
 static void do_shut(struct fixture *fixture, struct fuzz_input *input)
 {
-	int fd = *get_fd(fixture, fuzz_take8(input));
+	int fd = *things_get(&fixture->things, fuzz_take8(input));
 	shutdown(fd, fuzz_take8(input) % 3);
+}
+
+// A string of at most so many words. Their number.
+static uint32_t put_string(uint32_t *words, const char *string)
+{
+	size_t len = strlen(string) + 1;
+	words[0] = (uint32_t)len;
+	memcpy(&words[1], string, len);
+	return 1 + (uint32_t)(len + sizeof(*words) - 1) / (uint32_t)sizeof(*words);
+}
+
+// With the interface that is named by a byte, and a version.
+static uint32_t put_interface(uint32_t *words, struct fuzz_input *input)
+{
+	uint32_t n = put_string(words, interfaces[fuzz_take8(input) % INTERFACES]);
+	words[n] = fuzz_take8(input);
+	return n + 1;
+}
+
+static void send_words(struct side *side, uint32_t *words, uint32_t n, uint32_t opcode)
+{
+	struct fdlist none;
+	fdlist_init(&none);
+	words[0] = REGISTRY;
+	words[1] = n * (uint32_t)sizeof(*words) << 16 | opcode;
+	send_local(side, words, n * sizeof(*words), &none);
+}
+
+// wl_registry.global(name, interface, version)
+static void do_global(struct side *host, struct fuzz_input *input)
+{
+	uint32_t words[GLOBAL_WORDS] = {0};
+	words[2] = fuzz_take8(input);
+	send_words(host, words, 3 + put_interface(&words[3], input), 0);
+}
+
+// wl_registry.bind(name, id of any interface)
+static void do_bind(struct side *guest, struct fuzz_input *input)
+{
+	uint32_t words[GLOBAL_WORDS] = {0};
+	words[2] = fuzz_take8(input);
+	uint32_t n = 3 + put_interface(&words[3], input);
+	words[n] = fuzz_take8(input);
+	send_words(guest, words, n + 1, 0);
+}
+
+// Later than what has been, as the kernel wants it.
+static void do_signal(struct fixture *fixture, struct fuzz_input *input)
+{
+	int node = fixture->things.node, fd = *things_get(&fixture->things, fuzz_take8(input));
+	uint64_t point = fuzz_take8(input);
+	uint32_t handle = fd >= 0 ? syncobj_import(node, fd) : 0;
+	if (handle != 0) {
+		if (!syncobj_has_signalled(node, handle, point)) {
+			syncobj_signal(node, handle, point);
+		}
+		syncobj_destroy(node, handle);
+	}
 }
 
 static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint8_t number)
 {
-	int which = number / OPERATIONS % 2;
+	int which = (number & TO_HOST) != 0 ? HOST : GUEST;
 	struct side *side = &fixture->sides[which];
 	uint16_t at;
-	switch ((enum operation)(number % OPERATIONS)) {
+	switch ((enum operation)(number % TO_HOST % OPERATIONS)) {
 	case CARRY:
 		carry(fixture, which, BYTES_MAX, 0, 0);
 		break;
@@ -516,7 +535,7 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint
 		do_message(fixture, side, input);
 		break;
 	case LISTEN:
-		do_listen(fixture, side);
+		do_listen(fixture, which);
 		break;
 	case WRITE:
 		do_write(fixture, input);
@@ -531,13 +550,28 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint
 		do_shut(fixture, input);
 		break;
 	case CLOSE:
-		close_if_open(get_fd(fixture, fuzz_take8(input)));
+		things_close(things_get(&fixture->things, fuzz_take8(input)));
 		break;
 	case LEAVE:
-		close_if_open(&side->local);
+		things_close(&side->local);
 		break;
 	case CUT:
-		close_if_open(&side->channel);
+		things_close(&side->channel);
+		break;
+	case GLOBAL:
+		do_global(&fixture->sides[HOST], input);
+		break;
+	case BIND:
+		do_bind(&fixture->sides[GUEST], input);
+		break;
+	case SIGNAL:
+		do_signal(fixture, input);
+		break;
+	case ANSWER:
+		gpu_answer(fixture->service, &fixture->things, input);
+		break;
+	case COUNT:
+		stand_in_count(fuzz_take8(input));
 		break;
 	case OPERATIONS:
 		break;

@@ -38,7 +38,7 @@ int syncobjs_open_node(void)
 
 /* ---- those that live here ---- */
 
-#define MAX_OBJECTS  64
+#define MAX_OBJECTS  256
 #define MAX_HANDLES  256
 #define MAX_REQUESTS 4096
 
