@@ -54,7 +54,9 @@ enum { GUEST, HOST };
 
 enum mode {
 	SERVICE = 0x01,
-	RECORDS = 0x02, // of a service: its sockets
+	// Of a service:
+	RECORDS = 0x02,   // its sockets
+	ON_DEMAND = 0x04, // files of more than a page are not copied
 	// Of Wayland's:
 	DMABUFS = 0x04, // and by handle; and a region, unless
 	PAGES = 0x08,
@@ -272,7 +274,12 @@ static void begin(struct fixture *fixture, uint8_t mode, uint8_t rules)
 	}
 	struct session_options options = {
 		.service = (mode & SERVICE) != 0 ? "service" : NULL,
-		.rules = {.shared = rules % 3, .unsupported = rules / 3 % 3},
+		.rules =
+			{
+				.shared = rules % 3,
+				.unsupported = rules / 3 % 3,
+				.max_file_copy = (mode & ON_DEMAND) != 0 ? CHANNEL_PAGE : 0,
+			},
 		.resolver = gpu_resolver(),
 		.ended = handle_ended,
 	};
@@ -436,12 +443,13 @@ static void do_read(struct fixture *fixture, struct fuzz_input *input)
 	}
 }
 
+// To any small size, or to one of the larger ones.
 static void do_resize(struct fixture *fixture, struct fuzz_input *input)
 {
 	int fd = *things_get(&fixture->things, fuzz_take8(input));
-	uint16_t size = fuzz_take16(input);
+	off_t size = fuzz_take16(input);
 	if (fd >= 0) {
-		(void)!ftruncate(fd, size);
+		(void)!ftruncate(fd, size < 0x8000 ? size : (size - 0x8000) * 64);
 	}
 }
 

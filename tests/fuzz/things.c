@@ -39,9 +39,9 @@ static int make_memory(unsigned int seals)
 	return fd;
 }
 
-static int make_file(void)
+/* Takes fd, for one that can only be read. */
+static int reopen(int fd)
 {
-	int fd = make_memory(0);
 	char path[64];
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	int reopened = open(path, O_RDONLY | O_CLOEXEC);
@@ -81,7 +81,7 @@ static void make(struct things *things, enum thing thing)
 		*fd = make_memory(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
 		break;
 	case THING_FILE_TO_READ:
-		*fd = make_file();
+		*fd = reopen(make_memory(0));
 		break;
 	case THING_PIPE_READ:
 	case THING_PIPE_WRITE:
@@ -116,6 +116,9 @@ static void make(struct things *things, enum thing thing)
 		break;
 	case THING_BUFFER:
 		*fd = stand_in_buffer(SIZE);
+		break;
+	case THING_BUFFER_TO_READ:
+		*fd = reopen(stand_in_buffer(SIZE));
 		break;
 	case THINGS:
 		break;

@@ -31,6 +31,7 @@ enum thing {
 	THING_TIMELINE, // of the node
 	THING_BUFFER,   // a dma-buf, as of the guest's GPU
 	THING_QUEUE,    // of that GPU: once it is written to, the device knows all buffers
+	THING_BUFFER_TO_READ,
 	THINGS,
 };
 
