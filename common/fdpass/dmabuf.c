@@ -35,6 +35,7 @@ static void destroy_dmabuf(struct fdref *ref)
 	struct dmabuf *dmabuf = (struct dmabuf *)ref;
 	dmabuf_settle(ref);
 	departure_finish(&dmabuf->departure);
+	sync_forget(ref->refs, dmabuf->memory.fd);
 	virtgpu_buffer_release(dmabuf->named);
 	memory_finish(&dmabuf->memory);
 	free(dmabuf);

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -369,6 +370,26 @@ static void it_never_changes_its_size(void **state)
 	assert_null(open_copy(&fixture, ID, PAGE));
 	assert_non_null(
 		end_frame(&fixture.ends.host, CHANNEL_MEM_RESIZE, ID, 0, &resize, sizeof(resize)));
+	fixture_finish(&fixture);
+}
+
+/* Another one may have its fd's number next. */
+static void its_fence_is_of_no_interest_after_its_end(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	(void)state;
+	fixture_init(&fixture);
+	assert_null(open_copy(&fixture, ID, PAGE));
+	struct memory *memory = dmabuf_get(&host->refs, ID);
+	int unsignalled = eventfd(0, EFD_CLOEXEC);
+	assert_int_equal(dup3(unsignalled, memory->fd, O_CLOEXEC), memory->fd);
+	close(unsignalled);
+	assert_true(memory_must_wait(memory));
+	assert_non_null(host->refs.waits);
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_null(fdrefs_get(&host->refs, ID));
+	assert_null(host->refs.waits);
 	fixture_finish(&fixture);
 }
 
@@ -738,6 +759,7 @@ int main(void)
 		fd_count_test(a_handle_that_makes_no_sense_is_refused),
 		fd_count_test(what_cannot_be_made_is_there_without_an_fd),
 		fd_count_test(it_never_changes_its_size),
+		fd_count_test(its_fence_is_of_no_interest_after_its_end),
 		fd_count_test(a_twin_is_copied),
 		fd_count_test(what_is_no_dmabuf_is_refused),
 		fd_count_test(a_service_cannot_pass_one),
