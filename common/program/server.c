@@ -561,9 +561,32 @@ static bool check_token(const struct program_options *options)
 	return ok;
 }
 
+// False with errno.
+static bool start(struct server *server)
+{
+	const struct server_config *config = &server->config;
+	bool accepts = accept_from(server, config->listeners, config->n_listeners);
+	server->deadline = evtimer_new(config->base, handle_deadline, server);
+	server->look = evtimer_new(config->base, handle_look, server);
+	if (!accepts || server->deadline == NULL || server->look == NULL || !add_signals(server)) {
+		errno = ENOMEM;
+		return false;
+	}
+	server->workers = workers_create(config->base, config->argv, &workers_handler, server);
+	if (server->workers == NULL || config->vms == NULL) {
+		return server->workers != NULL;
+	}
+	server->vms = vms_create(config->vms);
+	return server->vms != NULL;
+}
+
 struct server *server_create(const struct server_config *config)
 {
 	assert(config->n_listeners <= SERVER_MAX_LISTENERS);
+	if (!check_token(config->options) || !check_sandbox(config)) {
+		close_listeners(config);
+		return NULL;
+	}
 	struct server *server = calloc(1, sizeof(*server));
 	if (server == NULL) {
 		log_errno("cannot start");
@@ -572,47 +595,17 @@ struct server *server_create(const struct server_config *config)
 	}
 	server->config = *config;
 	server->attached_fd = -1;
-	if (!check_token(config->options)) {
-		close_listeners(config);
-		free(server);
-		return NULL;
-	}
+	server->accepting = true;
 	wl_list_init(&server->seats);
 	content_store_init(&server->contents);
 	rlimit_raise_files();
 	init_eventfds(server);
-	if (!check_sandbox(config)) {
+	if (!start(server)) {
+		log_errno("cannot start");
 		server_destroy(server);
-		close_listeners(config);
 		return NULL;
 	}
-	server->accepting = true;
-	if (!accept_from(server, config->listeners, config->n_listeners)) {
-		errno = ENOMEM;
-		goto err_server;
-	}
-	server->deadline = evtimer_new(config->base, handle_deadline, server);
-	server->look = evtimer_new(config->base, handle_look, server);
-	if (server->deadline == NULL || server->look == NULL || !add_signals(server)) {
-		errno = ENOMEM;
-		goto err_server;
-	}
-	server->workers = workers_create(config->base, config->argv, &workers_handler, server);
-	if (server->workers == NULL) {
-		goto err_server;
-	}
-	if (config->vms != NULL) {
-		server->vms = vms_create(config->vms);
-		if (server->vms == NULL) {
-			goto err_server;
-		}
-	}
 	return server;
-
-err_server:
-	log_errno("cannot start");
-	server_destroy(server);
-	return NULL;
 }
 
 void server_destroy(struct server *server)
