@@ -143,8 +143,7 @@ static const struct fdref_interface exported = {
 	.name = "file on demand",
 	.frame = handle_exported,
 	.get_fd = get_original,
-	.named =
-		fdrefs_close, // nothing will name it any more; questions are answered until CLOSED comes
+	.named = fdrefs_close, // questions are answered until CLOSED
 	.drained = handle_drained,
 	.destroy = destroy_original,
 };

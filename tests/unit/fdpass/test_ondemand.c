@@ -96,7 +96,7 @@ static pid_t start_reader(reader read_it, int fd)
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		alarm(20);
+		alarm(90);
 		bool ok = dup2(fd, READER_FD) == READER_FD &&
 			close_range(READER_FD + 1, ~0u, 0) == 0 && read_it(READER_FD);
 		_exit(ok ? EXIT_SUCCESS : EXIT_FAILURE);
@@ -219,7 +219,7 @@ static void read_beside_original(struct ends *ends, reader read_it, int fd, int 
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		alarm(20);
+		alarm(90);
 		original = source;
 		_exit(read_it(fd) ? EXIT_SUCCESS : EXIT_FAILURE);
 	}
@@ -443,7 +443,7 @@ static void another_session_does_not_look_at_a_file_that_this_one_serves(void **
 	ends_init(&ends);
 	ends_init(&others);
 	int copy = cross(&ends, new_file(SIZE)), again = fcntl(copy, F_DUPFD_CLOEXEC, 0);
-	alarm(20); // who asks for bytes or for the file system would wait for this process
+	alarm(90); // who asks for bytes or for the file system would wait for this process
 	assert_false(any_must_wait(&others.guest.refs, copy));
 	assert_int_equal(any_export(&others.guest.refs, copy, &id, wrong), ANY_REFUSED);
 	assert_string_equal(wrong, "a file that another session serves on demand cannot cross");
@@ -466,7 +466,7 @@ static void what_a_service_passes_on_ends_no_session_on_the_host(void **state)
 	ends_init(&others);
 	others.guest.takes = true;
 	int copy = cross(&ends, new_file(SIZE));
-	alarm(20);
+	alarm(90);
 	assert_int_equal(any_export(&others.host.refs, copy, &id, wrong), ANY_OPENED);
 	assert_string_equal(wrong, "a file that another session serves on demand cannot cross");
 	assert_int_equal(others.host.refs.counts.unsupported, 1);
