@@ -73,10 +73,43 @@ void pool_unref(struct pool *pool)
 
 /* ---- buffers ---- */
 
+void buffer_shown_init(struct buffer_shown *shown)
+{
+	*shown = (struct buffer_shown){0};
+	wl_list_init(&shown->link);
+}
+
+static void lose_shown(struct buffer_shown *shown)
+{
+	wl_list_remove(&shown->link);
+	wl_list_init(&shown->link);
+	shown->buffer = NULL;
+}
+
+void buffer_shown_set(struct buffer_shown *shown, struct buffer *buffer)
+{
+	lose_shown(shown);
+	for (size_t i = 0; i < FORMAT_MAX_PLANES; i++) {
+		region_range_release(shown->ranges[i]);
+		shown->ranges[i] = NULL;
+	}
+	for (size_t i = 0; buffer != NULL && i < buffer->n_planes; i++) {
+		shown->ranges[i] = region_range_use(buffer->planes[i].range);
+	}
+	if (buffer != NULL && buffer->alive) {
+		shown->buffer = buffer;
+		wl_list_insert(&buffer->showing, &shown->link);
+	}
+}
+
 static void destroy_buffer_object(struct object_state *state)
 {
 	struct buffer *buffer = (struct buffer *)state;
+	struct buffer_shown *shown, *next;
 	buffer->alive = false;
+	wl_list_for_each_safe (shown, next, &buffer->showing, link) {
+		lose_shown(shown);
+	}
 	for (size_t i = 0; i < buffer->n_planes; i++) {
 		region_keep(buffer->planes[i].range, buffer->id);
 	}
@@ -96,6 +129,7 @@ struct buffer *buffer_create(int32_t width, int32_t height, uint32_t format)
 	buffer->height = height;
 	buffer->format = format;
 	buffer->stale_all = true;
+	wl_list_init(&buffer->showing);
 	wl_list_init(&buffer->surface_link);
 	pixman_region32_init(&buffer->stale);
 	return buffer;

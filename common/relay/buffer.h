@@ -18,7 +18,7 @@ struct surface;
 
 /**
  * wl_buffers and what their pixels lie in: wl_shm pools (shm.c) and dma-bufs (dmabuf.c). A buffer
- * outlives its pool's object, and is referred to by the surfaces that show it.
+ * outlives its pool's object, and its own while a surface is about to show it.
  */
 struct pool {
 	struct object_state state; // of a wl_shm_pool's object
@@ -46,9 +46,10 @@ struct buffer_plane {
 
 struct buffer {
 	struct object_state state;
-	unsigned int refs; // its object and the surfaces that show it or will
-	bool alive;        // its object is
-	uint32_t id;       // of its object, if it is in a wl_shm_pool
+	unsigned int refs;      // its object, and what is to be done with it yet
+	bool alive;             // its object is
+	struct wl_list showing; // buffer_shown.link, while it is alive
+	uint32_t id;            // of its object, if it is in a wl_shm_pool
 	int32_t width, height;
 	uint32_t format; // as its protocol numbers it
 	size_t n_planes;
@@ -61,6 +62,14 @@ struct buffer {
 	bool stale_all;
 	pixman_region32_t stale; // else: at most there
 	struct unchanged unchanged;
+};
+
+// The buffer that a surface shows, for as long as its object is there. What it showed last stays what it is in
+// a region, where the compositor may look at it, until something else is shown.
+struct buffer_shown {
+	struct buffer *buffer;                          // NULL: none, or its object is gone
+	struct wl_list link;                            // buffer.showing
+	struct region_range *ranges[FORMAT_MAX_PLANES]; // NULL: none
 };
 
 // One reference is the caller's. Uses up one use of memory, also on failure: NULL is ENOMEM.
@@ -78,6 +87,9 @@ void buffer_add_plane(struct buffer *buffer, struct pool *pool, const struct for
 	uint64_t offset, uint32_t stride, uint64_t length);
 struct buffer *buffer_ref(struct buffer *buffer); // NULL is fine
 void buffer_unref(struct buffer *buffer);         // NULL is fine
+
+void buffer_shown_init(struct buffer_shown *shown);
+void buffer_shown_set(struct buffer_shown *shown, struct buffer *buffer); // NULL: none
 
 // The compositor may look at it, or write to it, for as long as it likes: its place in the region is
 // not used again.

@@ -1,5 +1,4 @@
 #include <stdlib.h>
-#include <string.h>
 
 #include "relay/buffer.h"
 #include "relay/damage.h"
@@ -25,7 +24,8 @@ struct surface {
 	struct viewport *viewport;
 	struct synchronization *synchronization;
 	struct syncobj_surface *syncobj;
-	struct buffer *buffer; // shown; NULL for none, or for one that has no memory here
+	struct buffer_shown buffer; // none also for one that has no memory here
+	bool known;                 // it shows what the buffers' stale parts are about
 	struct damage_geometry shown;
 	struct wl_list buffers; // buffer.surface_link
 
@@ -67,7 +67,7 @@ static void destroy_surface(struct object_state *state)
 	synchronization_leave_surface(surface->synchronization);
 	syncobj_leave_surface(surface->syncobj);
 	buffer_unref(surface->pending.buffer);
-	buffer_unref(surface->buffer);
+	buffer_shown_set(&surface->buffer, NULL);
 	free(surface);
 }
 
@@ -81,6 +81,7 @@ enum wayland_verdict surface_create(struct wayland_call *call)
 	surface->state.destroy = destroy_surface;
 	surface->pending.geometry.scale = 1;
 	wl_list_init(&surface->buffers);
+	buffer_shown_init(&surface->buffer);
 	wayland_new_object(call, 0)->state = &surface->state;
 	return WAYLAND_FORWARD;
 }
@@ -264,9 +265,9 @@ enum wayland_verdict viewport_set_destination(struct wayland_call *call)
 /* Whether the surface's copy of its own last picture can be copied from. */
 static bool is_twin(const struct surface *surface, const struct buffer *buffer)
 {
-	const struct buffer *twin = surface->buffer;
-	return twin != NULL && twin != buffer && twin->alive && twin->surface == surface &&
-		!twin->stale_all && !pixman_region32_not_empty((pixman_region32_t *)&twin->stale) &&
+	const struct buffer *twin = surface->buffer.buffer;
+	return twin != NULL && twin != buffer && twin->surface == surface && !twin->stale_all &&
+		!pixman_region32_not_empty((pixman_region32_t *)&twin->stale) &&
 		buffer_same_layout(twin, buffer) && !buffer_overlaps(twin, buffer);
 }
 
@@ -277,7 +278,7 @@ static bool send_parts(struct surface *surface, struct buffer *buffer, pixman_re
 	pixman_region32_init(&rest);
 	pixman_region32_subtract(&rest, &buffer->stale, fresh);
 	// The twin comes first: where there are many rectangles, it also gives what lies between.
-	bool ok = is_twin(surface, buffer) ? buffer_push_twin(buffer, surface->buffer, &rest)
+	bool ok = is_twin(surface, buffer) ? buffer_push_twin(buffer, surface->buffer.buffer, &rest)
 					   : unchanged_push(buffer, &rest);
 	ok = ok && unchanged_push(buffer, fresh);
 	pixman_region32_fini(&rest);
@@ -334,6 +335,27 @@ static bool send_buffer(struct wayland *wayland, struct surface *surface, struct
 	return ok;
 }
 
+/* What the next commit shows, of a buffer that may be gone. */
+static struct damage_geometry next_geometry(
+	const struct surface *surface, const struct buffer *buffer)
+{
+	struct damage_geometry geometry = surface->pending.geometry;
+	geometry.width = buffer != NULL ? buffer->width : surface->shown.width;
+	geometry.height = buffer != NULL ? buffer->height : surface->shown.height;
+	return geometry;
+}
+
+static bool same_geometry(const struct damage_geometry *a, const struct damage_geometry *b)
+{
+	return a->width == b->width && a->height == b->height && a->scale == b->scale &&
+		a->transform == b->transform && a->has_source == b->has_source &&
+		a->has_destination == b->has_destination && a->source_x == b->source_x &&
+		a->source_y == b->source_y && a->source_width == b->source_width &&
+		a->source_height == b->source_height &&
+		a->destination_width == b->destination_width &&
+		a->destination_height == b->destination_height;
+}
+
 /* What is shown from now on may differ from what was. */
 static bool is_updated(const struct surface *surface, bool changed)
 {
@@ -360,32 +382,29 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 		return WAYLAND_FORWARD;
 	}
 	struct buffer *buffer =
-		surface->pending.attached ? surface->pending.buffer : surface->buffer;
+		surface->pending.attached ? surface->pending.buffer : surface->buffer.buffer;
 	enum wayland_verdict verdict = acquire(call, surface, buffer);
 	if (verdict != WAYLAND_FORWARD) {
 		return verdict;
 	}
-	struct damage_geometry geometry = surface->pending.geometry;
+	struct damage_geometry geometry = next_geometry(surface, buffer);
+	bool changed = surface->pending.moved || !surface->known ||
+		!same_geometry(&geometry, &surface->shown);
+	bool updated = is_updated(surface, changed);
 	bool ok = true;
-	if (buffer != NULL) {
-		geometry.width = buffer->width;
-		geometry.height = buffer->height;
-		bool changed = surface->pending.moved || surface->buffer == NULL ||
-			memcmp(&geometry, &surface->shown, sizeof(geometry)) != 0;
-		bool updated = is_updated(surface, changed);
-		if (updated && buffer_must_wait(buffer)) {
+	if (updated && buffer != NULL) {
+		if (buffer_must_wait(buffer)) {
 			return WAYLAND_WAIT;
 		}
-		if (updated) {
-			ok = send_buffer(call->wayland, surface, buffer, &geometry, changed);
-		}
-		surface->shown = geometry;
-	} else {
+		ok = send_buffer(call->wayland, surface, buffer, &geometry, changed);
+	} else if (updated) {
 		forget_buffers(surface);
 	}
+	surface->known = buffer != NULL || !updated;
+	surface->shown = geometry;
 	if (surface->pending.attached) {
-		buffer_unref(surface->buffer);
-		surface->buffer = surface->pending.buffer;
+		buffer_shown_set(&surface->buffer, buffer);
+		buffer_unref(buffer);
 		surface->pending.buffer = NULL;
 	}
 	surface->pending.attached = surface->pending.moved = surface->pending.something = false;

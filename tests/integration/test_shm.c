@@ -11,6 +11,8 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "relay/session.h"
+#include "relay/stats.h"
 #include "tests/support/compositor.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/paint.h"
@@ -218,6 +220,61 @@ static void buffers_outlive_their_pool(void **state)
 	wl_surface_commit(stage.surface);
 	client_roundtrip(stage.client);
 	assert_null(screen_pool(&stage.world->screen, 0));
+	end(&stage);
+}
+
+static bool host_has_no_pool(void *data)
+{
+	const struct stage *stage = data;
+	return stage->client->pair.host.budget.used[BUDGET_FDS] == 0;
+}
+
+static void what_is_shown_keeps_no_memory_when_its_buffer_is_gone(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage, SIZE);
+	struct wl_buffer *buffer = make_buffer(&stage, 0);
+	commit(&stage, stage.surface, buffer);
+	assert_false(host_has_no_pool(&stage));
+	wl_shm_pool_destroy(stage.pool.pool);
+	stage.pool.pool = NULL;
+	wl_buffer_destroy(buffer);
+	world_wait(stage.world, host_has_no_pool, &stage);
+	expect_shown(&stage, stage.surface, 0, SIZE);
+	// which may be damaged and committed all the same
+	wl_surface_damage_buffer(stage.surface, 0, 0, 1, 1);
+	wl_surface_commit(stage.surface);
+	client_roundtrip(stage.client);
+	end(&stage);
+}
+
+static void a_buffer_is_compared_with_one_that_is_gone(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage, 2 * SIZE);
+	struct wl_buffer *buffers[] = {make_buffer(&stage, 0), make_buffer(&stage, SIZE)};
+	memcpy(stage.pool.data + SIZE, stage.pool.data, SIZE);
+	commit(&stage, stage.surface, buffers[1]);
+	stage.pool.data[0]++;
+	wl_surface_attach(stage.surface, buffers[0], 0, 0);
+	wl_surface_damage_buffer(stage.surface, 0, 0, 1, 1);
+	wl_surface_commit(stage.surface);
+	wl_buffer_destroy(buffers[0]);
+	client_roundtrip(stage.client);
+	struct session *guest = stage.client->pair.guest.session;
+	const uint64_t sent = session_stats(guest)->memory_bytes_sent;
+	memcpy(stage.pool.data + SIZE, stage.pool.data, SIZE);
+	stage.pool.data[SIZE + STRIDE]++;
+	wl_surface_attach(stage.surface, buffers[1], 0, 0);
+	wl_surface_damage_buffer(stage.surface, 0, 1, 1, 1);
+	wl_surface_commit(stage.surface);
+	client_roundtrip(stage.client);
+	expect_shown(&stage, stage.surface, SIZE, SIZE);
+	// the two pixels that it lacked
+	assert_int_equal(session_stats(guest)->memory_bytes_sent - sent, 2 * 4);
+	wl_buffer_destroy(buffers[1]);
 	end(&stage);
 }
 
@@ -622,6 +679,8 @@ int main(void)
 		fd_count_test(a_row_longer_than_a_frame_crosses),
 		fd_count_test(a_pool_grows_with_buffers_in_flight),
 		fd_count_test(buffers_outlive_their_pool),
+		fd_count_test(what_is_shown_keeps_no_memory_when_its_buffer_is_gone),
+		fd_count_test(a_buffer_is_compared_with_one_that_is_gone),
 		fd_count_test(a_pool_may_be_destroyed_at_once),
 		fd_count_test(a_thousand_pools_come_and_go),
 		fd_count_test(buffers_that_overlap_are_both_right),
