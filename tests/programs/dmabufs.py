@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import itertools
 import mmap
 import os
 import struct
@@ -13,7 +14,7 @@ from compositor import GLOBALS, XRGB8888
 from harness import SLOW, Skip, Stage, case_list, check, wait_until
 from peers import SHM, HostileGuest
 from surroundings import LOOPBACK, VSOCK
-from virtio_gpu import GpuBuffer, Resolver, open_render_node, whole_pages
+from virtio_gpu import GpuBuffer, Resolver, open_render_node, resource_of, whole_pages
 from wayland import message, take_string
 
 CASES, case = case_list("dma-bufs")
@@ -261,14 +262,19 @@ RECTANGLES = ((0, 0, WIDTH, HEIGHT, (10, 20, 30)), (5, 7, 20, 11, (200, 100, 50)
 
 
 def show(painter, picture):
-    """Has a client's picture shown; the rows that the compositor has of it then."""
+    """Has a client's picture shown; the colours that the compositor has of it then, and whether it
+    has the client's own memory."""
     made = painter.make(picture)
     painter.show(made, 0, 0, WIDTH, HEIGHT)
     with contextlib.closing(drm.Picture(painter.take_copy(), picture.stride,
                                         picture.offset)) as copy:
-        rows = copy.rows(WIDTH, HEIGHT)
+        seen, is_own = colours(copy), same(copy.fd, picture.fd)
     painter.destroy(made)
-    return rows
+    return seen, is_own
+
+
+def same(a, b):
+    return os.fstat(a).st_ino == os.fstat(b).st_ino
 
 
 def filled(rectangles):
@@ -280,8 +286,10 @@ def filled(rectangles):
     return rows
 
 
-def colours(row):
-    return [(row[at + 2], row[at + 1], row[at]) for at in range(0, len(row), 4)]
+def colours(picture):
+    """The same of a picture."""
+    return [[(row[at + 2], row[at + 1], row[at]) for at in range(0, len(row), 4)]
+            for row in picture.rows(WIDTH, HEIGHT)]
 
 
 @contextlib.contextmanager
@@ -293,60 +301,79 @@ def card_of(driver):
         os.close(card)
 
 
-def shown_right(suite, make):
-    """make gives a picture; three of them are shown."""
-    with staged(suite) as stage:
-        painter = Painter(stage)
-        for _ in range(3):
-            with contextlib.closing(make()) as picture:
-                rows = picture.rows(WIDTH, HEIGHT)
-                check(len(set(rows)) > 1, "there is something to be seen")
-                check(show(painter, picture) == rows, "what the compositor has")
-        painter.client.close()
+# Of a card: pictures, each with the colours that are to be seen.
+
+def noises(make):
+    for _ in range(3):
+        with contextlib.closing(make()) as picture:
+            painted = colours(picture)
+            check(painted[0] != painted[1], "there is something to be seen")
+            yield picture, painted
 
 
-for driver in ("vgem", "virtio_gpu"):
-    @case(f"{driver}: dumb buffers are shown right")
-    def _(suite, driver=driver):
-        with card_of(driver) as card:
-            shown_right(suite, lambda: drm.Dumb(card, WIDTH, HEIGHT))
+def dumb_buffers(card):
+    yield from noises(lambda: drm.Dumb(card, WIDTH, HEIGHT))
 
-    @case(f"{driver}: GBM's buffers are shown right")
-    def _(suite, driver=driver):
-        with card_of(driver) as card, contextlib.closing(drm.Gbm(card)) as gbm:
-            shown_right(suite, lambda: gbm.paint(WIDTH, HEIGHT))
 
-    @case(f"{driver}: what OpenGL ES has drawn is shown right")
-    def _(suite, driver=driver):
-        with card_of(driver) as card, contextlib.closing(drm.Gbm(card)) as gbm, \
-                contextlib.closing(drm.Egl(gbm, WIDTH, HEIGHT)) as egl, staged(suite) as stage:
+def gbm_buffers(card):
+    with contextlib.closing(drm.Gbm(card)) as gbm:
+        yield from noises(lambda: gbm.paint(WIDTH, HEIGHT))
+
+
+def egl_buffers(card):
+    with contextlib.closing(drm.Gbm(card)) as gbm, \
+            contextlib.closing(drm.Egl(gbm, WIDTH, HEIGHT)) as egl:
+        for n in range(1, 1 + len(RECTANGLES)):
+            with contextlib.closing(egl.draw(RECTANGLES[:n])) as picture:
+                yield picture, filled(RECTANGLES[:n])
+
+
+PICTURES = {"dumb buffers": dumb_buffers, "GBM's buffers": gbm_buffers,
+            "buffers that OpenGL ES has drawn": egl_buffers}
+
+for driver, (kind, pictures) in itertools.product(("vgem", "virtio_gpu"), PICTURES.items()):
+    @case(f"{driver}: {kind} are shown right")
+    def _(suite, driver=driver, pictures=pictures):
+        with card_of(driver) as card, staged(suite) as stage:
             painter = Painter(stage)
-            for n in range(1, 1 + len(RECTANGLES)):
-                with contextlib.closing(egl.draw(RECTANGLES[:n])) as picture:
-                    rows = [colours(row) for row in show(painter, picture)]
-                    check(rows == filled(RECTANGLES[:n]), f"{n} rectangles")
+            for picture, painted in pictures(card):
+                seen, is_own = show(painter, picture)
+                check(seen == painted and not is_own, "what the compositor has")
             painter.client.close()
 
 
 # ---- buffers of the GPU ----
 
 @contextlib.contextmanager
-def with_gpu(suite, path):
+def resolved(suite, path):
+    """A stage with a resolver at path, and a render node."""
     need_device()
     node = open_render_node()
     if node is None:
         raise Skip("no virtio-gpu")
     one_vm = ["--allow-cid", str(LOOPBACK)] if VSOCK else []
     options = {"host": ["--stats", "--resolver", f"unix:{path}", *one_vm], "guest": ["--stats"]}
-    with staged(suite, **options) as stage, \
+    try:
+        with staged(suite, **options) as stage:
+            yield stage, node
+    finally:
+        os.close(node)
+
+
+@contextlib.contextmanager
+def with_gpu(suite, path):
+    with resolved(suite, path) as (stage, node), \
             contextlib.closing(GpuBuffer(node, WIDTH, HEIGHT, STRIDE)) as buffer:
         buffer.data[:] = os.urandom(len(buffer.data))
         yield stage, buffer
-    os.close(node)
 
 
-def same(a, b):
-    return os.fstat(a).st_ino == os.fstat(b).st_ino
+def check_not_copied(stage, count):
+    """What both programs say of a session that is over."""
+    for program in (stage.guest, stage.host):
+        wait_until("it is counted", lambda: f"{count} of them not copied" in program.errors(),
+                   SLOW)
+    check("memory    0 bytes sent, 0 received" in stage.host.errors(), stage.host.errors())
 
 
 @case("a buffer of virtio-gpu is the compositor's own, where the host's resolver knows it")
@@ -363,10 +390,25 @@ def _(suite):
         os.close(found)
         painter.destroy(made)
         painter.client.close()
-        for program in (stage.guest, stage.host):
-            wait_until("it is counted", lambda: "1 of them not copied" in program.errors(), SLOW)
+        check_not_copied(stage, 1)
         check(f"{4 * WIDTH * HEIGHT} not copied" in stage.guest.errors(), stage.guest.errors())
-        check("memory    0 bytes sent, 0 received" in stage.host.errors(), stage.host.errors())
+
+
+for kind, pictures in PICTURES.items():
+    @case(f"virtio_gpu: {kind} are the compositor's own, where the host's resolver knows them")
+    def _(suite, pictures=pictures):
+        with card_of("virtio_gpu") as card, contextlib.closing(Resolver()) as resolver, \
+                resolved(suite, resolver.path) as (stage, node):
+            painter = Painter(stage)
+            count = 0
+            for picture, painted in pictures(card):
+                picture.resource = resource_of(node, picture.fd)
+                resolver.know(picture)
+                seen, is_own = show(painter, picture)
+                check(seen == painted and is_own, "what the compositor has")
+                count += 1
+            painter.client.close()
+            check_not_copied(stage, count)
 
 
 @case("one that the resolver does not know cannot be shown")

@@ -15,7 +15,9 @@ import threading
 # virtgpu_drm.h, drm.h
 DRM_VERSION = 0xC0406400
 RESOURCE_CREATE = 0xC0386444
+RESOURCE_INFO = 0xC0106445
 PRIME_HANDLE_TO_FD = 0xC00C642D
+PRIME_FD_TO_HANDLE = 0xC00C642E
 GEM_CLOSE = 0x40086409
 TARGET_2D, FORMAT_BGRA = 2, 1
 
@@ -39,6 +41,17 @@ def open_render_node():
             return node
         os.close(node)
     return None
+
+
+def resource_of(node, fd):
+    """What the device calls a dma-buf of which the node has no handle yet."""
+    prime = bytearray(struct.pack("=IIi", 0, 0, fd))
+    fcntl.ioctl(node, PRIME_FD_TO_HANDLE, prime)
+    handle, = struct.unpack_from("=I", prime)
+    info = bytearray(struct.pack("=4I", handle, 0, 0, 0))
+    fcntl.ioctl(node, RESOURCE_INFO, info)
+    fcntl.ioctl(node, GEM_CLOSE, struct.pack("=II", handle, 0))
+    return struct.unpack("=4I", info)[1]
 
 
 class GpuBuffer:
@@ -94,7 +107,7 @@ class Resolver:
                 if buffer is None:
                     peer.send(b'"Invalid"')
                     continue
-                planes = [{"offset": 0, "stride": buffer.stride}] * 4
+                planes = [{"offset": buffer.offset, "stride": buffer.stride}] * 4
                 reply = {"handle": 0, "planes": planes, "modifier": 0, "guest_cpu_mappable": True}
                 socket.send_fds(peer, [json.dumps({"Resource": {"Buffer": reply}}).encode()],
                                 [buffer.fd])
