@@ -11,9 +11,9 @@ import signal
 import subprocess
 import tempfile
 
+from backports import Missing
 from compositors import Sway, Weston
 from guest import CONNECT, SECONDS, Guest
-from kernel import Missing
 from processes import Failure, Process, find_program, wait_until
 from surroundings import patient
 from vsock_device import VhostUser

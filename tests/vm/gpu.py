@@ -12,9 +12,9 @@ import signal
 import socket
 import tempfile
 
+from backports import Missing
 from compositor import GLOBALS, Compositor
 from guest import CONNECT, Guest
-from kernel import Missing
 from processes import Failure, Process, wait_until
 from vsock_device import MODULES, Kernel
 

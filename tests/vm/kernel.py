@@ -4,34 +4,11 @@ import gzip
 import lzma
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
+
+from backports import Apt, Missing, cached, release, run
 
 PACKAGE = "linux-image-amd64"  # the newest of its suite
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-FETCH_SECONDS = 600
-
-APT_CONF = """\
-Dir::Etc::SourceList "{root}/sources.list";
-Dir::Etc::SourceParts "-";
-Dir::Etc::Preferences "-";
-Dir::Etc::PreferencesParts "-";
-Dir::State "{root}/state";
-Dir::State::Status "/var/lib/dpkg/status";
-Dir::Cache "{root}/cache";
-APT::Sandbox::User "{user}";
-"""
-
-
-class Missing(Exception):
-    """What the machine needs is not to be had here; the text says why."""
-
-
-def cache_directory():
-    """FDFERRY_CACHE, or the usual place of such things."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.environ.get("FDFERRY_CACHE") or os.path.join(base, "fdferry")
 
 
 class Kernel:
@@ -83,84 +60,33 @@ def module_name(path):
 
 def get_kernel():
     """From the cache; else it is fetched. Raises Missing."""
-    cache = cache_directory()
-    current = os.path.join(cache, "kernel")
-    if not os.path.exists(current):
-        fetch(cache, current)
-    return Kernel(current)
+    return Kernel(cached("kernel", ("depmod", "xz", "zstd"), fill))
 
 
-def fetch(cache, current):
-    """`current` is there at once and whole, or not at all."""
-    for program in ("apt-get", "dpkg-deb", "depmod", "xz", "zstd"):
-        if not shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"):
-            raise Missing(f"{program} is not installed, so there is no kernel")
+def fill(new, scratch):
     if platform.machine() != "x86_64":
-        raise Missing(f"there is no kernel for {platform.machine()} here")
-    os.makedirs(cache, mode=0o755, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="kernel.", dir=cache) as scratch:
-        tree = os.path.join(scratch, "new", "tree")
-        os.makedirs(tree)
-        run(["dpkg-deb", "-x", download(scratch), tree])
-        boot = os.path.join(tree, "boot")
-        image, = (name for name in os.listdir(boot) if name.startswith("vmlinuz-"))
-        version = image.removeprefix("vmlinuz-")
-        run(["depmod", "-b", tree, version])
-        with open(os.path.join(scratch, "new", "vmlinux"), "wb") as file:
-            file.write(unpacked(os.path.join(boot, image)))
-        os.chmod(os.path.join(scratch, "new"), 0o755)
-        os.rename(os.path.join(scratch, "new"), current)
+        raise Missing(f"there is none for {platform.machine()} here")
+    tree = os.path.join(new, "tree")
+    os.mkdir(tree)
+    run(["dpkg-deb", "-x", download(scratch), tree])
+    boot = os.path.join(tree, "boot")
+    image, = (name for name in os.listdir(boot) if name.startswith("vmlinuz-"))
+    run(["depmod", "-b", tree, image.removeprefix("vmlinuz-")])
+    with open(os.path.join(new, "vmlinux"), "wb") as file:
+        file.write(unpacked(os.path.join(boot, image)))
 
 
 def download(scratch):
-    """The package, with an apt that knows backports and nothing of the system's own state."""
-    for directory in ("state/lists/partial", "cache/archives/partial"):
-        os.makedirs(os.path.join(scratch, directory))
-    with open(os.path.join(scratch, "sources.list"), "w") as file:
-        file.write(f"deb [signed-by={KEYRING}] {mirror()} {release()}-backports main\n")
-    with open(os.path.join(scratch, "apt.conf"), "w") as file:
-        user = "root" if os.geteuid() == 0 else ""
-        file.write(APT_CONF.format(root=scratch, user=user))
-    environment = {**os.environ, "APT_CONFIG": os.path.join(scratch, "apt.conf"), "LC_ALL": "C"}
-    run(["apt-get", "-q", "update"], environment)
+    """The package."""
+    apt = Apt(scratch, [f"{release()}-backports"])
     # the package that has the kernel in it is what this one depends on
-    depends = run(["apt-cache", "depends", "--important", PACKAGE], environment)
+    depends = apt.run("apt-cache", "depends", "--important", PACKAGE)
     names = [line.split()[-1] for line in depends.splitlines() if "Depends: linux-image-" in line]
     if not names:
         raise Missing(f"{release()}-backports has no {PACKAGE}")
-    run(["apt-get", "-q", "download", names[0]], environment, scratch)
+    apt.run("apt-get", "-q", "download", names[0], directory=scratch)
     package, = (name for name in os.listdir(scratch) if name.endswith(".deb"))
     return os.path.join(scratch, package)
-
-
-def release():
-    """The code name of this Debian."""
-    system = platform.freedesktop_os_release()
-    if system.get("ID") != "debian" or "VERSION_CODENAME" not in system:
-        raise Missing("the kernel comes from Debian's backports, and this is not Debian")
-    return system["VERSION_CODENAME"]
-
-
-def mirror():
-    """Where this system gets its own packages."""
-    sites = run(["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages",
-                 f"Codename: {release()}"]).split()
-    return sites[0] if sites else "http://deb.debian.org/debian"
-
-
-def run(command, environment=None, directory=None):
-    """What it prints. One that fails says why the kernel cannot be had."""
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    try:
-        done = subprocess.run(command, env={**(environment or os.environ), "PATH": path},
-                              cwd=directory, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=FETCH_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Missing(f"the kernel cannot be had: {error}") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise Missing(f"the kernel cannot be had: {command[0]}: {said[-1] if said else 'failed'}")
-    return done.stdout
 
 
 def unpacked(path):

@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 import time
 
-from kernel import Missing, get_kernel
+from backports import Missing
+from kernel import get_kernel
 
 BUSYBOX = "/bin/busybox"
 INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from kernel import Missing
+from backports import Missing
 
 MODULES = ("vmw_vsock_virtio_transport",)
 
