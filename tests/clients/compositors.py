@@ -89,6 +89,8 @@ class Compositor:
 
 
 class Weston(Compositor):
+    screenshooter = "weston-screenshooter"
+
     def start(self):
         config = os.path.join(self.directory, "weston.ini")
         with open(config, "w") as file:
@@ -104,7 +106,7 @@ class Weston(Compositor):
 
     def shot(self):
         """weston-screenshooter writes a file named after the time into its directory."""
-        self.run_tool(["weston-screenshooter"])
+        self.run_tool([self.screenshooter])
         name, = (name for name in os.listdir(self.directory) if name.endswith(".png"))
         path = os.path.join(self.directory, name)
         with open(path, "rb") as file:
