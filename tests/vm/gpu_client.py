@@ -67,6 +67,7 @@ class Buffer:
         fd = node.export(self.handle)
         self.pixels = mmap.mmap(fd, self.size)
         self.width, self.height, self.fd = width, height, fd
+        self.stride, self.offset = width * 4, 0
         self.last = self.pixel()
 
     def pixel(self):
@@ -97,15 +98,16 @@ class Window:
         self.surface = self.client.new_id()
         self.client.request(compositor, 0, self.surface)
 
-    def show(self, buffer):
-        """A new wl_buffer, which the compositor has then."""
+    def show(self, buffer, width=None, height=None):
+        """A new wl_buffer, which the compositor has then. A buffer that has no size is told it."""
+        width, height = width or buffer.width, height or buffer.height
         params, made = self.client.new_id(), self.client.new_id()
         self.client.request(self.dmabuf, 1, params)
-        self.client.request(params, 1, 0, 0, buffer.width * 4, 0, 0, fds=[buffer.fd])
-        self.client.request(params, 3, made, buffer.width, buffer.height, XRGB8888, 0)
+        self.client.request(params, 1, 0, buffer.offset, buffer.stride, 0, 0, fds=[buffer.fd])
+        self.client.request(params, 3, made, width, height, XRGB8888, 0)
         self.client.request(params, 0)
         self.client.request(self.surface, 1, made, 0, 0)
-        self.client.request(self.surface, 9, 0, 0, buffer.width, buffer.height)
+        self.client.request(self.surface, 9, 0, 0, width, height)
         self.client.request(self.surface, 6)
         self.client.sync(SECONDS)
         return made

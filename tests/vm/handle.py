@@ -11,6 +11,8 @@ import shutil
 import signal
 import tempfile
 
+import dmabufs
+import drm
 from compositor import Compositor
 from device import behind_guest
 from gpu import COUNTS, SECONDS, SEED, SIZE, Gpu, gpu_options, prepare
@@ -48,7 +50,7 @@ class Trial:
         self.guest = None  # the machine, once it runs
         self.connection = self.buffer = None  # of the client, and the id of its wl_buffer
         self.pixels = None  # a mapping of what the compositor has
-        self.many = 0
+        self.many = self.pictures = 0
         self.devices = Devices(directory)
         self.compositor = Compositor(os.path.join(directory, "wayland-0"), GLOBALS)
         self.host = Process("fdferry-host", [
@@ -129,6 +131,21 @@ class Trial:
             os.close(self.connection.planes.pop())
         self.wait_for_counts(1, PIXELS, 1)
 
+    def buffers_of_dumb_gbm_and_egl_clients_are_shared_as_well(self):
+        self.release()
+        while (said := self.guest.wait_for("drawn")) != "all":
+            stride, offset, digest = said.split()
+            with contextlib.closing(drm.Picture(self.connection.planes.pop(), int(stride),
+                                                int(offset))) as picture:
+                seen = dmabufs.digest(dmabufs.colours(picture))
+            if seen != digest:
+                raise Failure(f"picture {self.pictures} is another one")
+            made = words(self.connection.got("zwp_linux_buffer_params_v1", 3)[-1])[0]
+            self.connection.event(made, 0)
+            self.pictures += 1
+        if self.pictures == 0:
+            raise Failure("there is none")
+
     def a_buffer_that_is_gone_is_forgotten_too(self):
         self.release()
         self.guest.wait_for("gone")
@@ -139,7 +156,7 @@ class Trial:
     def check_stats(self, where, text):
         made = DMABUFS.findall(text)
         memory = MEMORY.findall(text)
-        expected = str(self.many + 1)
+        expected = str(self.many + self.pictures + 1)
         if not made or made[-1] != (expected, expected) or not memory or \
                 memory[-1][:2] != ("0", "0"):
             raise Failure(f"{where} says {made} and {memory}: {text[-300:]}")
@@ -158,6 +175,7 @@ class Trial:
              what_is_painted_later_is_in_it_though_nobody_is_told,
              what_the_client_has_destroyed_stays_while_the_compositor_has_it,
              it_is_forgotten_when_the_compositor_closes_it,
+             buffers_of_dumb_gbm_and_egl_clients_are_shared_as_well,
              a_buffer_that_is_gone_is_forgotten_too, both_say_that_no_byte_was_copied)
 
     def close(self):
