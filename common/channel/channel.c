@@ -28,7 +28,7 @@
 #define IOV_PIECES     256
 #define PAGE           4096
 
-static_assert(CHANNEL_ROOM == ZEROCOPY_ROOM, "a room is one");
+static_assert(sizeof(struct channel_header) + CHANNEL_ROOM == ZEROCOPY_ROOM, "a frame fits a room");
 
 struct channel {
 	int fd;
@@ -812,35 +812,35 @@ uint8_t *channel_room(struct channel *channel)
 		channel->error != 0) {
 		return NULL;
 	}
-	return zerocopy_room(channel->zerocopy);
+	uint8_t *room = zerocopy_room(channel->zerocopy);
+	return room != NULL ? room + sizeof(struct channel_header) : NULL;
 }
 
-/* The header goes first: the payload fills a packet of its own. */
 bool channel_send_room(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
-	const uint8_t *room, size_t len)
+	uint8_t *room, size_t len)
 {
-	struct channel_header header = {
+	const struct channel_header header = {
 		.length = (uint32_t)len,
 		.type = type,
 		.id = id,
 		.arg = arg,
 	};
-	const struct iovec payload = {.iov_base = (void *)room, .iov_len = len};
-	const struct iovec head = {.iov_base = &header, .iov_len = sizeof(header)};
-	if (!channel_send(channel, &head, 1)) {
-		return false;
-	}
+	const struct iovec frame = {
+		.iov_base = room - sizeof(header),
+		.iov_len = sizeof(header) + len,
+	};
+	memcpy(frame.iov_base, &header, sizeof(header));
 	if (channel->error != 0 || evbuffer_get_length(channel->out) > 0) {
-		return channel_send(channel, &payload, 1);
+		return channel_send(channel, &frame, 1);
 	}
-	ssize_t sent = zerocopy_send(channel->zerocopy, len);
+	ssize_t sent = zerocopy_send(channel->zerocopy, frame.iov_len);
 	if (sent < 0 && sent != -EAGAIN) {
 		fail_sending(channel, (int)sent);
 		return true;
 	}
 	size_t taken = sent > 0 ? (size_t)sent : 0;
-	note_sent(channel, &payload, taken);
-	bool ok = check_pushed(channel, queue_rest(channel, &payload, 1, taken));
+	note_sent(channel, &frame, taken);
+	bool ok = check_pushed(channel, queue_rest(channel, &frame, 1, taken));
 	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
 	return ok;
 }

@@ -19,8 +19,8 @@ struct channel_input;
  * and from the socket into a receiver's mapping without a stop in between.
  */
 
-#define CHANNEL_ROOM       (64u * 1024)
-#define CHANNEL_ROOM_WORTH (32u * 1024)
+#define CHANNEL_ROOM       (64u * 1024 - (unsigned int)sizeof(struct channel_header))
+#define CHANNEL_ROOM_WORTH (16u * 1024)
 
 struct channel_frame {
 	struct channel_header header;
@@ -84,7 +84,7 @@ uint8_t *channel_room(struct channel *channel);
 // Sends a frame with the first len bytes of the room as payload, after what was pushed since it was
 // given, and without a copy if that can be. Worth it from CHANNEL_ROOM_WORTH bytes on. False as above.
 bool channel_send_room(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
-	const uint8_t *room, size_t len);
+	uint8_t *room, size_t len);
 
 // Queues MEM_WRITE frames for rows of mapping, which are read when they are sent: until then each
 // frame holds a reference to it. Pages that vanished are sent as zeros. False as above.

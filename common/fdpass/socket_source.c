@@ -169,7 +169,7 @@ static void hold_back(struct socket *sock, const uint8_t *bytes, size_t len, str
 }
 
 /* What was read into the channel's room, without fds. */
-static void push_room(struct socket *sock, const uint8_t *room, size_t len)
+static void push_room(struct socket *sock, uint8_t *room, size_t len)
 {
 	struct fdrefs *refs = sock->ref.refs;
 	shared_push_changes(refs);

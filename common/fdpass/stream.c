@@ -183,7 +183,7 @@ static ssize_t read_some(const struct stream *stream, void *data, size_t len)
 }
 
 /* room: whether that is where data is. */
-static void push_data(struct stream *stream, const uint8_t *data, size_t len, bool room)
+static void push_data(struct stream *stream, uint8_t *data, size_t len, bool room)
 {
 	struct channel *channel = stream->ref.refs->channel;
 	stream->credit -= (uint32_t)len;
@@ -198,7 +198,7 @@ static void push_data(struct stream *stream, const uint8_t *data, size_t len, bo
 
 static void source_ready(struct stream *stream)
 {
-	uint8_t bytes[CHANNEL_ROOM];
+	uint8_t bytes[CHANNEL_MAX_STREAM];
 	struct channel *channel = stream->ref.refs->channel;
 
 	if (stream->credit == 0 || stream->paused || stream->ref.refs->stopped ||
@@ -208,7 +208,8 @@ static void source_ready(struct stream *stream)
 	}
 	uint8_t *room = channel_room(channel);
 	uint8_t *data = room != NULL ? room : bytes;
-	size_t len = stream->credit < sizeof(bytes) ? stream->credit : sizeof(bytes);
+	size_t most = room != NULL ? CHANNEL_ROOM : sizeof(bytes);
+	size_t len = stream->credit < most ? stream->credit : most;
 	ssize_t n = read_some(stream, data, len);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		set_waiting(stream, true); // somebody else has read what was there
