@@ -304,7 +304,7 @@ const char *counter_handle_add(struct counter *counter, const struct channel_fra
 	return NULL;
 }
 
-/* What came while it waited says more than what was known before. */
+/* What came while it waited says more than what was known before. Who looks after it hears of it in any case. */
 void counter_take_role(struct counter *counter, enum channel_event_role role, uint64_t placed)
 {
 	counter->role = role;
@@ -312,7 +312,9 @@ void counter_take_role(struct counter *counter, enum channel_event_role role, ui
 	counter->source = role != CHANNEL_EVENT_SINK && counter->received == 0;
 	counter->placed = role == CHANNEL_EVENT_SINK ? placed : 0;
 	forget_taken(counter);
-	if (role != CHANNEL_EVENT_MOVES || !counter->source) {
+	if (role == CHANNEL_EVENT_MOVES && counter->source) {
+		tell(counter, role, COUNT_MAX);
+	} else {
 		counter_tell_direction(counter);
 	}
 	counter_put_pending(counter);

@@ -226,9 +226,9 @@ static uint64_t add(uint64_t a, uint64_t b)
 static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
 {
 	unsigned int first = is_named_here(eventfds, eventfd->name) ? first_session(eventfd) : 0;
-	eventfd->mover = eventfd->next != 0 ? eventfd->next : first;
-	eventfd->next = 0;
-	if (eventfd->mover == 0) {
+	unsigned int session = eventfd->next != 0 ? eventfd->next : first;
+	eventfd->mover = 0;
+	if (session == 0) {
 		return;
 	}
 	eventfd->placed = add(eventfd->placed, eventfd->added);
@@ -238,7 +238,26 @@ static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
 		.role = eventfd->role,
 		.placed = eventfd->placed,
 	};
-	eventfds->tell(eventfds->data, eventfd->mover, &note, -1);
+	if (eventfds->tell(eventfds->data, session, &note, -1)) {
+		eventfd->mover = session;
+		eventfd->next = 0;
+	} else {
+		eventfds->untold = true;
+	}
+}
+
+/* Each of those that were told says so, by when it has read what was in the way. */
+static void hand_over_untold(struct eventfds *eventfds)
+{
+	bool goes_on = eventfds->untold;
+	struct eventfd *eventfd;
+	eventfds->untold = false;
+	wl_list_for_each (eventfd, &eventfds->list, link) {
+		goes_on = goes_on && !eventfds->untold;
+		if (goes_on && eventfd->mover == 0) {
+			hand_over(eventfds, eventfd);
+		}
+	}
 }
 
 static void wait_for_turn(struct eventfds *eventfds, struct eventfd *eventfd, unsigned int session)
@@ -268,7 +287,7 @@ static void leave(struct eventfds *eventfds, struct eventfd *eventfd, unsigned i
 	eventfd->next = eventfd->next != session ? eventfd->next : 0;
 	if (eventfd->sessions.size == 0) {
 		destroy(eventfds, eventfd);
-	} else if (eventfd->mover == session) {
+	} else if (eventfd->mover == session || eventfd->mover == 0) {
 		hand_over(eventfds, eventfd);
 	}
 }
@@ -322,7 +341,9 @@ bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *ask
 	memcpy(of.id, record->link, sizeof(of.id));
 	bool linked = memcmp(of.id, none, sizeof(none)) != 0;
 	if (note->number == 0 && fd < 0) {
-		return linked && note_role(eventfds, &of, asker->session, note);
+		bool ok = linked && note_role(eventfds, &of, asker->session, note);
+		hand_over_untold(eventfds);
+		return ok;
 	}
 	if (linked && note->number != 0 && fd >= 0 && is_eventfd(fd)) {
 		answer(eventfds, &of, asker->session, note, fd);

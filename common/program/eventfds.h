@@ -28,8 +28,9 @@ struct eventfds {
 	size_t max_per_session;
 	uint64_t side; // in the names that are given here: CHANNEL_EVENT_HOST or 0
 	uint64_t last; // name that was given
-	// Sends a session a note. fd is borrowed, -1 for none.
-	void (*tell)(void *data, unsigned int session, const struct event_note *note, int fd);
+	bool untold;   // a session could not be told that it is its turn
+	// Sends a session a note. fd is borrowed, -1 for none. False: it has gone, or reads too slowly.
+	bool (*tell)(void *data, unsigned int session, const struct event_note *note, int fd);
 	void *data;
 };
 

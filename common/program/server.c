@@ -311,7 +311,7 @@ static void log_denied(
 		(int)sizeof(denied->text) - 1, denied->text);
 }
 
-static void tell_session(void *data, unsigned int number, const struct event_note *note, int fd)
+static bool tell_session(void *data, unsigned int number, const struct event_note *note, int fd)
 {
 	struct server *server = data;
 	const struct record_event record = {.type = RECORD_EVENT, .note = *note};
@@ -320,6 +320,7 @@ static void tell_session(void *data, unsigned int number, const struct event_not
 		log_limited(LOG_WARN, "session %u: cannot be told of an eventfd: %s", number,
 			strerror(-error));
 	}
+	return error == 0;
 }
 
 static bool handle_event_record(struct server *server, unsigned int number,

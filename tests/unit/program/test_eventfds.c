@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 struct fixture {
 	struct eventfds eventfds;
 	unsigned int told; // how often
+	unsigned int room; // for so many more
 	unsigned int session;
 	struct event_note note;      // the last one
 	struct fd_identity identity; // of its fd; zeros: it had none
@@ -31,9 +33,13 @@ static const struct eventfds_asker one = {.session = 1, .cid = FIRST_GUEST};
 static const struct eventfds_asker two = {.session = 2, .cid = FIRST_GUEST};
 static const struct eventfds_asker three = {.session = 3, .cid = FIRST_GUEST};
 
-static void tell(void *data, unsigned int session, const struct event_note *note, int fd)
+static bool tell(void *data, unsigned int session, const struct event_note *note, int fd)
 {
 	struct fixture *fixture = data;
+	if (fixture->room == 0) {
+		return false;
+	}
+	fixture->room--;
 	fixture->told++;
 	fixture->session = session;
 	fixture->note = *note;
@@ -41,11 +47,12 @@ static void tell(void *data, unsigned int session, const struct event_note *note
 	if (fd >= 0) {
 		fd_identity_of(fd, &fixture->identity);
 	}
+	return true;
 }
 
 static void init(struct fixture *fixture)
 {
-	*fixture = (struct fixture){0};
+	*fixture = (struct fixture){.room = UINT_MAX};
 	eventfds_init(&fixture->eventfds);
 	fixture->eventfds.max_per_session = 100;
 	fixture->eventfds.side = CHANNEL_EVENT_HOST;
@@ -312,6 +319,41 @@ static void nobody_begins_while_another_one_has_not_ended_here(void **state)
 	finish(&fixture);
 }
 
+// A socket has room for some hundreds.
+static void a_session_is_told_of_as_much_as_it_reads(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	uint64_t names[10];
+	init(&fixture);
+	for (size_t i = 0; i < 10; i++) {
+		int fd = new_event();
+		role_of(&fixture, &one, 0, fd);
+		names[i] = fixture.note.name;
+		role_of(&fixture, &two, 0, fd);
+		role_of(&fixture, &three, 0, fd);
+		close(fd);
+	}
+	unsigned int told = fixture.told;
+	fixture.room = 2;
+	eventfds_forget(&fixture.eventfds, 1);
+	assert_int_equal(fixture.told, told + 2);
+	for (unsigned int i = 2; i < 6; i++) {
+		fixture.room = 1;
+		assert_true(note(&fixture, 2, fixture.note.name, CHANNEL_EVENT_MOVES, COUNT_MAX));
+		assert_int_equal(fixture.told, told + i + 1);
+		assert_int_equal(fixture.session, 2);
+	}
+	// the others, and those that it had
+	fixture.room = UINT_MAX;
+	eventfds_forget(&fixture.eventfds, 2);
+	assert_int_equal(fixture.told, told + 6 + 10);
+	assert_int_equal(fixture.session, 3);
+	assert_true(note(&fixture, 3, names[0], CHANNEL_EVENT_SINK, COUNT_MAX));
+	assert_int_equal(fixture.told, told + 6 + 10);
+	finish(&fixture);
+}
+
 static void a_name_is_not_given_twice(void **state)
 {
 	(void)state;
@@ -444,6 +486,7 @@ int main(void)
 		fd_count_test(the_other_side_decides_about_its_own),
 		fd_count_test(the_next_one_goes_on_where_the_last_one_was),
 		fd_count_test(nobody_begins_while_another_one_has_not_ended_here),
+		fd_count_test(a_session_is_told_of_as_much_as_it_reads),
 		fd_count_test(a_name_is_not_given_twice),
 		fd_count_test(what_is_too_many_is_known_to_one_session_only),
 		fd_count_test(one_link_does_not_take_all),

@@ -120,12 +120,13 @@ static bool handle_ask(void *data, const struct event_note *note, int fd)
 	return false;
 }
 
-static void handle_tell(void *data, unsigned int number, const struct event_note *note, int fd)
+static bool handle_tell(void *data, unsigned int number, const struct event_note *note, int fd)
 {
 	struct parent *parent = data;
 	struct world *world = parent->world;
 	enum side side = parent == &world->parents[HOST] ? HOST : GUEST;
 	send_record(world, side, false, number - 1, note, fd);
+	return true;
 }
 
 static struct record *first_record(
