@@ -222,11 +222,16 @@ static uint64_t add(uint64_t a, uint64_t b)
 	return b < COUNT_MAX - a ? a + b : COUNT_MAX;
 }
 
-/* To another session, once there is one that may: where the name was given, any does. */
-static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
+/* Whose turn it is when nobody moves the counts: where the name was given, anybody's. 0: nobody's. */
+static unsigned int successor(const struct eventfds *eventfds, const struct eventfd *eventfd)
 {
 	unsigned int first = is_named_here(eventfds, eventfd->name) ? first_session(eventfd) : 0;
-	unsigned int session = eventfd->next != 0 ? eventfd->next : first;
+	return eventfd->next != 0 ? eventfd->next : first;
+}
+
+static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
+{
+	unsigned int session = successor(eventfds, eventfd);
 	eventfd->mover = 0;
 	if (session == 0) {
 		return;
@@ -246,17 +251,23 @@ static void hand_over(struct eventfds *eventfds, struct eventfd *eventfd)
 	}
 }
 
-/* Each of those that were told says so, by when it has read what was in the way. */
-static void hand_over_untold(struct eventfds *eventfds)
+/* Who was told of one says so: by then it has read what was in the way of others. */
+static void hand_over_untold(struct eventfds *eventfds, const struct link_id *of)
 {
-	bool goes_on = eventfds->untold;
+	bool fits = true;
 	struct eventfd *eventfd;
+	if (!eventfds->untold) {
+		return;
+	}
 	eventfds->untold = false;
 	wl_list_for_each (eventfd, &eventfds->list, link) {
-		goes_on = goes_on && !eventfds->untold;
-		if (goes_on && eventfd->mover == 0) {
+		bool due = eventfd->mover == 0 && successor(eventfds, eventfd) != 0;
+		if (due && fits && link_equal(&eventfd->of, of)) {
 			hand_over(eventfds, eventfd);
+			due = eventfd->mover == 0;
+			fits = !due;
 		}
+		eventfds->untold |= due;
 	}
 }
 
@@ -342,7 +353,7 @@ bool eventfds_handle(struct eventfds *eventfds, const struct eventfds_asker *ask
 	bool linked = memcmp(of.id, none, sizeof(none)) != 0;
 	if (note->number == 0 && fd < 0) {
 		bool ok = linked && note_role(eventfds, &of, asker->session, note);
-		hand_over_untold(eventfds);
+		hand_over_untold(eventfds, &of);
 		return ok;
 	}
 	if (linked && note->number != 0 && fd >= 0 && is_eventfd(fd)) {
