@@ -31,6 +31,11 @@ SHOWN_LINES = 40  # of what fdferry-host has said, after a failure
 LOGGED = '"$@" 2>/run/log; status=$?; echo "stats: $(tr "\\n" " " </run/log)"; exit $status'
 
 
+def compare(pixels, seed):
+    if pixels[:] != random.Random(seed).randbytes(len(pixels)):
+        raise Failure("the bytes are other ones")
+
+
 class Devices:
     """Both of the machine's, as Guest wants them."""
 
@@ -89,10 +94,6 @@ class Trial:
         with mmap.mmap(fd, mmap.PAGESIZE) as mapping:
             return mapping[0]
 
-    def compare(self, seed):
-        if self.pixels[:] != random.Random(seed).randbytes(len(self.pixels)):
-            raise Failure("the bytes are other ones")
-
     def the_compositor_gets_a_dma_buf(self):
         self.guest.wait_for("shown")
         self.connection, = (one for one in self.compositor.connections if one.planes)
@@ -107,12 +108,12 @@ class Trial:
         self.wait_for_counts(1, PIXELS, 1)
 
     def it_has_what_the_client_has_painted(self):
-        self.compare(SEED)
+        compare(self.pixels, SEED)
 
     def what_is_painted_later_is_in_it_though_nobody_is_told(self):
         commits = len(self.connection.got("wl_surface", 6))
         self.release()
-        self.compare(int(self.guest.wait_for("painted")))
+        compare(self.pixels, int(self.guest.wait_for("painted")))
         if len(self.connection.got("wl_surface", 6)) != commits:
             raise Failure("the client has been shown again")
 
