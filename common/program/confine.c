@@ -59,6 +59,8 @@ static const struct sandbox_rule session_rules[] = {
 };
 
 static const struct sandbox_rule wayland_rules[] = {
+	// pools by their pages: what qsort(3) asks for before it takes memory
+	SANDBOX_ALLOW("sysinfo"),
 	// dma-bufs
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, DMA_BUF_IOCTL_SYNC)),
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE)),

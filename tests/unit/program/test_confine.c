@@ -23,6 +23,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -479,6 +480,14 @@ static bool use_ring(const void *data)
 		errno == EOPNOTSUPP;
 }
 
+/* As qsort(3) does once, before it takes memory for what is larger than a kilobyte. */
+static bool look_for_memory(const void *data)
+{
+	struct sysinfo info;
+	(void)data;
+	return sysinfo(&info) == 0;
+}
+
 static bool use_dmabufs(const void *data)
 {
 	(void)data;
@@ -538,6 +547,7 @@ static void what_a_session_needs_works(void **state)
 	expect_passed(true, use_replicas, NULL);
 	expect_passed(false, use_dmabufs, NULL);
 	expect_passed_at(false, false, use_ring, NULL);
+	expect_passed(false, look_for_memory, NULL);
 	expect_passed(true, know_eventfds, NULL);
 	expect_passed(true, use_devices, NULL);
 }
