@@ -93,6 +93,16 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 	return n;
 }
 
+ssize_t recv(int fd, void *bytes, size_t len, int flags)
+{
+	ssize_t (*call)(int, void *, size_t, int) = NEXT(recv);
+	ssize_t n = call(fd, bytes, len, flags);
+	if (n > 0) {
+		look_for_trigger(bytes, (size_t)n);
+	}
+	return n;
+}
+
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
 	ssize_t (*call)(int, const struct msghdr *, int) = NEXT(sendmsg);
