@@ -180,11 +180,17 @@ struct memory *memory_export_changing(
 	return export_pool(refs, fd, size, false, wrong);
 }
 
-/* Rows that come back for a file which is closed or truncated by now are forgotten. */
+/*
+ * Rows that come back for a file which is closed or truncated by now are forgotten. None come back to what
+ * the host's compositor has given away, which it may go on showing.
+ */
 const char *memory_place_in_original(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
+	if (ref->refs->own_bit == CHANNEL_ID_HOST) {
+		return "MEM_WRITE to a memory that the host has opened";
+	}
 	if (rows_fit(memory, write) && !memory->shared) {
 		place_at(memory, write, rows);
 	}

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -13,6 +14,7 @@
 #include "export-dmabuf-client.h"
 #include "export-dmabuf-server.h"
 #include "fdpass/resolver.h"
+#include "protocol/channel.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
@@ -403,6 +405,41 @@ static void two_frames_at_once_are_both_right(void **state)
 	end(&stage);
 }
 
+/* What a client could do only where the guest's program is another one. */
+static void forge_rows(const struct stage *stage)
+{
+	static const uint8_t bytes[64];
+	const struct channel_mem_write write = {
+		.stride = sizeof(bytes), .row_bytes = sizeof(bytes), .rows = 1};
+	const struct channel_header header = {
+		.type = CHANNEL_MEM_WRITE,
+		.id = CHANNEL_ID_HOST | 1,
+		.length = sizeof(write) + sizeof(bytes),
+	};
+	const int fd = stage->client->pair.guest_channel;
+	assert_int_equal(send(fd, &header, sizeof(header), MSG_NOSIGNAL), sizeof(header));
+	assert_int_equal(send(fd, &write, sizeof(write), MSG_NOSIGNAL), sizeof(write));
+	assert_int_equal(send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL), sizeof(bytes));
+}
+
+static void a_guest_does_not_draw_on_the_screen(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage, &packed);
+	struct zwlr_export_dmabuf_frame_v1 *frame = ask(&stage);
+	assert_true(stage.ready);
+	uint8_t before[SIZE];
+	memcpy(before, stage.screen[0], SIZE);
+	forge_rows(&stage);
+	client_wait_failed(stage.client);
+	client_wait_over(stage.client);
+	assert_non_null(strstr(stage.client->pair.host.reason, "the host has opened"));
+	assert_memory_equal(stage.screen[0], before, SIZE);
+	zwlr_export_dmabuf_frame_v1_destroy(frame);
+	end(&stage);
+}
+
 static void a_late_device_delays_ready_and_nothing_before(void **state)
 {
 	(void)state;
@@ -440,6 +477,7 @@ int main(void)
 		fd_count_test(it_is_hidden_where_a_guest_can_make_no_copies),
 		fd_count_test(a_client_may_leave_before_it_is_told),
 		fd_count_test(two_frames_at_once_are_both_right),
+		fd_count_test(a_guest_does_not_draw_on_the_screen),
 		fd_count_test(a_late_device_delays_ready_and_nothing_before),
 	};
 	log_init("integration", LOG_ERROR); // what stands for a dma-buf knows no DMA_BUF_IOCTL_SYNC
