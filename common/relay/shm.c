@@ -293,12 +293,10 @@ static struct buffer *buffer_arg(struct wayland_call *call, size_t i)
 	return is_object ? (struct buffer *)wayland_arg_state(call, i, "wl_buffer") : NULL;
 }
 
-/* A message that makes objects cannot: it is read when the kernel lets us. */
 static bool must_wait(struct wayland_call *call)
 {
-	const struct wire_op *op = call->message.op;
 	bool wait = false;
-	for (size_t i = 0; !wait && !op->makes_object && i < op->n_args; i++) {
+	for (size_t i = 0; !wait && i < call->message.op->n_args; i++) {
 		struct buffer *buffer = buffer_arg(call, i);
 		wait = buffer != NULL && buffer_must_wait(buffer);
 	}

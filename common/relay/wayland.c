@@ -215,6 +215,18 @@ static const char *make_objects(struct wayland_call *call)
 	return NULL;
 }
 
+/* What has to wait comes again, and makes its objects then. */
+static void unmake_objects(struct wayland_call *call)
+{
+	const struct wire_op *op = call->message.op;
+	for (size_t i = 0; op->makes_object && i < op->n_args; i++) {
+		enum wire_arg_type type = op->args[i].type;
+		if (type == WIRE_ARG_NEW_ID || type == WIRE_ARG_ANY_NEW_ID) {
+			objects_remove(&call->wayland->objects, call->message.args[i].value);
+		}
+	}
+}
+
 static void trace(struct wayland_call *call, const char *const *fd_names)
 {
 	wire_trace(call->wayland->options.trace, call->direction, call->object->interface->name,
@@ -455,6 +467,7 @@ static bool export_message(struct wayland *wayland, struct wayland_call *call,
 	call->replacement = &replacement;
 	enum wayland_verdict verdict = run_hook(call, hook_of(call->message.op, true));
 	if (verdict == WAYLAND_WAIT) {
+		unmake_objects(call);
 		wayland->waiting = true;
 		wl_array_release(&replacement);
 		return true;

@@ -11,7 +11,9 @@
 
 #include "base/log.h"
 #include "channel/channel.h"
+#include "fdpass/fdref.h"
 #include "fdpass/resolver.h"
+#include "fdpass/virtgpu.h"
 #include "relay/session.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabuf_screen.h"
@@ -57,7 +59,8 @@ struct told {
 struct stage {
 	struct world *world;
 	struct client *client;
-	struct resolver *resolver;
+	struct resolver *resolver, *handles;
+	struct virtgpu *virtgpu;
 	struct dmabuf_screen screen;
 	struct wl_drm *drm;
 	struct told told;
@@ -114,7 +117,12 @@ static void begin_world(struct stage *stage, int version)
 
 static void join(struct stage *stage)
 {
-	const struct pair_options options = {.resolver = stage->resolver, .device = guest_device};
+	const struct pair_options options = {
+		.resolver = stage->resolver,
+		.handles = stage->handles,
+		.virtgpu = stage->virtgpu,
+		.device = guest_device,
+	};
 	stage->client = client_create(stage->world, &options);
 	stage->drm = client_bind(stage->client, &wl_drm_interface, 2);
 	wl_drm_add_listener(stage->drm, &drm_listener, &stage->told);
@@ -131,6 +139,7 @@ static void end_world(struct stage *stage)
 {
 	world_destroy(stage->world);
 	resolver_destroy(stage->resolver);
+	resolver_destroy(stage->handles);
 	munmap(stage->data, SIZE);
 	close(stage->fd);
 }
@@ -271,6 +280,60 @@ static void the_compositor_shows_what_the_client_drew(void **state)
 		expect_picture(&stage, &primes[i]);
 		wl_buffer_destroy(buffer);
 	}
+	wl_surface_destroy(surface);
+	wl_compositor_destroy(compositor);
+	end(&stage);
+}
+
+/* ---- a GPU that is slow ---- */
+
+bool __wrap_virtgpu_must_wait(struct virtgpu *gpu, struct fdrefs *refs, int fd);
+struct virtgpu_buffer *__wrap_virtgpu_get(struct virtgpu *gpu, int fd);
+
+static struct {
+	struct fdrefs *waiting; // NULL: nobody has asked
+	bool knows;             // the device does
+} slow;
+
+bool __wrap_virtgpu_must_wait(struct virtgpu *gpu, struct fdrefs *refs, int fd)
+{
+	(void)gpu, (void)fd;
+	slow.waiting = refs;
+	return !slow.knows;
+}
+
+struct virtgpu_buffer *__wrap_virtgpu_get(struct virtgpu *gpu, int fd)
+{
+	(void)gpu, (void)fd;
+	return NULL; // it is copied
+}
+
+static bool is_waited_for(void *data)
+{
+	(void)data;
+	return slow.waiting != NULL;
+}
+
+static void a_buffer_that_waits_for_the_device_is_made_then(void **state)
+{
+	(void)state;
+	static const struct prime prime = {WIDTH, HEIGHT, DRM_FORMAT_XRGB8888, {0}, {STRIDE}};
+	struct stage stage;
+	begin_world(&stage, 2);
+	stage.handles = udmabuf_no_resolver_create();
+	stage.virtgpu = (struct virtgpu *)&slow;
+	join(&stage);
+	struct wl_compositor *compositor = client_bind(stage.client, &wl_compositor_interface, 4);
+	struct wl_surface *surface = wl_compositor_create_surface(compositor);
+	struct wl_buffer *buffer = create(&stage, stage.fd, &prime);
+	wl_display_flush(stage.client->display);
+	world_wait(stage.world, is_waited_for, NULL);
+	assert_int_equal(stage.screen.n_requests, 0);
+	slow.knows = true;
+	fdrefs_retry(slow.waiting);
+	show(&stage, surface, buffer);
+	expect_picture(&stage, &prime);
+	wl_buffer_destroy(buffer);
 	wl_surface_destroy(surface);
 	wl_compositor_destroy(compositor);
 	end(&stage);
@@ -556,6 +619,7 @@ int main(void)
 		fd_count_test(it_is_hidden_where_its_buffers_cannot_be_right),
 		fd_count_test(nobody_is_authenticated_on_the_host),
 		fd_count_test(the_compositor_shows_what_the_client_drew),
+		fd_count_test(a_buffer_that_waits_for_the_device_is_made_then),
 		fd_count_test(wrong_buffers_are_told_by_the_protocol_s_own_errors),
 		fd_count_test(what_is_no_dma_buf_is_an_invalid_name),
 		fd_count_test(names_of_one_machine_are_invalid_in_another),
