@@ -87,7 +87,7 @@ static void forget_device(struct vmm *vmm)
 		vmm->readable = NULL;
 	}
 	if (vmm->device_fd >= 0) {
-		close(vmm->device_fd);
+		child_close(vmm->device_fd);
 		vmm->device_fd = -1;
 	}
 	vmm->pid = 0;
@@ -157,7 +157,7 @@ static void handle_child(evutil_socket_t fd, short what, void *data)
 	if (vmm->pid == 0 || waitpid(vmm->pid, &status, WNOHANG) != vmm->pid) {
 		return;
 	}
-	child_read_records(vmm->device_fd, UINT32_MAX, handle_record, vmm); // its last words
+	child_read_last(vmm->device_fd, handle_record, vmm);
 	if (WIFSIGNALED(status) && !vmm->stopping) {
 		const char *name = sigabbrev_np(WTERMSIG(status));
 		log_error("device process %d crashed: SIG%s", (int)vmm->pid,

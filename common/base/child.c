@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -126,4 +127,19 @@ enum child_reading child_read_records(
 		reading = read_record(fd, handle, data, &more);
 	}
 	return reading;
+}
+
+enum child_reading child_read_last(int fd, child_record_func handle, void *data)
+{
+	shutdown(fd, SHUT_RD);
+	return child_read_records(fd, UINT_MAX, handle, data);
+}
+
+void child_close(int fd)
+{
+	if (closer_is_full()) {
+		close(fd);
+	} else {
+		closer_close(fd);
+	}
 }

@@ -15,7 +15,6 @@
 #include <wayland-util.h>
 
 #include "base/child.h"
-#include "base/closer.h"
 #include "base/log.h"
 #include "base/scm.h"
 
@@ -36,7 +35,6 @@ struct worker {
 	int64_t started_ms;
 	bool ready;    // has said so
 	bool busy;     // has a session
-	bool reaped;   // its pid may be another process's
 	bool rejected; // has sent what makes no sense
 	struct workers_sender sender;
 };
@@ -76,9 +74,7 @@ static void reject(struct worker *worker)
 {
 	worker->rejected = true;
 	event_del(worker->readable);
-	if (!worker->reaped) {
-		kill(worker->pid, SIGKILL);
-	}
+	kill(worker->pid, SIGKILL);
 }
 
 static bool handle_record(void *data, const void *record, size_t len, struct fdlist *fds)
@@ -92,26 +88,19 @@ static bool handle_record(void *data, const void *record, size_t len, struct fdl
 	return workers->handler->record(workers->data, &worker->sender, record, len, fds);
 }
 
-// Reads at most max records; false at the end of the stream.
-static bool read_records(struct worker *worker, unsigned int max)
-{
-	if (worker->rejected) {
-		return true;
-	}
-	enum child_reading reading = child_read_records(worker->fd, max, handle_record, worker);
-	if (reading == CHILD_NONSENSE) {
-		reject(worker);
-	}
-	return reading != CHILD_GONE;
-}
-
 static void handle_readable(evutil_socket_t fd, short what, void *data)
 {
-	(void)fd;
 	(void)what;
 	struct worker *worker = data;
-	if (!read_records(worker, RECORDS_PER_WAKE)) {
+	switch (child_read_records(fd, RECORDS_PER_WAKE, handle_record, worker)) {
+	case CHILD_GOES_ON:
+		break;
+	case CHILD_GONE:
 		event_del(worker->readable); // SIGCHLD follows
+		break;
+	case CHILD_NONSENSE:
+		reject(worker);
+		break;
 	}
 }
 
@@ -119,11 +108,7 @@ static void worker_free(struct worker *worker)
 {
 	wl_list_remove(&worker->link);
 	event_free(worker->readable);
-	if (worker->rejected && !closer_is_full()) {
-		closer_close(worker->fd); // with the fds of what was not read
-	} else {
-		close(worker->fd);
-	}
+	child_close(worker->fd);
 	free(worker);
 }
 
@@ -205,8 +190,9 @@ static void reap(struct worker *worker)
 		return;
 	}
 	struct workers *workers = worker->workers;
-	worker->reaped = true;
-	read_records(worker, UINT32_MAX); // its last words
+	if (!worker->rejected) {
+		child_read_last(worker->fd, handle_record, worker);
+	}
 	bool busy = worker->busy;
 	const struct workers_sender sender = worker->sender;
 	if (!busy) {

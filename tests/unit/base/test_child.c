@@ -124,6 +124,37 @@ static void nothing_is_read_after_nonsense(void **state)
 	close(pair[1]);
 }
 
+struct echo {
+	size_t n;
+	int fd; // of whoever has the child's end
+	ssize_t sent;
+};
+
+/* For each record that is read, another one is sent. */
+static bool echo(void *data, const void *record, size_t len, struct fdlist *fds)
+{
+	(void)fds;
+	struct echo *echo = data;
+	assert_true(++echo->n < 10);
+	echo->sent = send(echo->fd, record, len, MSG_NOSIGNAL);
+	return true;
+}
+
+static void the_last_records_of_a_child_are_those_that_it_has_sent(void **state)
+{
+	(void)state;
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	struct echo echoes = {.fd = pair[1]};
+	send_record(pair[1], "one", 3, 0);
+	send_record(pair[1], "two", 3, 1);
+	assert_int_equal(child_read_last(pair[0], echo, &echoes), CHILD_GONE);
+	assert_int_equal(echoes.n, 2);
+	assert_int_equal(echoes.sent, -1);
+	child_close(pair[0]);
+	close(pair[1]);
+}
+
 static void a_record_whose_fd_is_lost_is_left_out(void **state)
 {
 	(void)state;
@@ -155,6 +186,7 @@ int main(int argc, char *argv[])
 		fd_count_test(a_child_has_its_arguments_and_one_fd),
 		fd_count_test(records_come_whole_and_with_their_fds),
 		fd_count_test(nothing_is_read_after_nonsense),
+		fd_count_test(the_last_records_of_a_child_are_those_that_it_has_sent),
 		fd_count_test(a_record_whose_fd_is_lost_is_left_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

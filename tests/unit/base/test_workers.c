@@ -66,6 +66,11 @@ static int worker_main(int session_fd, const char *mode)
 		struct iovec iov = {.iov_base = record, .iov_len = (size_t)n};
 		scm_send(session_fd, &iov, 1, &fds, fds.count);
 		pause();
+	} else if (strcmp(record, "mute") == 0) { // what follows is not read
+		for (int i = 0; i < 2; i++) {
+			workers_report(session_fd, record, 0, -1);
+		}
+		workers_report(session_fd, record, (size_t)n, *fdlist_peek(&fds));
 	} else if (strcmp(record, "leave") == 0) {
 		int fd = fdlist_take(&fds);
 		workers_report(session_fd, record, (size_t)n, fd);
@@ -257,9 +262,8 @@ static void a_worker_that_sends_two_fds_is_killed(void **state)
 	stop(&fixture);
 }
 
-static void an_fd_whose_close_waits_does_not_stop_the_parent(void **state)
+static void leave_lingering(const char *how, size_t seen)
 {
-	(void)state;
 	struct fixture fixture;
 	struct fdlist fds;
 	int peer, fd = lingering_create(&peer);
@@ -269,14 +273,26 @@ static void an_fd_whose_close_waits_does_not_stop_the_parent(void **state)
 	start(&fixture, "works");
 	fdlist_init(&fds);
 	assert_true(fdlist_push(&fds, fd));
-	assign(&fixture, "leave", &fds);
+	assign(&fixture, how, &fds);
 	fdlist_finish(&fds);
 	siginfo_t info; // of the worker: from there on it is our fd only
 	assert_int_equal(waitid(P_ALL, 0, &info, WEXITED | WNOWAIT), 0);
 	wait_for(&fixture, &fixture.gone, 1);
-	assert_int_equal(fixture.fds, 1);
+	assert_int_equal(fixture.fds, seen);
 	stop(&fixture);
 	close(peer);
+}
+
+static void an_fd_whose_close_waits_does_not_stop_the_parent(void **state)
+{
+	(void)state;
+	leave_lingering("leave", 1);
+}
+
+static void an_fd_that_nobody_has_read_does_not_stop_the_parent(void **state)
+{
+	(void)state;
+	leave_lingering("mute", 0);
 }
 
 static void a_crash_is_told_with_its_signal(void **state)
@@ -428,6 +444,7 @@ int main(int argc, char *argv[])
 		fd_count_test(a_worker_that_talks_nonsense_is_killed),
 		fd_count_test(a_worker_that_sends_two_fds_is_killed),
 		fd_count_test(an_fd_whose_close_waits_does_not_stop_the_parent),
+		fd_count_test(an_fd_that_nobody_has_read_does_not_stop_the_parent),
 		fd_count_test(a_crash_is_told_with_its_signal),
 		fd_count_test(many_sessions_at_once_each_have_a_worker),
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),
