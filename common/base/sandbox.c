@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
@@ -279,10 +280,10 @@ static uint64_t access_to(const struct sandbox_path *path, bool is_directory, in
 	return access;
 }
 
-static bool add_path(int ruleset, int version, const struct sandbox_path *path)
+static bool add_path(int ruleset, int version, const struct sandbox_path *path, const char *name)
 {
 	struct stat st = {0};
-	int fd = open(path->path, O_PATH | O_CLOEXEC);
+	int fd = open(name, O_PATH | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		return fd < 0 && (errno == ENOENT || errno == EACCES);
 	}
@@ -298,11 +299,23 @@ static bool add_path(int ruleset, int version, const struct sandbox_path *path)
 	return ok;
 }
 
+static bool add_matches(int ruleset, int version, const struct sandbox_path *path)
+{
+	glob_t names;
+	int error = glob(path->path, GLOB_NOSORT, NULL, &names);
+	bool ok = error == 0 || error == GLOB_NOMATCH;
+	for (size_t i = 0; ok && error == 0 && i < names.gl_pathc; i++) {
+		ok = add_path(ruleset, version, path, names.gl_pathv[i]);
+	}
+	globfree(&names);
+	return ok;
+}
+
 static bool add_paths(int ruleset, int version, const struct sandbox_path *paths)
 {
 	bool ok = true;
 	for (; ok && paths != NULL && paths->path != NULL; paths++) {
-		ok = add_path(ruleset, version, paths);
+		ok = add_matches(ruleset, version, paths);
 	}
 	return ok;
 }

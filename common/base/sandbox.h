@@ -37,10 +37,11 @@ struct sandbox_rule {
 #define SANDBOX_OWN(name)             {name, {{0}}, 0, true}
 // clang-format on
 
-// A file, or all below a directory, that may still be opened.
+// Files, or all below directories, that may still be opened.
 struct sandbox_path {
-	const char *path; // NULL ends a table; one that does not exist stands for nothing
-	bool writable;    // for writing, too, and for ioctl(2) if it is a device
+	const char *
+		path; // a pattern (glob(7)); NULL ends a table; one that matches nothing stands for nothing
+	bool writable; // for writing, too, and for ioctl(2) if it is a device
 };
 
 #define SANDBOX_TABLES 4

@@ -7,6 +7,7 @@
 #include <linux/sockios.h>
 #include <linux/sync_file.h>
 #include <linux/udmabuf.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -48,7 +49,7 @@ static const struct sandbox_rule session_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFD)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETFD)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
-	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETFL)),
+	SANDBOX_IF_BOTH("fcntl", SANDBOX_ARG(1, F_SETFL), SANDBOX_ARG_ONLY(2, O_NONBLOCK)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_ADD_SEALS)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETPIPE_SZ)),
@@ -95,8 +96,8 @@ static const struct sandbox_path wayland_paths[] = {
 };
 
 static const struct sandbox_rule service_rules[] = {
-	// whether memory is used: leases
-	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETSIG)),
+	// whether memory is used: leases, whose signal is one that is ignored
+	SANDBOX_IF_BOTH("fcntl", SANDBOX_ARG(1, F_SETSIG), SANDBOX_ARG(2, SIGURG)),
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETLEASE)),
 	// whether another session carries a socket: record locks
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_SETLK)),
@@ -124,7 +125,7 @@ static const struct sandbox_path service_paths[] = {
 	{"/dev/full", true},
 	{"/dev/random", true},
 	{"/dev/urandom", true},
-	{"/dev/dri", true}, // a sync_file is made by a render node
+	{"/dev/dri/renderD*", true}, // make sync_files
 	{0},
 };
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
 #include <linux/io_uring.h>
@@ -193,6 +194,9 @@ static const struct call forbidden[] = {
 	{"ioctl", {0, TIOCLINUX}},
 	{"fcntl", {0, F_SETOWN, 1}},
 	{"fcntl", {0, F_NOTIFY}},
+	{"fcntl", {0, F_SETSIG, SIGKILL}}, // of whoever has asked for signals
+	{"fcntl", {0, F_SETFL, O_ASYNC}},
+	{"fcntl", {0, F_SETFL, O_APPEND | O_NONBLOCK}},
 };
 
 static bool call(const void *data)
@@ -244,7 +248,7 @@ static void each_kind_of_session_has_only_what_it_needs(void **state)
 	static const struct call services[] = {
 		{"fcntl", {0, F_SETLEASE}},
 		{"fcntl", {0, F_SETLK}},
-		{"fcntl", {0, F_SETSIG}},
+		{"fcntl", {0, F_SETSIG, SIGURG}},
 		{"setsockopt", {0, SOL_SOCKET, SO_PASSCRED}},
 	};
 	static const struct call waylands[] = {
@@ -358,6 +362,30 @@ static void no_file_can_be_opened(void **state)
 	expect_passed(false, open_what_is_not_ours, NULL);
 	expect_passed(true, open_what_is_not_ours, NULL);
 	expect_passed(false, open_devices, NULL);
+}
+
+static bool open_cards(const void *data)
+{
+	const glob_t *cards = data;
+	bool ok = true;
+	for (size_t i = 0; i < cards->gl_pathc; i++) {
+		ok = is_refused(cards->gl_pathv[i], O_RDWR) && ok;
+	}
+	return ok;
+}
+
+// Who opens one that nobody shows anything on could keep others from doing so.
+static void no_session_opens_a_graphics_card(void **state)
+{
+	glob_t cards;
+	(void)state;
+	if (!have_landlock() || glob("/dev/dri/card*", 0, NULL, &cards) != 0) {
+		print_message("no Landlock, or no graphics card\n");
+		skip();
+	}
+	expect_passed(false, open_cards, &cards);
+	expect_passed(true, open_cards, &cards);
+	globfree(&cards);
 }
 
 /* ---- what is left ---- */
@@ -563,6 +591,7 @@ int main(void)
 		fd_count_test(calls_of_other_architectures_end_the_process),
 #endif
 		fd_count_test(no_file_can_be_opened),
+		fd_count_test(no_session_opens_a_graphics_card),
 		fd_count_test(fds_in_flight_and_pages_of_pipes_can_be_limited),
 		fd_count_test(capabilities_privileges_and_limits_are_gone),
 		fd_count_test(what_a_session_needs_works),
