@@ -9,13 +9,19 @@
 
 #include "base/sandbox.h"
 #include "host-proxy/device_process.h"
+#include "host-proxy/guest_memory.h"
 #include "host-proxy/options.h"
+
+static const struct sandbox_rule memory_rules[] = {
+	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)), // pages of the guest's that are shared
+	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
+	SANDBOX_IF("fchmod", SANDBOX_ARG(1, GUEST_MEMORY_MODE)),
+	{0},
+};
 
 static const struct sandbox_rule vsock_rules[] = {
 	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GETFL)),
-	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)), // pages of the guest's that are shared
-	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
-	SANDBOX_ALLOW("pread64"), // who still has them
+	SANDBOX_ALLOW("pread64"), // who still has pages that are shared
 	SANDBOX_IF("ioctl", SANDBOX_ARG(1, SIOCOUTQ)),
 	SANDBOX_ALLOW("pipe2"),           // by which a session returns what it was lent
 	SANDBOX_OWN("process_vm_writev"), // what a slow reader has not taken is copied
@@ -31,13 +37,6 @@ static const struct sandbox_rule connect_rules[] = {
 	SANDBOX_IF_BOTH("socket", SANDBOX_ARG(0, AF_UNIX),
 		SANDBOX_ARG_ONLY(1, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)),
 	SANDBOX_ALLOW("connect"),
-	{0},
-};
-
-static const struct sandbox_rule gpu_rules[] = {
-	SANDBOX_IF("fcntl", SANDBOX_ARG(1, F_GET_SEALS)),
-	SANDBOX_IF("ioctl", SANDBOX_ARG(1, UDMABUF_CREATE_LIST)),
-	SANDBOX_ALLOW("accept4"),
 	{0},
 };
 
@@ -69,8 +68,9 @@ static int enter(const struct host_options *options, const struct sandbox_rule *
 int device_sandbox_enter_vsock(const struct host_options *options)
 {
 	const struct vsock_ports *ports = &options->vsock_ports;
-	const struct sandbox_rule *rules[SANDBOX_TABLES] = {sandbox_basics, vsock_rules};
-	size_t n = 2;
+	const struct sandbox_rule *rules[SANDBOX_TABLES] = {
+		sandbox_basics, memory_rules, vsock_rules};
+	size_t n = 3;
 	if (ports->n_to_guest > 0) {
 		rules[n++] = accept_rules;
 	}
@@ -82,6 +82,7 @@ int device_sandbox_enter_vsock(const struct host_options *options)
 
 int device_sandbox_enter_gpu(const struct host_options *options)
 {
-	const struct sandbox_rule *rules[SANDBOX_TABLES] = {sandbox_basics, gpu_rules};
+	const struct sandbox_rule *rules[SANDBOX_TABLES] = {
+		sandbox_basics, memory_rules, accept_rules};
 	return enter(options, rules, NULL);
 }

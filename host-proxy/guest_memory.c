@@ -88,6 +88,17 @@ static const char *map(struct guest_region *region, int fd)
 	return NULL;
 }
 
+// A memfd can be opened again by who has it, as it allows: by default, for writing. Only its own user can change
+// that. Nobody opens a file with a name again who is in a sandbox.
+static void forbid_writing(int fd)
+{
+	struct stat st;
+	if (fstat(fd, &st) == 0 && st.st_nlink == 0 && fchmod(fd, GUEST_MEMORY_MODE) < 0) {
+		log_info("who takes over a session can write to the guest's memory: %s",
+			strerror(errno));
+	}
+}
+
 // A description of its own, by which nobody can write: fd can be the VMM's very own one.
 static int open_read_only(int fd)
 {
@@ -96,6 +107,8 @@ static int open_read_only(int fd)
 	int own = open(path, O_RDONLY | O_CLOEXEC);
 	if (own < 0) {
 		log_info("the guest's memory is not shared with sessions: %s", strerror(errno));
+	} else {
+		forbid_writing(own);
 	}
 	return own;
 }

@@ -12,7 +12,8 @@
  * Other processes may be given the files, but not to write to them.
  */
 
-#define GUEST_MEMORY_MAX 32 // regions
+#define GUEST_MEMORY_MAX  32   // regions
+#define GUEST_MEMORY_MODE 0400 // that a memfd gets, so that nobody opens it for writing again
 
 // A region in a vhost-user message (docs/interop/vhost-user.rst, "A memory region").
 struct guest_range {

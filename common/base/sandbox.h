@@ -44,7 +44,7 @@ struct sandbox_path {
 	bool writable; // for writing, too, and for ioctl(2) if it is a device
 };
 
-#define SANDBOX_TABLES 4
+#define SANDBOX_TABLES 5
 
 struct sandbox_profile {
 	const struct sandbox_rule *rules[SANDBOX_TABLES]; // up to the first NULL

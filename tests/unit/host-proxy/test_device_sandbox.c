@@ -33,6 +33,8 @@ static const struct call never[] = {
 	{"openat", {AT_FDCWD, (long)"/etc/passwd", O_RDONLY | O_CREAT}},
 	{"memfd_create", {(long)"test"}},
 	{"fsync", {0}},
+	{"fchmod", {0, 0666}},
+	{"fchmodat", {AT_FDCWD, (long)"/etc/passwd", 0400}},
 	{"timerfd_create", {0}},
 	{"ftruncate", {0}},
 	{"process_vm_writev", {1}},
@@ -130,6 +132,7 @@ static void a_gpu_accepts_and_makes_buffers_and_no_more(void **state)
 		{"accept4", {-1}},
 		{"ioctl", {-1, UDMABUF_CREATE_LIST}},
 		{"fcntl", {0, F_GET_SEALS}},
+		{"fchmod", {-1, 0400}},
 	};
 	static const struct call forbidden[] = {
 		{"ioctl", {-1, UDMABUF_CREATE}},

@@ -1,14 +1,20 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/sandbox.h"
 #include "host-proxy/guest_memory.h"
 #include "tests/support/fd_count.h"
 
@@ -156,6 +162,60 @@ static void the_files_that_are_kept_cannot_be_written_to(void **state)
 	guest_memory_finish(&memory);
 }
 
+/* As a session can that was taken over: by a description that is for reading only. */
+static int reopen_in_sandbox(int fd, int flags)
+{
+	const struct sandbox_profile profile = {
+		.rules = {sandbox_basics},
+		.opens = true,
+		.strict = true,
+		.report_fd = -1,
+	};
+	struct sandbox_filter filter = {0};
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int error = sandbox_enter(&profile, &filter);
+		_exit(error == 0 && open(path, flags | O_CLOEXEC) < 0 ? errno : 0);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void who_is_given_a_file_cannot_open_it_for_writing(void **state)
+{
+	(void)state;
+	struct guest_memory memory;
+	guest_memory_init(&memory);
+	assert_null(add(&memory, 0, PAGE, 0, 0));
+	assert_int_equal(reopen_in_sandbox(memory.regions[0].fd, O_RDWR), EACCES);
+	assert_int_equal(reopen_in_sandbox(memory.regions[0].fd, O_WRONLY), EACCES);
+	guest_memory_finish(&memory);
+}
+
+static void a_file_with_a_name_keeps_its_mode(void **state)
+{
+	(void)state;
+	const struct guest_range range = {.size = PAGE};
+	struct guest_memory memory;
+	struct stat st;
+	char name[] = "/tmp/guest-memory-XXXXXX";
+	int fd = mkostemp(name, O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)PAGE), 0);
+	assert_int_equal(fchmod(fd, 0640), 0);
+	guest_memory_init(&memory);
+	assert_null(guest_memory_add(&memory, &range, fd));
+	assert_int_equal(stat(name, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0640);
+	guest_memory_finish(&memory);
+	unlink(name);
+}
+
 static void memory_whose_file_cannot_be_kept_is_memory(void **state)
 {
 	(void)state;
@@ -216,6 +276,8 @@ int main(void)
 		fd_count_test(there_are_only_so_many_regions),
 		fd_count_test(a_piece_is_found_in_its_file),
 		fd_count_test(the_files_that_are_kept_cannot_be_written_to),
+		fd_count_test(who_is_given_a_file_cannot_open_it_for_writing),
+		fd_count_test(a_file_with_a_name_keeps_its_mode),
 		fd_count_test(memory_whose_file_cannot_be_kept_is_memory),
 		fd_count_test(each_change_has_its_version),
 	};
