@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <spawn.h>
@@ -15,7 +16,8 @@
 #include "base/log.h"
 #include "base/scm.h"
 
-#define CHILD_FD 3
+#define CHILD_FD   3
+#define N_STANDARD 3
 
 char **child_argv(char *const argv[], const char *option)
 {
@@ -36,8 +38,38 @@ char **child_argv(char *const argv[], const char *option)
 	return copy;
 }
 
+// What the child gets in place of a standard fd, which is not among those that it replaces; -1: the same. Whoever
+// has a terminal can read what is typed there, and set how others read and write.
+static int open_standard(int fd)
+{
+	char path[] = "/proc/self/fd/N";
+	path[sizeof(path) - 2] = (char)('0' + fd);
+	int own = -1;
+	if (fd == STDIN_FILENO) {
+		own = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	} else if (isatty(fd)) {
+		own = open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	}
+	int moved = own >= 0 ? fcntl(own, F_DUPFD_CLOEXEC, CHILD_FD + 1) : -1;
+	if (own >= 0) {
+		close(own);
+	}
+	return moved;
+}
+
+static int add_standard(posix_spawn_file_actions_t *actions, const int standard[N_STANDARD])
+{
+	int error = 0;
+	for (int i = 0; error == 0 && i < N_STANDARD; i++) {
+		if (standard[i] >= 0) {
+			error = posix_spawn_file_actions_adddup2(actions, standard[i], i);
+		}
+	}
+	return error;
+}
+
 // The child's end of the pair becomes CHILD_FD; no other fd but the standard ones is left.
-static int spawn(char *const argv[], int child_fd, pid_t *pid)
+static int spawn(char *const argv[], int child_fd, const int standard[N_STANDARD], pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
 	int error = posix_spawn_file_actions_init(&actions);
@@ -59,6 +91,9 @@ static int spawn(char *const argv[], int child_fd, pid_t *pid)
 	posix_spawnattr_setsigdefault(&attr, &defaults);
 	error = posix_spawn_file_actions_adddup2(&actions, child_fd, CHILD_FD);
 	if (error == 0) {
+		error = add_standard(&actions, standard);
+	}
+	if (error == 0) {
 		error = posix_spawn_file_actions_addclosefrom_np(&actions, CHILD_FD + 1);
 	}
 	if (error == 0) {
@@ -76,7 +111,16 @@ int child_start(char *const argv[], pid_t *pid)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		return -errno;
 	}
-	int error = spawn(argv, pair[1], pid);
+	int standard[N_STANDARD];
+	for (int i = 0; i < N_STANDARD; i++) {
+		standard[i] = open_standard(i);
+	}
+	int error = spawn(argv, pair[1], standard, pid);
+	for (int i = 0; i < N_STANDARD; i++) {
+		if (standard[i] >= 0) {
+			close(standard[i]);
+		}
+	}
 	close(pair[1]);
 	if (error < 0) {
 		close(pair[0]);

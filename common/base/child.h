@@ -10,7 +10,8 @@ struct fdlist;
 /**
  * Runs this program again (/proc/self/exe), so that the new process has an address-space layout of
  * its own. It has no fds but the standard ones and one end of a SOCK_SEQPACKET pair, whose number an
- * option of its command line says. Over the pair the two talk by records, each with fds beside it.
+ * option of its command line says. Over the pair the two talk by records, each with fds beside it. Of the
+ * standard ones, it can read none: a terminal is opened anew for writing.
  */
 
 #define CHILD_RECORD_MAX 1024 // bytes

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,11 +19,27 @@
 #include "base/scm.h"
 #include "tests/support/fd_count.h"
 
+// Says of each of the standard fds how it can be used, and whether it is a terminal or another device.
+static int tell_standard(int fd)
+{
+	char text[6];
+	for (int i = 0; i < 3; i++) {
+		struct stat st;
+		bool device = fstat(i, &st) == 0 && S_ISCHR(st.st_mode);
+		text[2 * i] = "rwb"[fcntl(i, F_GETFL) & O_ACCMODE];
+		text[2 * i + 1] = isatty(i) ? 't' : device ? 'd' : '-';
+	}
+	return send(fd, text, sizeof(text), 0) > 0 ? 7 : 1;
+}
+
 // What the child does: says on the socket which fds it has, and its last argument.
 static int child_main(int fd, const char *word)
 {
 	char text[64];
 	size_t n = fd_count();
+	if (strcmp(word, "standard") == 0) {
+		return tell_standard(fd);
+	}
 	text[0] = (char)('0' + n);
 	strncpy(text + 1, word, sizeof(text) - 2);
 	return send(fd, text, 1 + strlen(word), 0) > 0 ? 7 : 1;
@@ -46,6 +64,61 @@ static void a_child_has_its_arguments_and_one_fd(void **state)
 	close(fd);
 	close(extra);
 	free(all);
+}
+
+// What a child says that is started with these standard fds.
+static void start_with(const int standard[3], char text[64])
+{
+	static char program[] = "test-child", word[] = "standard";
+	char *const argv[] = {program, word, NULL};
+	char **all = child_argv(argv, "--child-fd");
+	int kept[3];
+	pid_t pid;
+	for (int i = 0; i < 3; i++) {
+		kept[i] = fcntl(i, F_DUPFD_CLOEXEC, 0);
+		dup2(standard[i], i);
+	}
+	int fd = child_start(all, &pid);
+	for (int i = 0; i < 3; i++) {
+		dup2(kept[i], i);
+		close(kept[i]);
+	}
+	assert_true(fd >= 0);
+	ssize_t n = recv(fd, text, 63, 0);
+	assert_true(n > 0);
+	text[n] = '\0';
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(fd);
+	free(all);
+}
+
+static void a_child_cannot_read_its_parents_terminal(void **state)
+{
+	(void)state;
+	char text[64];
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(master >= 0);
+	assert_int_equal(unlockpt(master), 0);
+	int terminal = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(terminal >= 0);
+	const int standard[3] = {terminal, terminal, terminal};
+	start_with(standard, text);
+	assert_string_equal(text, "rdwtwt");
+	close(terminal);
+	close(master);
+}
+
+static void a_child_writes_to_its_parents_files(void **state)
+{
+	(void)state;
+	char text[64];
+	int ends[2];
+	assert_int_equal(pipe(ends), 0);
+	const int standard[3] = {ends[0], ends[1], ends[1]};
+	start_with(standard, text);
+	assert_string_equal(text, "rdw-w-");
+	close(ends[0]);
+	close(ends[1]);
 }
 
 #define NONSENSE 7 // bytes
@@ -184,6 +257,8 @@ int main(int argc, char *argv[])
 	}
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_child_has_its_arguments_and_one_fd),
+		fd_count_test(a_child_cannot_read_its_parents_terminal),
+		fd_count_test(a_child_writes_to_its_parents_files),
 		fd_count_test(records_come_whole_and_with_their_fds),
 		fd_count_test(nothing_is_read_after_nonsense),
 		fd_count_test(the_last_records_of_a_child_are_those_that_it_has_sent),
