@@ -45,10 +45,12 @@
 #endif
 
 const struct sandbox_rule sandbox_basics[] = {
-	// memory, none of it to be run
+	// memory, none of it to be run, nor of the huge pages that were set aside for others
 	SANDBOX_ALLOW("brk"),
-	SANDBOX_IF("mmap", SANDBOX_ARG_WITHOUT(2, PROT_EXEC)),
-	SANDBOX_IF("mmap2", SANDBOX_ARG_WITHOUT(2, PROT_EXEC)),
+	SANDBOX_IF_BOTH(
+		"mmap", SANDBOX_ARG_WITHOUT(2, PROT_EXEC), SANDBOX_ARG_WITHOUT(3, MAP_HUGETLB)),
+	SANDBOX_IF_BOTH(
+		"mmap2", SANDBOX_ARG_WITHOUT(2, PROT_EXEC), SANDBOX_ARG_WITHOUT(3, MAP_HUGETLB)),
 	SANDBOX_IF("mprotect", SANDBOX_ARG_WITHOUT(2, PROT_EXEC)),
 	SANDBOX_ALLOW("mremap"),
 	SANDBOX_ALLOW("munmap"),

@@ -9,6 +9,7 @@
 #include <linux/udmabuf.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <virtgpu_drm.h>
@@ -17,6 +18,9 @@
 #include "fdpass/timeline.h"
 #include "program/records.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u // linux/memfd.h since 6.3
+#endif
 #ifndef SO_PASSPIDFD
 #define SO_PASSPIDFD 76 // asm-generic/socket.h since 6.5
 #endif
@@ -29,7 +33,8 @@
 
 static const struct sandbox_rule session_rules[] = {
 	// replicas: memory, pipes
-	SANDBOX_ALLOW("memfd_create"),
+	SANDBOX_IF("memfd_create",
+		SANDBOX_ARG_ONLY(1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)),
 	SANDBOX_ALLOW("ftruncate"),
 	SANDBOX_ALLOW("ftruncate64"),
 	SANDBOX_ALLOW("fstatfs"),

@@ -170,6 +170,9 @@ static const struct call forbidden[] = {
 	// memory that is run
 	{"mmap", {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1}},
 	{"mprotect", {0, 4096, PROT_READ | PROT_EXEC}},
+	// huge pages: there are only so many
+	{"mmap", {0, 1 << 21, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1}},
+	{"memfd_create", {(long)"test", MFD_HUGETLB}},
 	{"pkey_mprotect", {0, 4096, PROT_READ | PROT_EXEC, -1}},
 	{"shmget", {0}},
 	{"memfd_secret", {0}},
