@@ -14,10 +14,11 @@
 /* A global that the client has been told of. */
 struct registry_global {
 	uint32_t name;
-	uint32_t version;
+	uint32_t version; // 0: what has the name now is hidden
 	const struct wire_interface *interface;
 };
 
+/* Also one that is hidden. */
 static struct registry_global *find(struct wayland *wayland, uint32_t name)
 {
 	struct registry_global *global;
@@ -27,6 +28,11 @@ static struct registry_global *find(struct wayland *wayland, uint32_t name)
 		}
 	}
 	return NULL;
+}
+
+static bool is_offered(const struct registry_global *global)
+{
+	return global != NULL && global->version > 0;
 }
 
 /* What can cross in principle may need what this session has not. */
@@ -86,17 +92,26 @@ enum wayland_verdict registry_import_create(struct wayland_call *call)
 	return WAYLAND_FORWARD;
 }
 
+/* Compositors may give the name of a global that is gone to another one. NULL is fine. */
+static void hide(struct registry_global *global)
+{
+	if (global != NULL) {
+		global->version = 0;
+	}
+}
+
 /* wl_registry.global(name, interface, version) */
 enum wayland_verdict registry_global(struct wayland_call *call)
 {
 	struct wayland *wayland = call->wayland;
 	struct wire_arg *args = call->message.args;
 	uint32_t version = offered_version(wayland, args[1].string, args[2].value);
+	struct registry_global *global = find(wayland, args[0].value);
 	if (version == 0) {
+		hide(global);
 		return WAYLAND_DROP;
 	}
 	*args[2].word = version;
-	struct registry_global *global = find(wayland, args[0].value);
 	if (global == NULL) {
 		global = wl_array_add(&wayland->globals, sizeof(*global));
 	}
@@ -112,8 +127,8 @@ enum wayland_verdict registry_global(struct wayland_call *call)
 /* The entry stays: a bind may cross with the removal, and the compositor knows what to do. */
 enum wayland_verdict registry_global_remove(struct wayland_call *call)
 {
-	bool known = find(call->wayland, call->message.args[0].value) != NULL;
-	return known ? WAYLAND_FORWARD : WAYLAND_DROP;
+	const struct registry_global *global = find(call->wayland, call->message.args[0].value);
+	return is_offered(global) ? WAYLAND_FORWARD : WAYLAND_DROP;
 }
 
 /* wl_registry.bind(name, id of any interface) */
@@ -121,7 +136,7 @@ enum wayland_verdict registry_bind(struct wayland_call *call)
 {
 	const struct wire_arg *args = call->message.args;
 	const struct registry_global *global = find(call->wayland, args[0].value);
-	if (global == NULL) {
+	if (!is_offered(global)) {
 		return wayland_fail(
 			call, WAYLAND_ERROR_INVALID_OBJECT, "a global that was never offered");
 	}

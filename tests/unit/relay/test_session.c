@@ -437,6 +437,34 @@ static void an_fdref_of_another_kind_ends_the_session(void **state)
 	assert_false(subscribes(CHANNEL_KIND_FILE, &file, sizeof(file)));
 }
 
+// How many bytes the compositor is sent when the guest binds global 1 as a wl_shm with that id.
+static ssize_t bind_again(struct service *service, uint32_t id)
+{
+	const uint32_t bind[] = {2, 32 << 16, 1, 7, 0x735f6c77, 0x00006d68, 1, id};
+	uint8_t bytes[4096];
+	while (recv(service->local, bytes, sizeof(bytes), 0) > 0) {
+	}
+	send_frame(service, CHANNEL_MESSAGES, 0, 0, bind, sizeof(bind));
+	return recv(service->local, bytes, sizeof(bytes), 0);
+}
+
+// There are compositors that give the names of globals that are gone to others.
+static void a_hidden_global_is_not_bound_by_the_name_of_one_before_it(void **state)
+{
+	(void)state;
+	static const uint32_t removed[] = {2, 12 << 16 | 1, 1};
+	static const uint32_t hidden[] = {2, 28 << 16, 1, 7, 0x785f6c77, 0x00007878, 1}; // wl_xxx
+	struct service service;
+	init(&service, WIRE_EVENT, NULL);
+	bind_shm(&service);
+	assert_int_equal(bind_again(&service, 4), 32);
+	assert_int_equal(send(service.local, removed, sizeof(removed), 0), sizeof(removed));
+	assert_int_equal(send(service.local, hidden, sizeof(hidden), 0), sizeof(hidden));
+	run(&service);
+	assert_int_equal(bind_again(&service, 5), 0); // the session is over
+	service_finish(&service);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -448,6 +476,7 @@ int main(void)
 		fd_count_test(a_pool_is_charged_while_a_buffer_is_in_it),
 		fd_count_test(a_pool_that_grows_is_charged_for_what_it_maps),
 		fd_count_test(an_fdref_of_another_kind_ends_the_session),
+		fd_count_test(a_hidden_global_is_not_bound_by_the_name_of_one_before_it),
 		fd_count_test(a_host_keeps_no_files),
 		fd_count_test(answers_may_not_wait_for_the_other_side_instead_of_memory),
 	};
