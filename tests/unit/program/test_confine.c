@@ -393,6 +393,28 @@ static void no_session_opens_a_graphics_card(void **state)
 
 /* ---- what is left ---- */
 
+static bool open_nodes(const void *data)
+{
+	const glob_t *nodes = data;
+	bool ok = true;
+	for (size_t i = 0; i < nodes->gl_pathc; i++) {
+		ok = open(nodes->gl_pathv[i], O_RDWR | O_CLOEXEC) >= 0 && ok;
+	}
+	return ok;
+}
+
+static void a_services_session_opens_render_nodes(void **state)
+{
+	glob_t nodes;
+	(void)state;
+	if (!have_landlock() || glob("/dev/dri/renderD*", 0, NULL, &nodes) != 0) {
+		print_message("no Landlock, or no render node\n");
+		skip();
+	}
+	expect_passed(true, open_nodes, &nodes);
+	globfree(&nodes);
+}
+
 static bool limit_what_the_user_shares(const void *data)
 {
 	struct rlimit limit;
@@ -595,6 +617,7 @@ int main(void)
 #endif
 		fd_count_test(no_file_can_be_opened),
 		fd_count_test(no_session_opens_a_graphics_card),
+		fd_count_test(a_services_session_opens_render_nodes),
 		fd_count_test(fds_in_flight_and_pages_of_pipes_can_be_limited),
 		fd_count_test(capabilities_privileges_and_limits_are_gone),
 		fd_count_test(what_a_session_needs_works),
