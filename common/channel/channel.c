@@ -15,7 +15,6 @@
 #include "base/scm.h"
 #include "channel/input.h"
 #include "channel/record.h"
-#include "channel/zerocopy.h"
 
 // The buffer holds one whole frame and what one read brings. While rows are read into their place,
 // only the tail of a read goes through it.
@@ -27,8 +26,6 @@
 #define SHORT_LEN      1024 // bytes
 #define IOV_PIECES     256
 #define PAGE           4096
-
-static_assert(sizeof(struct channel_header) + CHANNEL_ROOM == ZEROCOPY_ROOM, "a frame fits a room");
 
 struct channel {
 	int fd;
@@ -47,7 +44,6 @@ struct channel {
 	uint32_t rows_id;
 	size_t rows_done, rows_total; // bytes; equal when no rows are expected
 
-	struct zerocopy *zerocopy; // NULL: this socket copies
 	struct evbuffer *out;
 	size_t referenced; // bytes of out that are in mappings
 	bool blocked;      // write_event is pending
@@ -81,7 +77,6 @@ static void free_channel(struct channel *channel)
 		evbuffer_free(channel->out);
 	}
 	mapping_unref(channel->rows.mapping);
-	zerocopy_destroy(channel->zerocopy);
 	channel_input_destroy(channel->input);
 	close(channel->fd);
 	free(channel->in);
@@ -318,14 +313,6 @@ static void note_sent(struct channel *channel, const struct iovec *pieces, size_
 	}
 }
 
-/* What wakes for reading and writing alike. */
-static void take_notices(struct channel *channel)
-{
-	if (channel->zerocopy != NULL) {
-		zerocopy_reap(channel->zerocopy);
-	}
-}
-
 /* One read. The number of bytes wanted is given back, to tell a short read from a full one. */
 static ssize_t read_once(struct channel *channel, size_t *wanted)
 {
@@ -406,7 +393,6 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
-	take_notices(channel);
 	end_pause(channel);
 	for (int i = 0; i < READS_PER_TURN && !channel->destroyed && !channel->over; i++) {
 		size_t wanted;
@@ -451,7 +437,6 @@ static void handle_writable(evutil_socket_t fd, short what, void *data)
 	struct channel *channel = data;
 
 	channel->dispatching = true;
-	take_notices(channel);
 	write_out(channel);
 	if (!channel->over) {
 		channel->handler->drained(channel->data);
@@ -481,7 +466,6 @@ struct channel *channel_create_with_input(struct event_base *base, int fd,
 	channel->input = input;
 	channel->handler = handler;
 	channel->data = data;
-	channel->zerocopy = zerocopy_create(fd);
 	channel->in = malloc(BUFFER_SIZE);
 	channel->out = evbuffer_new();
 	channel->read_event = event_new(base, fd, EV_READ | EV_PERSIST, handle_readable, channel);
@@ -804,45 +788,6 @@ bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_
 	}
 	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
 	return true;
-}
-
-uint8_t *channel_room(struct channel *channel)
-{
-	if (channel->zerocopy == NULL || evbuffer_get_length(channel->out) > 0 ||
-		channel->error != 0) {
-		return NULL;
-	}
-	uint8_t *room = zerocopy_room(channel->zerocopy);
-	return room != NULL ? room + sizeof(struct channel_header) : NULL;
-}
-
-bool channel_send_room(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
-	uint8_t *room, size_t len)
-{
-	const struct channel_header header = {
-		.length = (uint32_t)len,
-		.type = type,
-		.id = id,
-		.arg = arg,
-	};
-	const struct iovec frame = {
-		.iov_base = room - sizeof(header),
-		.iov_len = sizeof(header) + len,
-	};
-	memcpy(frame.iov_base, &header, sizeof(header));
-	if (channel->error != 0 || evbuffer_get_length(channel->out) > 0) {
-		return channel_send(channel, &frame, 1);
-	}
-	ssize_t sent = zerocopy_send(channel->zerocopy, frame.iov_len);
-	if (sent < 0 && sent != -EAGAIN) {
-		fail_sending(channel, (int)sent);
-		return true;
-	}
-	size_t taken = sent > 0 ? (size_t)sent : 0;
-	note_sent(channel, &frame, taken);
-	bool ok = check_pushed(channel, queue_rest(channel, &frame, 1, taken));
-	set_blocked(channel, evbuffer_get_length(channel->out) > 0);
-	return ok;
 }
 
 void channel_flush(struct channel *channel)

@@ -19,9 +19,6 @@ struct channel_input;
  * and from the socket into a receiver's mapping without a stop in between.
  */
 
-#define CHANNEL_ROOM       (64u * 1024 - (unsigned int)sizeof(struct channel_header))
-#define CHANNEL_ROOM_WORTH (16u * 1024)
-
 struct channel_frame {
 	struct channel_header header;
 	uint8_t *payload; // header.length bytes, 4-byte aligned; the handler may change them
@@ -77,14 +74,6 @@ bool channel_push(struct channel *channel, uint16_t type, uint32_t id, uint32_t 
 // Sends frames (rows are better pushed, without a copy), encoded by the caller and cut into pieces as it likes, after
 // what is queued. Only what the peer does not take now is copied. False as above.
 bool channel_send(struct channel *channel, const struct iovec *pieces, size_t n_pieces);
-
-// CHANNEL_ROOM bytes for the payload of a frame that channel_send_room is to send: the caller's until
-// it does. NULL: none can be had now. What is put there may also be sent in another way.
-uint8_t *channel_room(struct channel *channel);
-// Sends a frame with the first len bytes of the room as payload, after what was pushed since it was
-// given, and without a copy if that can be. Worth it from CHANNEL_ROOM_WORTH bytes on. False as above.
-bool channel_send_room(struct channel *channel, uint16_t type, uint32_t id, uint32_t arg,
-	uint8_t *room, size_t len);
 
 // Queues MEM_WRITE frames for rows of mapping, which are read when they are sent: until then each
 // frame holds a reference to it. Pages that vanished are sent as zeros. False as above.

@@ -268,12 +268,6 @@ static int connect_in_time(int fd, const struct address *address)
 	return error == -EAGAIN ? -ETIMEDOUT : error;
 }
 
-/* Not before the socket is connected: the kernel would not connect one that cannot have it. */
-static void allow_zerocopy(int fd)
-{
-	setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)); // of Linux 6.7
-}
-
 static int connect_with(const struct transport *transport, int flags)
 {
 	struct address address;
@@ -293,9 +287,6 @@ static int connect_with(const struct transport *transport, int flags)
 	if (error < 0) {
 		close(fd);
 		return error;
-	}
-	if (transport->kind == TRANSPORT_VSOCK) {
-		allow_zerocopy(fd);
 	}
 	return fd;
 }

@@ -38,10 +38,9 @@ const char *transport_parse_resolver(const char *text, struct transport *transpo
 int transport_listen(const struct transport *transport);
 // Removes the socket file of a UNIX listener.
 void transport_unlink(const struct transport *transport);
-// A CLOEXEC, blocking connected socket; over vsock from a port below 1024 if this process may use
-// one, and with SO_ZEROCOPY where the kernel has it. -errno on failure (-EPROTOTYPE: the listener is
-// of the other kind, UNIX or SEQPACKET; -ETIMEDOUT: it has had too many connections to accept for
-// some seconds).
+// A CLOEXEC, blocking connected socket, over vsock from a port below 1024 if this process may use
+// one; -errno on failure (-EPROTOTYPE: the listener is of the other
+// kind, UNIX or SEQPACKET; -ETIMEDOUT: it has had too many connections to accept for some seconds).
 int transport_connect(const struct transport *transport);
 // To a UNIX socket, without waiting for a listener that has too many connections to accept (-EAGAIN).
 // The socket is non-blocking.

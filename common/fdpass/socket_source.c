@@ -11,8 +11,6 @@
 #define READ_MAX   (2 * CHANNEL_MAX_STREAM)                  // of a stream, at once
 #define FRAMES_MAX (CHANNEL_MAX_RECORD / CHANNEL_MAX_STREAM) // for what is read at once
 
-static_assert(CHANNEL_ROOM <= CHANNEL_MAX_STREAM, "what is read into a room is one frame");
-
 static void hold(struct socket *sock, struct piece *piece)
 {
 	sock->held = piece;
@@ -168,18 +166,6 @@ static void hold_back(struct socket *sock, const uint8_t *bytes, size_t len, str
 	hold(sock, piece);
 }
 
-/* What was read into the channel's room, without fds. */
-static void push_room(struct socket *sock, uint8_t *room, size_t len)
-{
-	struct fdrefs *refs = sock->ref.refs;
-	shared_push_changes(refs);
-	socket_trace(sock, true, len, NULL, 0);
-	sock->credit -= socket_frame_cost(len, 0);
-	channel_send_room(refs->channel, CHANNEL_STREAM_DATA, sock->ref.id, 0, room, len);
-	refs->counts.stream_sent += len;
-	sock->position += len;
-}
-
 /* Takes fds. */
 static void export_piece(struct socket *sock, const uint8_t *bytes, size_t len, struct fdlist *fds)
 {
@@ -190,28 +176,20 @@ static void export_piece(struct socket *sock, const uint8_t *bytes, size_t len, 
 	}
 }
 
-static ssize_t read_into(const struct socket *sock, uint8_t *bytes, size_t len, struct fdlist *fds)
-{
-	if (sock->type != SOCK_STREAM) {
-		return scm_recv_record(sock->fd, bytes, len, fds);
-	}
-	ssize_t n = scm_recv_piece(sock->fd, bytes, len, fds);
-	return n == 0 ? SCM_END : n;
-}
-
 static void read_some(struct socket *sock)
 {
 	uint8_t bytes[CHANNEL_MAX_RECORD];
-	bool records = sock->type != SOCK_STREAM;
-	uint8_t *room = records ? NULL : channel_room(sock->ref.refs->channel);
-	size_t len = records ? sizeof(bytes) : room != NULL ? CHANNEL_ROOM : READ_MAX;
 	struct fdlist fds;
 	fdlist_init(&fds);
-	ssize_t n = read_into(sock, room != NULL ? room : bytes, len, &fds);
-	if (room != NULL && n >= CHANNEL_ROOM_WORTH && fds.count == 0) {
-		push_room(sock, room, (size_t)n);
-	} else if (n >= 0) {
-		export_piece(sock, room != NULL ? room : bytes, (size_t)n, &fds);
+	ssize_t n;
+	if (sock->type == SOCK_STREAM) {
+		n = scm_recv_piece(sock->fd, bytes, READ_MAX, &fds);
+		n = n == 0 ? SCM_END : n;
+	} else {
+		n = scm_recv_record(sock->fd, bytes, sizeof(bytes), &fds);
+	}
+	if (n >= 0) {
+		export_piece(sock, bytes, (size_t)n, &fds);
 	} else if (n == -EPROTO) {
 		fdrefs_fail(sock->ref.refs, "fds of the local peer were lost: too many are open");
 	} else if (n == -EMSGSIZE) {

@@ -1,6 +1,5 @@
 #include "fdpass/stream.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
@@ -20,8 +19,6 @@
 
 #define CREDIT_STEP (CHANNEL_STREAM_WINDOW / 4)
 #define PIPE_SIZE   (64u * 1024) // that the kernel keeps for the reader
-
-static_assert(CHANNEL_ROOM <= CHANNEL_MAX_STREAM, "what is read into a room is one frame");
 
 // How far an end that came from the other side is on its way back.
 enum homing {
@@ -182,23 +179,9 @@ static ssize_t read_some(const struct stream *stream, void *data, size_t len)
 	return read(stream->fd, data, len);
 }
 
-/* room: whether that is where data is. */
-static void push_data(struct stream *stream, uint8_t *data, size_t len, bool room)
-{
-	struct channel *channel = stream->ref.refs->channel;
-	stream->credit -= (uint32_t)len;
-	stream->ref.refs->counts.stream_sent += len;
-	if (room && len >= CHANNEL_ROOM_WORTH) {
-		channel_send_room(channel, CHANNEL_STREAM_DATA, stream->ref.id, 0, data, len);
-	} else {
-		channel_push(channel, CHANNEL_STREAM_DATA, stream->ref.id, 0, data, len, NULL, 0);
-	}
-	channel_flush(channel);
-}
-
 static void source_ready(struct stream *stream)
 {
-	uint8_t bytes[CHANNEL_MAX_STREAM];
+	uint8_t data[CHANNEL_MAX_STREAM];
 	struct channel *channel = stream->ref.refs->channel;
 
 	if (stream->credit == 0 || stream->paused || stream->ref.refs->stopped ||
@@ -206,10 +189,7 @@ static void source_ready(struct stream *stream)
 		set_waiting(stream, false); // CREDIT, drained or STREAM_PAUSE goes on
 		return;
 	}
-	uint8_t *room = channel_room(channel);
-	uint8_t *data = room != NULL ? room : bytes;
-	size_t most = room != NULL ? CHANNEL_ROOM : sizeof(bytes);
-	size_t len = stream->credit < most ? stream->credit : most;
+	size_t len = stream->credit < sizeof(data) ? stream->credit : sizeof(data);
 	ssize_t n = read_some(stream, data, len);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		set_waiting(stream, true); // somebody else has read what was there
@@ -222,7 +202,10 @@ static void source_ready(struct stream *stream)
 		end(stream);
 		return;
 	}
-	push_data(stream, data, (size_t)n, room != NULL);
+	stream->credit -= (uint32_t)n;
+	stream->ref.refs->counts.stream_sent += (uint64_t)n;
+	channel_push(channel, CHANNEL_STREAM_DATA, stream->ref.id, 0, data, (size_t)n, NULL, 0);
+	channel_flush(channel);
 	set_waiting(stream, true);
 }
 

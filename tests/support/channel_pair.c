@@ -56,7 +56,6 @@ static void create_vsock(int fds[2])
 	fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	check(fds[1] >= 0, "accept");
 	close(listener);
-	setsockopt(fds[0], SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)); // as the guest has it
 }
 
 void channel_pair_create(int fds[2])

@@ -17,7 +17,6 @@
 #include "base/mapping.h"
 #include "channel/input.h"
 #include "tests/support/fd_count.h"
-#include "tests/support/tcp_pair.h"
 
 #define PAGE 4096
 
@@ -1408,115 +1407,9 @@ static void after_a_pause_reading_goes_on(void **state)
 	tear_down(&fixture);
 }
 
-/* ---- rooms ---- */
-
-// As set_up, over a socket that has rooms.
-static void set_up_rooms(struct fixture *fixture)
-{
-	int sockets[2];
-	tcp_pair(sockets);
-	*fixture = (struct fixture){.peer = sockets[1], .base = event_base_new()};
-	assert_non_null(fixture->base);
-	fixture->channel = channel_create(fixture->base, sockets[0], &handler, fixture);
-	assert_non_null(fixture->channel);
-}
-
-static void receive(struct fixture *fixture, void *data, size_t len)
-{
-	uint8_t *at = data;
-	while (len > 0) {
-		event_base_loop(fixture->base, EVLOOP_NONBLOCK);
-		ssize_t n = recv(fixture->peer, at, len, MSG_DONTWAIT);
-		if (n < 0) {
-			assert_int_equal(errno, EAGAIN);
-			continue;
-		}
-		assert_true(n > 0);
-		at += n;
-		len -= (size_t)n;
-	}
-}
-
-static void expect_frame(struct fixture *fixture, uint32_t id, size_t len, uint8_t byte)
-{
-	uint8_t bytes[CHANNEL_ROOM], expected[CHANNEL_ROOM];
-	struct channel_header header;
-	receive(fixture, &header, sizeof(header));
-	assert_int_equal(header.type, CHANNEL_STREAM_DATA);
-	assert_int_equal(header.id, id);
-	assert_int_equal(header.length, len);
-	receive(fixture, bytes, len);
-	memset(expected, byte, len);
-	assert_memory_equal(bytes, expected, len);
-}
-
-static void a_socket_that_copies_has_no_room(void **state)
-{
-	(void)state;
-	struct fixture fixture;
-	set_up(&fixture);
-	assert_null(channel_room(fixture.channel));
-	tear_down(&fixture);
-}
-
-static void a_frame_from_a_room_keeps_its_place(void **state)
-{
-	(void)state;
-	struct fixture fixture;
-	set_up_rooms(&fixture);
-	uint8_t *room = channel_room(fixture.channel);
-	assert_non_null(room);
-	memset(room, 'b', CHANNEL_ROOM);
-	assert_true(channel_push(fixture.channel, CHANNEL_STREAM_DATA, 1, 0, "a", 1, NULL, 0));
-	assert_null(channel_room(fixture.channel)); // it would have to wait
-	assert_true(
-		channel_send_room(fixture.channel, CHANNEL_STREAM_DATA, 2, 0, room, CHANNEL_ROOM));
-	room = channel_room(fixture.channel);
-	assert_non_null(room);
-	memset(room, 'c', CHANNEL_ROOM_WORTH);
-	assert_true(channel_send_room(
-		fixture.channel, CHANNEL_STREAM_DATA, 3, 0, room, CHANNEL_ROOM_WORTH));
-	assert_true(channel_push(fixture.channel, CHANNEL_STREAM_DATA, 4, 0, "d", 1, NULL, 0));
-	channel_flush(fixture.channel);
-	expect_frame(&fixture, 1, 1, 'a');
-	expect_frame(&fixture, 2, CHANNEL_ROOM, 'b');
-	expect_frame(&fixture, 3, CHANNEL_ROOM_WORTH, 'c');
-	expect_frame(&fixture, 4, 1, 'd');
-	assert_int_equal(channel_bytes_sent(fixture.channel),
-		4 * sizeof(struct channel_header) + 2 + CHANNEL_ROOM + CHANNEL_ROOM_WORTH);
-	tear_down(&fixture);
-}
-
-static void rooms_wait_for_a_peer_that_does_not_read(void **state)
-{
-	(void)state;
-	struct fixture fixture;
-	set_up_rooms(&fixture);
-	uint32_t n = 0;
-	uint8_t *room;
-	while ((room = channel_room(fixture.channel)) != NULL) {
-		assert_true(n < 1000);
-		memset(room, (int)(n & 0xff), CHANNEL_ROOM);
-		assert_true(channel_send_room(
-			fixture.channel, CHANNEL_STREAM_DATA, n, 0, room, CHANNEL_ROOM));
-		n++;
-	}
-	for (uint32_t i = 0; i < n; i++) {
-		expect_frame(&fixture, i, CHANNEL_ROOM, (uint8_t)i);
-	}
-	while (channel_room(fixture.channel) == NULL) {
-		event_base_loop(fixture.base, EVLOOP_ONCE);
-	}
-	assert_int_equal(fixture.ended, 0);
-	tear_down(&fixture);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		fd_count_test(a_socket_that_copies_has_no_room),
-		fd_count_test(a_frame_from_a_room_keeps_its_place),
-		fd_count_test(rooms_wait_for_a_peer_that_does_not_read),
 		fd_count_test(nothing_is_read_in_a_pause),
 		fd_count_test(after_a_pause_reading_goes_on),
 		fd_count_test(a_frame_in_pieces_of_one_byte_is_one_frame),

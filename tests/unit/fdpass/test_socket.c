@@ -22,7 +22,6 @@
 #include "base/scm.h"
 #include "ends.h"
 #include "tests/support/fd_count.h"
-#include "tests/support/tcp_pair.h"
 
 #define LARGE (3 * 1024 * 1024 + 5)
 
@@ -291,35 +290,6 @@ static void a_long_stream_waits_for_its_reader(void **state)
 		got += n > 0 ? (size_t)n : 0;
 	}
 	assert_int_equal(crossing->ends.host.budget.used[BUDGET_MEMORY], before);
-}
-
-// Over a channel that sends without copying.
-static void a_stream_through_rooms_is_the_same(void **state)
-{
-	struct crossing *crossing = *state;
-	static uint8_t bytes[CHANNEL_MAX_STREAM];
-	size_t sent = 0, got = 0;
-	int pair[2];
-	cross(crossing, SOCK_STREAM);
-	tcp_pair(pair);
-	end_reconnect(&crossing->ends.guest, crossing->ends.base, pair[0]);
-	end_reconnect(&crossing->ends.host, crossing->ends.base, pair[1]);
-	while (got < 4 * LARGE) {
-		size_t len = sizeof(bytes) - sent % 3; // they begin anywhere
-		for (size_t i = 0; i < len; i++) {
-			bytes[i] = pattern(sent + i);
-		}
-		ssize_t n = send(crossing->near, bytes, len, 0);
-		sent += n > 0 ? (size_t)n : 0;
-		run(crossing);
-		while ((n = recv(crossing->far, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0) {
-			for (ssize_t i = 0; i < n; i++) {
-				assert_int_equal(bytes[i], pattern(got + (size_t)i));
-			}
-			got += (size_t)n;
-		}
-	}
-	assert_null(crossing->ends.host.wrong);
 }
 
 static void one_read_of_a_stream_may_go_in_several_frames(void **state)
@@ -1470,7 +1440,6 @@ int main(void)
 		TEST(a_half_close_ends_one_direction),
 		TEST(a_reader_that_leaves_is_told_to_the_writer),
 		TEST(a_long_stream_waits_for_its_reader),
-		TEST(a_stream_through_rooms_is_the_same),
 		TEST(one_read_of_a_stream_may_go_in_several_frames),
 		TEST(sockets_go_through_sockets),
 		TEST(one_that_is_passed_twice_in_a_message_is_one),
