@@ -12,7 +12,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/scm.h"
-#include "fdpass/kind.h"
+#include "fdpass/departure.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/ram_buffer.h"
 #include "protocol/channel.h"
@@ -34,20 +34,6 @@ struct page_lender {
 
 /* ---- what is lent ---- */
 
-/* In fds and mappings, ours included. 0: it cannot be told. */
-static uint64_t count_references(int fd)
-{
-	uint64_t count = 0;
-	int info = fd_info_open(fd);
-	if (info >= 0) {
-		if (!fd_info_number(info, "count", 10, &count)) {
-			count = 0;
-		}
-		close(info);
-	}
-	return count;
-}
-
 static void end_loan(struct page_loans *loans, struct page_loan *loan)
 {
 	loans->count--;
@@ -62,7 +48,7 @@ static void look(struct page_loans *loans, size_t n)
 {
 	for (size_t left = loans->count < n ? loans->count : n; left > 0; left--) {
 		struct page_loan *loan = wl_container_of(loans->list.next, loan, link);
-		if (count_references(loan->fd) == 1) {
+		if (departure_count_references(loan->fd) == 1) {
 			end_loan(loans, loan);
 		} else {
 			wl_list_remove(&loan->link);
@@ -108,7 +94,7 @@ static bool can_be_lent(const struct ram_buffers *buffers, const struct guest_me
 		log_limited(LOG_INFO, "the guest's pages cannot be shared: %s", wrong);
 		return false;
 	}
-	bool countable = count_references(fd) == 1;
+	bool countable = departure_count_references(fd) == 1;
 	if (!countable) {
 		log_limited(LOG_INFO,
 			"the guest's pages cannot be shared: who uses a dma-buf cannot be told");

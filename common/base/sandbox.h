@@ -39,8 +39,8 @@ struct sandbox_rule {
 
 // Files, or all below directories, that may still be opened.
 struct sandbox_path {
-	const char *
-		path; // a pattern (glob(7)); NULL ends a table; one that matches nothing stands for nothing
+	// A pattern (glob(7)). NULL ends a table; one that matches nothing stands for nothing.
+	const char *path;
 	bool writable; // for writing, too, and for ioctl(2) if it is a device
 };
 

@@ -44,17 +44,24 @@ void departure_finish(struct departure *departure)
 	departure_init(departure);
 }
 
-void departure_count_others(struct departure *departure, int fd)
+uint64_t departure_count_references(int fd)
 {
 	uint64_t count;
 	int info = fd_info_open(fd);
 	if (info < 0) {
-		return;
+		return 0;
 	}
-	if (fd_info_number(info, "count", 10, &count) && count > 1) {
+	bool told = fd_info_number(info, "count", 10, &count);
+	close(info);
+	return told ? count : 0;
+}
+
+void departure_count_others(struct departure *departure, int fd)
+{
+	uint64_t count = departure_count_references(fd);
+	if (count > 1) {
 		departure->others = count - 1;
 	}
-	close(info);
 }
 
 static bool follows(const struct fdref *other, const void *data)

@@ -30,6 +30,8 @@ struct departure {
 };
 
 void departure_init(struct departure *departure);
+// In fds and mappings, ours included, of a dma-buf. 0: it cannot be told.
+uint64_t departure_count_references(int fd);
 // For one that somebody has given us and may keep: fd, which is borrowed, is our only reference, and the
 // local peer has none yet.
 void departure_count_others(struct departure *departure, int fd);

@@ -157,10 +157,15 @@ static bool tell(struct counter *counter, enum channel_event_role role, uint64_t
 	return refs->ask != NULL && refs->ask(refs->data, &note, -1);
 }
 
+static enum channel_event_role direction_of(const struct counter *counter)
+{
+	return counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK;
+}
+
 /* Who is told to go on when this session has ended needs to know on which side counts appear. */
 void counter_tell_direction(struct counter *counter)
 {
-	enum channel_event_role role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK;
+	enum channel_event_role role = direction_of(counter);
 	bool named = counter->name != 0 && moves_counts(counter);
 	if (named && role != counter->told && tell(counter, role, COUNT_MAX)) {
 		counter->told = role;
@@ -177,9 +182,10 @@ void counter_leave(struct counter *counter)
 	counter->wanted = CHANNEL_EVENT_OTHER;
 	counter_put_pending(counter);
 	forget_taken(counter);
-	enum channel_event_role role = counter->source ? CHANNEL_EVENT_SOURCE : CHANNEL_EVENT_SINK;
 	bool known = counter->told != 0;
-	role = waits ? CHANNEL_EVENT_OTHER : known ? role : CHANNEL_EVENT_MOVES;
+	enum channel_event_role role = waits ? CHANNEL_EVENT_OTHER
+		: known                      ? direction_of(counter)
+					     : CHANNEL_EVENT_MOVES;
 	tell(counter, role, counter->source ? 0 : counter->placed);
 }
 

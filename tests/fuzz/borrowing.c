@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "base/fdlist.h"
-#include "base/scm.h"
 #include "channel/channel.h"
 #include "channel/input.h"
 #include "fdpass/kind.h"
@@ -87,13 +86,6 @@ static void end(struct fixture *fixture)
 /* ---- the device ---- */
 
 /* Takes what is in fds. */
-static void send_to_session(int end, const void *data, size_t len, struct fdlist *fds)
-{
-	const struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
-	scm_send(end, &iov, 1, fds, fds->count);
-	fdlist_finish(fds);
-}
-
 /* Its first fd, the first time, should be a pipe's. */
 static void do_record(struct fixture *fixture, struct fuzz_input *input)
 {
@@ -105,7 +97,7 @@ static void do_record(struct fixture *fixture, struct fuzz_input *input)
 	if (record.length == UINT8_MAX) {
 		record.length = fuzz_take32(input);
 	}
-	send_to_session(fixture->device, &record, sizeof(record), &fds);
+	things_send(fixture->device, &record, sizeof(record), &fds);
 }
 
 static void do_lend(struct fixture *fixture, struct fuzz_input *input)
@@ -124,18 +116,8 @@ static void do_lend(struct fixture *fixture, struct fuzz_input *input)
 		lent.segments[i].length = fuzz_take16(input);
 	}
 	fdlist_init(&none);
-	send_to_session(
+	things_send(
 		fixture->device, &lent, sizeof(lent.record) + n * sizeof(lent.segments[0]), &none);
-}
-
-static void do_bytes(struct fixture *fixture, int end, struct fuzz_input *input)
-{
-	uint8_t bytes[UINT8_MAX];
-	struct fdlist fds;
-	things_take(&fixture->things, input, &fds);
-	size_t len = fuzz_take8(input);
-	len = fuzz_take(input, bytes, len);
-	send_to_session(end, bytes, len, &fds);
 }
 
 static void do_answer(struct fixture *fixture, struct fuzz_input *input)
@@ -150,7 +132,7 @@ static void do_answer(struct fixture *fixture, struct fuzz_input *input)
 	if (pages < UINT8_MAX) {
 		fdlist_push(&fds, stand_in_buffer((uint64_t)pages * CHANNEL_PAGE));
 	}
-	send_to_session(fixture->lender, &answer, sizeof(answer), &fds);
+	things_send(fixture->lender, &answer, sizeof(answer), &fds);
 }
 
 static void do_resize(struct fixture *fixture, struct fuzz_input *input)
@@ -220,7 +202,7 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input)
 		do_lend(fixture, input);
 		break;
 	case BYTES:
-		do_bytes(fixture, fixture->device, input);
+		things_send_bytes(&fixture->things, fixture->device, input);
 		break;
 	case READ:
 		do_read(fixture, input);
@@ -235,7 +217,7 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input)
 		do_answer(fixture, input);
 		break;
 	case ANSWER_ANYTHING:
-		do_bytes(fixture, fixture->lender, input);
+		things_send_bytes(&fixture->things, fixture->lender, input);
 		break;
 	case RESIZE:
 		do_resize(fixture, input);

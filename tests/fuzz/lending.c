@@ -317,15 +317,6 @@ static void do_return_anything(const struct session *session, struct fuzz_input 
 }
 
 /* Takes what is in fds. */
-static void send_to(int end, const void *data, size_t len, struct fdlist *fds)
-{
-	const struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
-	if (end >= 0) {
-		scm_send(end, &iov, 1, fds, fds->count);
-	}
-	fdlist_finish(fds);
-}
-
 /* Mostly of pages that there are. */
 static struct ram_range take_range(struct fuzz_input *input)
 {
@@ -358,17 +349,7 @@ static void do_ask(const struct session *session, struct fuzz_input *input)
 		ranges[n] = ranges[n - 1];
 	}
 	fdlist_init(&none);
-	send_to(session->ends[PAGES], ranges, n * sizeof(ranges[0]), &none);
-}
-
-static void do_say(struct fixture *fixture, int end, struct fuzz_input *input)
-{
-	uint8_t bytes[UINT8_MAX];
-	struct fdlist fds;
-	things_take(&fixture->things, input, &fds);
-	size_t len = fuzz_take8(input);
-	len = fuzz_take(input, bytes, len);
-	send_to(end, bytes, len, &fds);
+	things_send(session->ends[PAGES], ranges, n * sizeof(ranges[0]), &none);
 }
 
 static void do_hear(const struct session *session)
@@ -417,13 +398,13 @@ static void do_with_session(struct fixture *fixture, struct session *session,
 		do_ask(session, input);
 		break;
 	case ASK_ANYTHING:
-		do_say(fixture, session->ends[PAGES], input);
+		things_send_bytes(&fixture->things, session->ends[PAGES], input);
 		break;
 	case HEAR:
 		do_hear(session);
 		break;
 	case SAY:
-		do_say(fixture, session->ends[STREAM], input);
+		things_send_bytes(&fixture->things, session->ends[STREAM], input);
 		break;
 	case SHUT:
 		shutdown(session->ends[fuzz_take8(input) % ENDS], fuzz_take8(input) % 3);

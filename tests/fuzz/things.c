@@ -8,9 +8,11 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/fdlist.h"
+#include "base/scm.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/stand_ins.h"
 #include "tests/support/syncobjs.h"
@@ -168,6 +170,25 @@ void things_take(struct things *things, struct fuzz_input *input, struct fdlist 
 			fdlist_push(fds, fcntl(fd, F_DUPFD_CLOEXEC, 0));
 		}
 	}
+}
+
+void things_send(int end, const void *data, size_t len, struct fdlist *fds)
+{
+	const struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
+	if (end >= 0) {
+		scm_send(end, &iov, 1, fds, fds->count);
+	}
+	fdlist_finish(fds);
+}
+
+void things_send_bytes(struct things *things, int end, struct fuzz_input *input)
+{
+	uint8_t bytes[UINT8_MAX];
+	struct fdlist fds;
+	things_take(things, input, &fds);
+	size_t len = fuzz_take8(input);
+	len = fuzz_take(input, bytes, len);
+	things_send(end, bytes, len, &fds);
 }
 
 void things_hold(struct things *things, int fd)

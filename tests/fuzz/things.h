@@ -53,6 +53,10 @@ void things_finish(struct things *things);
 int *things_get(struct things *things, uint8_t number);
 // Up to THINGS_SENT of them, as the input says: fds is initialized, and the caller's.
 void things_take(struct things *things, struct fuzz_input *input, struct fdlist *fds);
+// Sends a message to end, with fds, which are closed then. Nothing is sent if end is -1.
+void things_send(int end, const void *data, size_t len, struct fdlist *fds);
+// The same with bytes and things that the input says.
+void things_send_bytes(struct things *things, int end, struct fuzz_input *input);
 // Takes fd.
 void things_hold(struct things *things, int fd);
 // Whether fd is one of the things that were made, or a copy of it.
