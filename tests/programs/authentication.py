@@ -71,7 +71,7 @@ def check_end_or_reset(client):
 def _(suite):
     for host, guest in ((TOKEN, TOKEN), (TOKEN + b"\n", TOKEN)):
         with TokenPair(suite, host, guest) as pair:
-            pair.check_carried(pair.client("display"), pair.listener)
+            pair.check_carried(pair.listener, pair.client("display"))
             check(TOKEN.decode() not in pair.host.errors() + pair.guest.errors(), "it was logged")
 
 
@@ -105,11 +105,11 @@ def _(suite):
 @case("a token can be replaced while the programs run, and is not used once others may read it")
 def _(suite):
     with TokenPair(suite, TOKEN, TOKEN) as pair:
-        pair.check_carried(pair.client("display"), pair.listener)
+        pair.check_carried(pair.listener, pair.client("display"))
         write_token(pair, "host-token", TOKEN[::-1])
         pair.check_refused("did not prove")
         write_token(pair, "guest-token", TOKEN[::-1])
-        pair.check_carried(pair.client("display"), pair.listener)
+        pair.check_carried(pair.listener, pair.client("display"))
         os.chmod(pair.path("host-token"), 0o644)
         pair.check_refused("must have mode 0600", "cannot read its token")
 
@@ -247,7 +247,7 @@ def _(suite):
                 pair.check_told("uid 12345 was turned away")
             else:
                 pair.listener.accept()[0].close()
-            pair.check_carried(pair.client("display"), pair.listener)
+            pair.check_carried(pair.listener, pair.client("display"))
 
 
 GET_FEATURES = struct.pack("<III", 1, 1, 0)  # a VMM's first message: request, version, size
@@ -318,7 +318,7 @@ def _(suite):
     with TokenPair(suite, None, None, ("--allow-cid", "77")) as pair:
         pair.check_refused("vsock cid 1 was turned away", "not allowed to connect")
     with TokenPair(suite, None, None, ("--allow-cid", "77", "--allow-cid", "1")) as pair:
-        pair.check_carried(pair.client("display"), pair.listener)
+        pair.check_carried(pair.listener, pair.client("display"))
 
 
 @case("only a port below 1024 is privileged, and the guest has one if it may")
@@ -327,7 +327,7 @@ def _(suite):
         raise Skip("needs root and AF_VSOCK")
     with TokenPair(suite, None, None, ("--require-privileged-port",)) as pair:
         for _ in range(3):
-            pair.check_carried(pair.client("display"), pair.listener)
+            pair.check_carried(pair.listener, pair.client("display"))
         with connect(pair.chan) as end:  # from a port of the kernel's choice
             end.send(hello(b"one"))
             check_turned_away(end, "an ordinary port")

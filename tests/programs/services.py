@@ -70,8 +70,10 @@ class Pair(contextlib.ExitStack):
         sock.connect(name if name.startswith("\0") else self.path(name))
         return sock
 
-    def check_carried(self, client, service):
-        """The client's connection gets through to that service."""
+    def check_carried(self, service, client):
+        """The client's connection gets through to that service. The service comes first, as what is
+        made of the arguments does: a client that is earlier is turned away.
+        """
         accepted, _ = service.accept()
         accepted.close()
         check_end(client)
@@ -107,7 +109,7 @@ def _(suite):
         check(not [name for name in os.listdir(suite.directory) if name.startswith("wayland-")],
               "a display is served that nobody asked for")
         for name, service in (("g1", one), ("g2", two), ("g1", one)):
-            pair.check_carried(pair.client(name), service)
+            pair.check_carried(service, pair.client(name))
         check(pair.guest.stop() == 0 and pair.host.stop() == 0, "SIGTERM")
         left = set(os.listdir(pair.directory)) - {"h1", "h2"}
         check(not left, f"files are left: {left}")
@@ -122,7 +124,7 @@ def _(suite):
         pair.callback(compositor.close)
         with Client(pair.path("display")) as client:
             client.sync()
-            pair.check_carried(pair.client("g1"), pair.service("h1"))
+            pair.check_carried(pair.service("h1"), pair.client("g1"))
             client.sync()
 
 
@@ -134,7 +136,7 @@ def _(suite):
         service = pair.service("h1")
         check_end(pair.client("g1"))
         pair.check_told("no such service here: other", "no such service here: other")
-        pair.check_carried(pair.client("g2"), service)
+        pair.check_carried(service, pair.client("g2"))
 
 
 @case("a name that is none is refused without being repeated")
@@ -148,7 +150,7 @@ def _(suite):
                 check(text == "no such service here: (not a name)", f"{name}: told {text!r}")
         pair.check_told("no such service here: (not a name)")
         check("all is well" not in pair.host.errors(), pair.host.errors())
-        pair.check_carried(pair.client("g1"), pair.service("h1"))
+        pair.check_carried(pair.service("h1"), pair.client("g1"))
 
 
 @case("a host with services needs no compositor, and refuses Wayland then")
@@ -160,7 +162,7 @@ def _(suite):
         with Client(pair.path("display")) as client:
             text, _ = client.wait_end()
             check(text and "no such service here: wayland" in text, f"it is told {text!r}")
-        pair.check_carried(pair.client("g1"), pair.service("h1"))
+        pair.check_carried(pair.service("h1"), pair.client("g1"))
 
 
 @case("a service that nobody listens for is told of, and may start later")
@@ -172,7 +174,7 @@ def _(suite):
         pair.check_told(f"was turned away: cannot connect to one at {where}: No such file",
                         "refused by the host: cannot connect to one")
         check(where not in pair.guest.errors(), f"the guest knows where: {pair.guest.errors()}")
-        pair.check_carried(pair.client("g1"), pair.service("h1"))
+        pair.check_carried(pair.service("h1"), pair.client("g1"))
 
 
 @case("services listen at abstract addresses")
@@ -180,7 +182,7 @@ def _(suite):
     inside, outside = abstract("guest"), abstract("host")
     with Pair(suite, ["--service", f"one=unix:@{outside}"],
               ["--service", f"one=unix:@{inside}"]) as pair:
-        pair.check_carried(pair.client("\0" + inside), pair.service("\0" + outside))
+        pair.check_carried(pair.service("\0" + outside), pair.client("\0" + inside))
         left = os.listdir(pair.directory)
         check(left == ([] if VSOCK else ["chan"]), left)
 
@@ -191,7 +193,7 @@ def _(suite):
     guest = ["--service", "one=seqpacket:{dir}/g1", "--service", "two=seqpacket:{dir}/g2"]
     with Pair(suite, host, guest) as pair:
         service = pair.service("h1", SEQPACKET)
-        pair.check_carried(pair.client("g1", SEQPACKET), service)
+        pair.check_carried(service, pair.client("g1", SEQPACKET))
         try:
             pair.client("g1")
             check(False, "a stream is let in")
@@ -270,7 +272,7 @@ def _(suite):
         pair.guest.kill()
         check(os.path.exists(pair.path("g1")), "it is not left")
         pair.guest = pair.start(GUEST, ["--connect", pair.chan.connect], pair.guest_arguments)
-        pair.check_carried(pair.client("g1"), service)
+        pair.check_carried(service, pair.client("g1"))
 
 
 @case("a client that cannot be served sees the end, and nothing else")
@@ -314,9 +316,9 @@ def _(suite):
                    for name, kind in (("s1", STREAM), ("s2", SEQPACKET))]
         pair.guest = activated(suite, GUEST, ["--connect", pair.chan.connect, *pair.fill(guest)],
                                sockets, names="one:two")
-        pair.check_carried(pair.client("s1"), pair.service("h1"))
-        pair.check_carried(pair.client("s2", SEQPACKET), pair.service("h2", SEQPACKET))
-        pair.check_carried(pair.client("g3"), pair.service("h3"))
+        pair.check_carried(pair.service("h1"), pair.client("s1"))
+        pair.check_carried(pair.service("h2", SEQPACKET), pair.client("s2", SEQPACKET))
+        pair.check_carried(pair.service("h3"), pair.client("g3"))
         check(pair.guest.stop() == 0, pair.guest.errors())
         check({"s1", "s2"} <= set(os.listdir(pair.directory)), "a socket was removed")
         check("g3" not in os.listdir(pair.directory), "a socket was left")
