@@ -165,8 +165,8 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	char request[REQUEST_MAX + 1]; // one that fills it was too long
 	struct fdlist fds;
 	fdlist_init(&fds);
-	ssize_t n = scm_recv_one(fd, request, sizeof(request), &fds);
-	fdlist_finish(&fds); // nobody is to send any
+	ssize_t n = scm_recv_none(fd, request, sizeof(request), &fds); // who sends any is wrong
+	fdlist_finish(&fds);
 	if (n != -EAGAIN && (n <= 0 || !answer(client, request, (size_t)n))) {
 		destroy_client(client);
 	}

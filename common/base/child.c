@@ -8,7 +8,6 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -182,10 +181,10 @@ enum child_reading child_read_last(int fd, child_record_func handle, void *data)
 
 void child_close(int fd)
 {
-	int unread = 0;
-	if (ioctl(fd, FIONREAD, &unread) == 0 && unread > 0 && !closer_is_full()) {
-		closer_close(fd);
-	} else {
+	shutdown(fd, SHUT_RD);
+	if (scm_is_drained(fd) || closer_is_full()) {
 		close(fd);
+	} else {
+		closer_close(fd);
 	}
 }

@@ -395,6 +395,21 @@ ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)
 	return n;
 }
 
+bool scm_is_drained(int sock)
+{
+	unsigned char byte;
+	struct iovec iov = {.iov_base = &byte, .iov_len = sizeof(byte)};
+	bool record; // has a time, for which there is no room
+	if (setsockopt(sock, SOL_SOCKET, SO_TIMESTAMP, &(int){1}, sizeof(int)) < 0) {
+		return false;
+	}
+	ssize_t n = peek(sock, &iov, 1, &record);
+	if (n == -ECONNRESET) {
+		n = peek(sock, &iov, 1, &record); // told once
+	}
+	return n == 0 && !record;
+}
+
 void scm_discard(int sock, int type)
 {
 	unsigned char bytes[4096];

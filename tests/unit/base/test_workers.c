@@ -70,7 +70,7 @@ static int worker_main(int session_fd, const char *mode)
 		for (int i = 0; i < 2; i++) {
 			workers_report(session_fd, record, 0, -1);
 		}
-		workers_report(session_fd, record, (size_t)n, *fdlist_peek(&fds));
+		workers_report(session_fd, record, 0, *fdlist_peek(&fds));
 	} else if (strcmp(record, "leave") == 0) {
 		int fd = fdlist_take(&fds);
 		workers_report(session_fd, record, (size_t)n, fd);
