@@ -327,6 +327,7 @@ static void do_operation(
 		do_pause(fixture);
 	} else if (operation == NEW_TABLE) {
 		machine_send_memory(&fixture->machine);
+		turn(fixture); // the socket holds only so many
 	} else if (operation == REBOOT) {
 		do_reboot(fixture);
 	} else if (operation >= TAMPER) {

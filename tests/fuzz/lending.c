@@ -426,6 +426,7 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint
 		receive_packets(fixture);
 	} else if (operation == NEW_TABLE) {
 		machine_send_memory(&fixture->machine);
+		turn(fixture); // the socket holds only so many
 	} else if (fixture->n_sessions > 0) {
 		size_t i = fuzz_take8(input) % fixture->n_sessions;
 		do_with_session(fixture, &fixture->sessions[i], input, operation);
