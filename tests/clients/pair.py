@@ -6,7 +6,8 @@ import time
 
 from compositors import ping
 from processes import Failure, Process, pids_of_session, wait_until
-from surroundings import Channel
+from spares import has_spares
+from surroundings import Channel, patient
 
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer.*|\S+: runtime error:.*|.*Assertion .* failed.*")
 
@@ -68,8 +69,9 @@ class Proxies:
     def settled_census(self):
         def settled():
             first = self.census()
-            time.sleep(0.3)
-            return first if first == self.census() else None
+            time.sleep(patient(0.3))
+            at_rest = all(has_spares(program.pid) for program in self.programs)
+            return first if at_rest and first == self.census() else None
         return wait_until("the idle pair comes to rest", settled, deadline=20)
 
     def check_idle(self):

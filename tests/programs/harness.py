@@ -11,11 +11,11 @@ import sys
 import time
 
 from compositor import Compositor
-from surroundings import Channel, patient
+from spares import children_of, has_spares, links_of, sockets_among
+from surroundings import DEADLINE, Channel, patient
 from wayland import Client
 
-DEADLINE = patient(5)  # seconds; what happens at all takes far less
-SLOW = patient(20)     # starting under a sanitizer on a busy machine
+SLOW = patient(30)  # seconds; starting under a sanitizer on a busy machine
 COMPLAINT = re.compile(r"ERROR: \w+Sanitizer|runtime error:|Assertion .* failed|crashed: SIG")
 
 
@@ -56,21 +56,14 @@ def wait_until(what, condition, deadline=DEADLINE):
     end = time.monotonic() + deadline
     pause = 0.001
     while True:
+        is_late = time.monotonic() > end
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        if is_late:
             raise Failure(f"not within {deadline} s: {what() if callable(what) else what}")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
-
-
-def children_of(pid):
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as children:
-            return [int(child) for child in children.read().split()]
-    except OSError:
-        return []
 
 
 def fds_of(pid):
@@ -78,16 +71,6 @@ def fds_of(pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
-
-
-def links_of(pid):
-    links = set()
-    try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            links.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    except OSError:
-        pass
-    return links
 
 
 def resident_mib(pid):
@@ -158,19 +141,19 @@ class Program:
         return {pid: links_of(pid) for pid in children_of(self.pid)}
 
     def settled_files(self):
-        """open_files once no spare is getting ready any more."""
+        """open_files once no spare is getting ready any more: it is one of these that is used next."""
         def twice_the_same():
             first = self.open_files()
             time.sleep(patient(0.03))
-            return first if first == self.open_files() else None
-        return wait_until(f"the spares of {self.name} come to rest", twice_the_same)
+            return first if has_spares(self.pid) and first == self.open_files() else None
+        return wait_until(f"the spares of {self.name} come to rest", twice_the_same, SLOW)
 
     def servant(self, before):
         """The one that has got something to do since settled_files."""
         def the_one():
             now = self.open_files()
             busy = [pid for pid, links in before.items() if now.get(pid) != links and
-                    sum(link.startswith("socket:") for link in now.get(pid, ())) > 2]
+                    sockets_among(now.get(pid, ())) > 2]
             return busy[0] if len(busy) == 1 else None  # a spare may be getting ready, too
         return wait_until(f"{self.name}: one process serves the session", the_one)
 
@@ -296,7 +279,7 @@ class Stage:
                 time.sleep(0.1)
                 if first != self.census():
                     return None
-            return first if all(children > 0 for children, _ in first.values()) else None
+            return first if all(has_spares(program.pid) for program in self.programs()) else None
         return wait_until("the idle pair comes to rest", always_the_same, SLOW)
 
     def at_rest(self, deadline=DEADLINE):
