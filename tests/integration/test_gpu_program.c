@@ -30,7 +30,7 @@
  * resolves is the test, too.
  */
 
-#define TRIES   500 // of 20 ms
+#define TRIES   3000 // of 20 ms
 #define PAGE    4096u
 #define OK      VIRTIO_GPU_RESP_OK_NODATA
 #define INVALID "\"Invalid\""

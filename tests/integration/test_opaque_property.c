@@ -45,7 +45,7 @@
 #define MAX_LINKS    24
 #define MAX_HELD     64 // fds other than sockets
 #define MAX_STILL    40 // turns
-#define HANG_SECONDS 30
+#define HANG_SECONDS 90
 
 enum side { GUEST, HOST };
 

@@ -27,8 +27,8 @@
  * The program itself, whose path is the first argument, with a VMM that is the test.
  */
 
-#define PATIENCE_MS 10000
-#define TRIES       500 // of 20 ms
+#define PATIENCE_MS 60000
+#define TRIES       3000 // of 20 ms
 #define BRIDGED     1022
 #define CHANNEL     7000
 #define LISTENS     22    // port of the guest

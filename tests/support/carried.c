@@ -13,7 +13,7 @@
 #include "relay/stats.h"
 
 #define QUIET_TURNS  6 // enough for what one thing causes at the other end, and back
-#define HANG_SECONDS 60
+#define HANG_SECONDS 90
 #define BUSY_TURNS   2000 // after so many the loop lets others have the processor
 
 void carried_init(struct carried *carried, const struct pair_options *options)

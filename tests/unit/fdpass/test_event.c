@@ -79,12 +79,19 @@ static uint64_t take(int fd)
 	return count;
 }
 
-// Lets so much time go by.
-static void wait_for(struct pair *pair, int milliseconds)
+// Whoever reads turns the direction round as soon as may be.
+static void make_hasty(struct pair *pair)
 {
-	struct timeval time = {.tv_usec = milliseconds * 1000};
-	event_base_loopexit(pair->ends.base, &time);
-	event_base_loop(pair->ends.base, 0);
+	pair->ends.guest.refs.rules.turn_ms = pair->ends.host.refs.rules.turn_ms = 1;
+}
+
+// expect_counts, once the guest has that many.
+static void wait_for_counts(struct pair *pair, uint64_t guest, uint64_t host)
+{
+	while (count_of(pair->guest) != guest) {
+		event_base_loop(pair->ends.base, EVLOOP_ONCE);
+	}
+	expect_counts(pair, guest, host);
 }
 
 // The other end of the guest's new channel, where frames can be looked at.
@@ -279,13 +286,12 @@ static void what_nobody_takes_turns_the_direction_round(void **state)
 	(void)state;
 	struct pair pair;
 	init_pair(&pair, 0, 0);
+	make_hasty(&pair);
 	eventfd_write(pair.guest, 1);
 	expect_counts(&pair, 0, 1);
 	take(pair.host);
 	eventfd_write(pair.host, 4);
-	expect_counts(&pair, 0, 4);
-	wait_for(&pair, 2 * EVENT_GRACE_MS);
-	expect_counts(&pair, 4, 0);
+	wait_for_counts(&pair, 4, 0);
 	// from now on at once
 	eventfd_write(pair.host, 1);
 	expect_counts(&pair, 5, 0);
@@ -293,8 +299,7 @@ static void what_nobody_takes_turns_the_direction_round(void **state)
 	expect_counts(&pair, 0, 0);
 	// and back
 	eventfd_write(pair.guest, 2);
-	wait_for(&pair, 2 * EVENT_GRACE_MS);
-	expect_counts(&pair, 0, 2);
+	wait_for_counts(&pair, 0, 2);
 	eventfd_write(pair.guest, 2);
 	expect_counts(&pair, 0, 4);
 	finish_pair(&pair);
@@ -306,9 +311,9 @@ static void a_direction_that_was_wrong_is_put_right(void **state)
 	(void)state;
 	struct pair pair;
 	init_pair(&pair, 1, 0);
+	make_hasty(&pair);
 	eventfd_write(pair.host, 1);
-	wait_for(&pair, 2 * EVENT_GRACE_MS);
-	expect_counts(&pair, 2, 0);
+	wait_for_counts(&pair, 2, 0);
 	finish_pair(&pair);
 }
 
@@ -316,11 +321,14 @@ static void a_slow_reader_is_no_writer(void **state)
 {
 	(void)state;
 	struct pair pair;
+	struct timeval moment = {.tv_usec = 20000};
 	init_pair(&pair, 0, 0);
+	make_hasty(&pair);
 	eventfd_write(pair.guest, 1);
 	ends_run(&pair.ends);
 	eventfd_write(pair.guest, 1);
-	wait_for(&pair, 2 * EVENT_GRACE_MS);
+	event_base_loopexit(pair.ends.base, &moment);
+	event_base_loop(pair.ends.base, 0);
 	expect_counts(&pair, 0, 2);
 	finish_pair(&pair);
 }
