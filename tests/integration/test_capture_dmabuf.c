@@ -588,6 +588,7 @@ static void a_late_device_delays_ready(void **state)
 	zwlr_screencopy_frame_v1_copy(frame, stage.buffer);
 	world_wait(stage.world, is_asked, &stage);
 	world_turns(stage.world, QUIET_TURNS);
+	vgem_buffer_expect_busy(&late.vgem);
 	assert_false(stage.ready);
 	paint_noise(&stage.rng, stage.picture, SIZE);
 	memcpy(late.vgem.data, stage.picture, SIZE);

@@ -106,6 +106,7 @@ static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
 	client_ask(stage.client, &after);
 	world_until(stage.world, &before);
 	world_turns(stage.world, QUIET_TURNS);
+	vgem_buffer_expect_busy(&stage.memory);
 	assert_int_equal(stage.screen.commits, 1);
 	assert_false(after); // what the client says stays in order
 	expect_shown(&stage, 'a');
@@ -134,6 +135,7 @@ static void events_and_other_clients_do_not_wait_for_it(void **state)
 	client_roundtrip(stage.other);
 	wl_buffer_send_release(stage.screen.shown->resource);
 	world_until(stage.world, &stage.released);
+	vgem_buffer_expect_busy(&stage.memory);
 	assert_false(after);
 	assert_int_equal(stage.screen.commits, 1);
 	vgem_buffer_signal(&stage.memory);
@@ -151,6 +153,7 @@ static void a_client_may_leave_while_it_waits(void **state)
 	vgem_buffer_attach(&stage.memory);
 	paint_show(stage.surface, stage.buffer);
 	world_turns(stage.world, QUIET_TURNS);
+	vgem_buffer_expect_busy(&stage.memory);
 	assert_int_equal(stage.screen.commits, 0);
 	wl_buffer_destroy(stage.buffer);
 	wl_surface_destroy(stage.surface);

@@ -435,6 +435,7 @@ static void a_late_fence_delays_its_commit(void **state)
 	vgem_buffer_attach(&fence);
 	commit(&stage, buffer, INT32_MAX);
 	world_turns(stage.world, QUIET_TURNS);
+	vgem_buffer_expect_busy(&fence);
 	assert_int_equal(stage.screen.commits, 1);
 	vgem_buffer_signal(&fence);
 	client_roundtrip(stage.client);

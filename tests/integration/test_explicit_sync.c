@@ -197,6 +197,7 @@ static void a_late_fence_delays_its_commit_and_nothing_before(void **state)
 	client_ask(stage.client, &after);
 	world_until(stage.world, &before);
 	world_turns(stage.world, QUIET_TURNS);
+	fence_expect_pending(&fence);
 	assert_int_equal(stage.screen.commits, 1);
 	assert_false(after);
 
@@ -227,6 +228,7 @@ static void events_and_other_clients_do_not_wait_for_it(void **state)
 	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(stage.other);
+	fence_expect_pending(&fence);
 	assert_non_null(stage.released);
 	uint32_t id = wl_proxy_get_id((struct wl_proxy *)release);
 	assert_ptr_equal(wl_client_get_object(stage.client->far, id), stage.released);
@@ -282,6 +284,7 @@ static void a_fence_goes_with_its_object(void **state)
 		stage.global, stage.surface);
 	commit_with(&stage, fence.fd);
 	world_turns(stage.world, QUIET_TURNS);
+	fence_expect_pending(&fence);
 	assert_int_equal(stage.screen.commits, 1);
 	fence_signal(&fence);
 	client_roundtrip(stage.client);
@@ -299,6 +302,7 @@ static void a_client_may_leave_while_it_waits(void **state)
 	fence_init(&fence);
 	commit_with(&stage, fence.fd);
 	world_turns(stage.world, QUIET_TURNS);
+	fence_expect_pending(&fence);
 	assert_int_equal(stage.screen.commits, 0);
 	forget_client(&stage);
 	client_disconnect(stage.client);
@@ -387,6 +391,7 @@ static void a_release_comes_when_its_fence_has_signalled(void **state)
 	client_ask(stage.client, &after);
 	world_turns(stage.world, QUIET_TURNS);
 	client_roundtrip(stage.other);
+	fence_expect_pending(&fence);
 	assert_int_equal(stage.immediate, 0);
 	assert_false(after); // what the compositor says stays in order
 	fence_signal(&fence);

@@ -457,6 +457,7 @@ static void a_late_device_delays_ready_and_nothing_before(void **state)
 	tell(&stage, stage.frame);
 	world_until(stage.world, &stage.described);
 	world_turns(stage.world, QUIET_TURNS);
+	vgem_buffer_expect_busy(&vgem);
 	assert_false(stage.ready);
 	memcpy(vgem.data, stage.screen[0], SIZE); // by the device, which is late
 	vgem_buffer_signal(&vgem);

@@ -48,6 +48,13 @@ void fence_signal(struct fence *fence)
 	}
 }
 
+void fence_expect_pending(const struct fence *fence)
+{
+	if (fences_are_real()) {
+		vgem_buffer_expect_busy(&fence->buffer);
+	}
+}
+
 void fence_finish(struct fence *fence)
 {
 	close(fence->fd);

@@ -19,6 +19,8 @@ bool fences_are_real(void);
 // One that has not signalled.
 void fence_init(struct fence *fence);
 void fence_signal(struct fence *fence);
+// It still has not: see vgem_buffer_expect_busy.
+void fence_expect_pending(const struct fence *fence);
 void fence_finish(struct fence *fence);
 
 #endif
