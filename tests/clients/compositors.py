@@ -6,7 +6,7 @@ import struct
 
 from picture import Picture
 from processes import Failure, Process, wait_until
-from surroundings import patient
+from surroundings import DEADLINE, patient
 
 BACKGROUND = 0x203040
 
@@ -37,7 +37,7 @@ xwayland disable
 def ping(display):
     """One wl_display.sync and its answer, over a connection of our own."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(patient(5))
+        connection.settimeout(DEADLINE)
         connection.connect(display)
         connection.sendall(struct.pack("=IHHI", 1, 0, 12, 2))
         return len(connection.recv(12)) == 12

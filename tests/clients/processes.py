@@ -20,10 +20,11 @@ def wait_until(what, condition, deadline=DEADLINE, pause=0.05):
     """Return the first true value of condition(); fail with `what` after the deadline."""
     end = time.monotonic() + patient(deadline)
     while True:
+        is_late = time.monotonic() > end
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        if is_late:
             raise Failure(f"{what}: not within {patient(deadline)} s")
         time.sleep(pause)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from enum import IntEnum
 
-from surroundings import Channel, patient
+from surroundings import DEADLINE, Channel
 
 MAGIC, VERSION = 0x52444646, 1
 MAX_PAYLOAD = 68 * 1024
@@ -230,13 +230,13 @@ class End:
     def message_bytes(self):
         return b"".join(payload[4 * arg:] for _, _, arg, payload in self.got(Type.MESSAGES))
 
-    def wait_for(self, condition, seconds=patient(5)):
+    def wait_for(self, condition, seconds=DEADLINE):
         deadline = time.monotonic() + seconds
         while not condition():
             if self.ended or not self.read(deadline):
                 raise EOFError(f"the program ended the session: {self.reason()}")
 
-    def wait_end(self, seconds=patient(5)):
+    def wait_end(self, seconds=DEADLINE):
         """Reads to the end; the text of REFUSE or END."""
         deadline = time.monotonic() + seconds
         while not self.ended and self.read(deadline):
@@ -288,7 +288,7 @@ class Interposer:
 
     def take(self):
         with self.arrived:
-            if not self.arrived.wait_for(lambda: self.given, patient(5)):
+            if not self.arrived.wait_for(lambda: self.given, DEADLINE):
                 raise TimeoutError("the guest does not connect")
             return End(self.given.pop(0))
 

@@ -4,12 +4,10 @@ import os
 import re
 import signal
 import socket
-import time
 
 from compositor import Compositor
-from harness import (DEADLINE, Program, Stage, activated, case_list, check, listen, processes_of,
+from harness import (SLOW, Program, Stage, activated, case_list, check, listen, processes_of,
                      wait_until)
-from surroundings import patient
 from wayland import Client, Ended
 
 CASES, case = case_list("command line")
@@ -215,7 +213,7 @@ def _(suite):
     with Stage(suite) as stage:
         stage.compositor.close()
         with stage.client() as client:
-            text, _ = client.wait_end()
+            text = client.wait_end()
         check(text and text.endswith("cannot connect to the compositor"), f"it is told {text!r}")
         wait_until("the log says where",  # by the parent, which the session has told
                    lambda: stage.compositor.path in stage.host.errors())
@@ -230,7 +228,7 @@ def _(suite):
     path = suite.path("display")
     guest = Program(suite, GUEST, ["--connect", f"unix:{path}-none", "--display", path])
     with Client(path) as client:
-        text, _ = client.wait_end()
+        text = client.wait_end()
     check(text and f"cannot reach unix:{path}-none" in text, f"it is told {text!r}")
     check(f"cannot reach unix:{path}-none" in guest.errors(), guest.errors())
     check(guest.stop() == 0, "SIGTERM")
@@ -347,12 +345,11 @@ def _(suite):
         stage = Stage(suite)
         with stage:
             stage.host.popen.send_signal(number)
-            text, seconds = stage.witness.wait_end()
+            text = stage.witness.wait_end()
             stage.witness.close()
             check(stage.host.stop(None) == 0, f"host: {stage.host.errors()}")
             check(not os.path.exists(stage.chan.path), "the channel's socket is left")
             check(text and "fdferry-host is stopping" in text, f"the client is told {text!r}")
-            check(seconds < patient(1), f"the client is told after {seconds:.1f} s")
             check(stage.guest.stop(number) == 0, f"guest: {stage.guest.errors()}")
             left = set(os.listdir(stage.directory)) - {"wayland-0"}
             check(not left, f"files are left: {left}")
@@ -364,11 +361,9 @@ def _(suite):
 def _(suite):
     with Stage(suite) as stage, stage.connected_client() as silent:
         silent.get_registry()
-        start = time.monotonic()
         check(stage.guest.stop() == 0, stage.guest.errors())
-        check(time.monotonic() - start < 4, f"it took {time.monotonic() - start:.1f} s")
         for client in (stage.witness, silent):
-            text, _ = client.wait_end()
+            text = client.wait_end()
             check(text and "fdferry-guest is stopping" in text, f"the client is told {text!r}")
 
 
@@ -411,7 +406,7 @@ def _(suite):
     for name in (suite.path("notify"), "@fdferry-programs-" + str(os.getpid())):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(name.replace("@", "\0"))
-            notify.settimeout(DEADLINE)
+            notify.settimeout(SLOW)
             display = suite.path("display")
             guest = Program(suite, GUEST, ["--connect", "unix:/none", "--display", display, "--",
                                            "sh", "-c", "echo ${NOTIFY_SOCKET-gone}"],
@@ -475,7 +470,7 @@ def _(suite):
             with stage.client() as client:
                 client.sync()
                 with stage.client() as another:
-                    text, _ = another.wait_end()
+                    text = another.wait_end()
                     check(text and "too many sessions (2)" in text, f"it is told {text!r}")
                 client.sync()
             stage.check()

@@ -177,8 +177,9 @@ class Compositor:
         self.connections = []
         self.selector = selectors.DefaultSelector()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.listener.bind(path)
+        self.listener.bind(f"{path}.new")
         self.listener.listen(256)
+        os.rename(f"{path}.new", path)  # who finds it may connect
         self.wake, self.waker = socket.socketpair()
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.selector.register(self.wake, selectors.EVENT_READ)

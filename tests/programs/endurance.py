@@ -1,7 +1,6 @@
 """Many clients: what each leaves behind is nothing."""
 
-from harness import case_list, check, resident_mib
-from surroundings import patient
+from harness import SLOW, case_list, check, resident_mib
 from wayland import memfd
 
 CASES, case = case_list("endurance")
@@ -39,7 +38,7 @@ def _(suite):
                 small_session(client, fd)
             else:
                 client.sync()
-    stage.check(deadline=patient(20))
+    stage.check(SLOW)
     check_growth(stage, before)
 
 
@@ -53,12 +52,12 @@ def _(suite):
         for client in clients:
             client.get_registry()
         for client in clients:
-            client.sync(20)
+            client.sync(SLOW)
         for client in clients[:5]:
             small_session(client, fd)
         for client in clients:
             client.close()
-    stage.check(deadline=patient(20))
+    stage.check(SLOW)
     check_growth(stage, before)
 
 
@@ -68,4 +67,4 @@ def _(suite):
     clients = [stage.client() for _ in range(100)]
     for client in clients:
         client.close()
-    stage.check(deadline=patient(20))
+    stage.check(SLOW)

@@ -77,7 +77,7 @@ def sessions(suite, n=2, stage=None):
     stage = stage or suite.stage("services", kind=ServiceStage)
     with Sessions(stage, n) as result:
         yield result
-    stage.check(deadline=20)
+    stage.check(SLOW)
 
 
 @case("one that a service gives to two clients is one for them")
@@ -341,7 +341,7 @@ def forged(suite):
     stage = suite.stage("services", kind=ServiceStage)
     with ForgedGuest(stage) as guest:
         yield guest
-    stage.check(deadline=20)
+    stage.check(SLOW)
 
 
 MINE, ANOTHER, NONE = bytes(range(16)), bytes(range(1, 17)), bytes(16)

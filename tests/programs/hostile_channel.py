@@ -8,7 +8,7 @@ import channel
 from channel import (MAX_PAYLOAD, POOL, READ, SKIPPABLE, Type, frame, hello, open_memory,
                      open_pipe, ping, welcome)
 from frames import (BEGINNINGS, ENDS, GOES_ON, OPENED_BY_RECEIVER, TABLES, valid_frames)
-from harness import Failure, case_list, check, children_of, resident_mib
+from harness import DEADLINE, Failure, case_list, check, children_of, resident_mib
 from kills import N_STEPS, PASTED, Recorded
 from peers import COMPOSITOR, KEYBOARD, SEAT, SHM, SIDES, HostileGuest, HostileHost
 from wayland import Ended, memfd, message
@@ -215,7 +215,7 @@ def beyond_credit(peer):
         data = channel.messages(5000 * message(surface, 4, 0))  # set_opaque_region
     else:
         data = channel.messages(5000 * message(SEAT, 0, 3))
-    peer.end.socket.settimeout(2)
+    peer.end.socket.settimeout(DEADLINE)
     try:
         for _ in range(200):
             peer.end.send(data)

@@ -113,7 +113,7 @@ def _(suite):
     scene = Scene(stage)
     scene.connection.send(message(1, 0, scene.seat, 7, "it is the seat"))
     scene.connection.close()
-    text, _ = scene.client.wait_end()
+    text = scene.client.wait_end()
     code = words(scene.client.got(1, 0)[0])[:2]
     scene.close()
     check(text == "it is the seat" and code == (scene.seat, 7), f"{text!r} {code}")
@@ -128,7 +128,7 @@ def _(suite):
         scene = Scene(stage)
         scene.connection.send(whole[:n])
         scene.connection.close()
-        text, _ = scene.client.wait_end()
+        text = scene.client.wait_end()
         scene.close()
         check(text and "the compositor closed" in text, f"after {n} bytes: {text!r}")
     stage.check()

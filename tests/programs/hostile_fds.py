@@ -10,7 +10,7 @@ import stat
 import struct
 import time
 
-from harness import DEADLINE, Skip, case_list, check
+from harness import DEADLINE, SLOW, Skip, case_list, check
 from opaque import ServiceStage, close_all, read_exactly, read_to_end, receive, send_fds
 from passing import (LIBC, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE, Passing, adder, memory,
                      open_or_skip, sealed, system_call)
@@ -267,7 +267,7 @@ def own_fds(origin):
                 stage.witness.sync()
             finally:
                 passing.close()
-            stage.check(deadline=20)
+            stage.check(SLOW)
             number += 1
 
 

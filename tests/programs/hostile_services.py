@@ -7,7 +7,7 @@ import channel
 from channel import (FILE, Type, frame, hello, mem_write, open_device, open_event, open_memory,
                      open_socket, stream_data)
 from frames import ENDS, GOES_ON
-from harness import Failure, case_list, check
+from harness import DEADLINE, SLOW, Failure, case_list, check
 from opaque import (ROOT, SIDES, ServiceStage, close_all, read_exactly, read_to_end, receive)
 from service_frames import SHARED_TABLES, TABLES, one, valid_frames
 
@@ -30,7 +30,7 @@ def add(name, function, sides=SIDES, stage_of=stage_of):
         def _(suite, side=side):
             stage = stage_of(suite)
             function(stage, side)
-            stage.check(deadline=20)
+            stage.check(SLOW)
 
 
 def judge(peer, expected, what):
@@ -194,7 +194,7 @@ def nest(stage, side):
             if holder is not peer.local:
                 holder.close()
             holder = socket.socket(fileno=fds[0])
-            holder.settimeout(5)
+            holder.settimeout(DEADLINE)
         peer.end.send(stream_data(one(peer) + DEEP - 1, b"bottom"))
         check(read_exactly(holder, 6) == b"bottom", "something else comes")
         holder.close()
@@ -247,7 +247,7 @@ def never_credit(stage, side):
             pass
         check(sent < 8 << 20, f"{sent >> 20} MiB are taken that nobody reads")
         stage.witness.sync()
-        peer.local.settimeout(5)
+        peer.local.settimeout(DEADLINE)
         peer.finish()
 
 

@@ -3,7 +3,7 @@
 import os
 import resource
 
-from harness import Stage, case_list, check, wait_until
+from harness import SLOW, Stage, case_list, check, wait_until
 from hostile_client import Prepared, commit
 from opaque import ServiceStage, close_all, read_to_end, receive
 from passing import Passing, sealed
@@ -17,7 +17,7 @@ FEW_FILES = 64
 def end_of(client):
     """The client is told why, instead of an answer."""
     try:
-        client.sync(10)
+        client.sync(SLOW)
     except Ended as end:
         return str(end)
     return None
@@ -63,7 +63,7 @@ def _(suite):
         wait_until("the sessions end",
                    lambda: stage.host.census() <= stage.baseline[stage.host.name])
         with stage.client() as client:
-            client.sync(10)
+            client.sync(SLOW)
         stage.check()
         return f"{len(clients) - len(told)} of {len(clients)} were served at once"
 
@@ -148,7 +148,7 @@ for origin, guest in (("client", True), ("client", False), ("service", True), ("
                 if not data:
                     read_to_end(passing.sender)
                 passing.close()
-                stage.check(deadline=20)
+                stage.check(SLOW)
 
 
 @case("--max-memory bounds what is announced for a service, and is given back")

@@ -8,7 +8,7 @@ import ctypes
 import fcntl
 import os
 
-from harness import Skip, check
+from harness import SLOW, Skip, check
 from opaque import ServiceStage, Session, close_all, read_to_end, receive, send_fds
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -64,7 +64,7 @@ def adder(case):
                     note = function(passing)
                 finally:
                     passing.close()
-                the_stage.check(deadline=20)
+                the_stage.check(SLOW)
                 return note
     return add
 

@@ -111,7 +111,7 @@ class HostileHost:
               f"the client is told {text!r}, not {expected!r}")
 
     def expect_end(self, expected=None):
-        text, _ = self.client.wait_end()
+        text = self.client.wait_end()
         self.check_told(text, expected)
         self.end.wait_end()
 

@@ -6,12 +6,15 @@ import signal
 
 import channel
 from channel import Type
-from harness import Stage, case_list, check, processes_of, wait_until
+from harness import SLOW, Stage, case_list, check, processes_of, wait_until
 from kills import recorded
 from peers import HostileHost
+from surroundings import patient
 
 CASES, case = case_list("silence")
-HASTY = ["--ping-interval", "1", "--ping-timeout", "2"]
+TIMEOUT = int(patient(5))  # seconds, in which who is not stopped answers
+HASTY = ["--ping-interval", "1", "--ping-timeout", str(TIMEOUT)]
+SILENT = f"no answer for {TIMEOUT} s"
 PATIENT = ["--ping-interval", "1", "--ping-timeout", "600"]
 
 
@@ -25,7 +28,7 @@ def stopped(pid):
 
 
 def check_told(client, says):
-    text, _ = client.wait_end()
+    text = client.wait_end(SLOW)
     client.close()
     check(text and says in text, f"the client is told {text!r}, not of «{says}»")
 
@@ -35,11 +38,11 @@ def _(suite):
     with Stage(suite, guest=HASTY) as stage:
         session, servants = recorded(stage, 10)
         with stopped(servants["fdferry-host"]):
-            check_told(session.client, "lost: no answer for 2 s")
+            check_told(session.client, f"lost: {SILENT}")
             stage.witness.sync()  # which is quiet, too, but answered for
         session.close()
         stage.check()
-        check("no answer for 2 s" in stage.guest.errors(), stage.guest.errors())
+        check(SILENT in stage.guest.errors(), stage.guest.errors())
 
 
 @case("a host does not wait for a guest that is stopped longer than it is told to")
@@ -48,12 +51,12 @@ def _(suite):
         session, servants = recorded(stage, 10)
         connection = stage.compositor.connections[-1]
         with stopped(servants["fdferry-guest"]):
-            wait_until("the compositor is rid of the client", lambda: connection.closed)
+            wait_until("the compositor is rid of the client", lambda: connection.closed, SLOW)
             stage.witness.sync()
-        check_told(session.client, "lost: no answer for 2 s")
+        check_told(session.client, f"lost: {SILENT}")
         session.close()
         stage.check()
-        check("no answer for 2 s" in stage.host.errors(), stage.host.errors())
+        check(SILENT in stage.host.errors(), stage.host.errors())
 
 
 @case("with more patience, a session goes on when the other side does, however many pings later")
@@ -63,7 +66,7 @@ def _(suite):
             session, servants = recorded(stage, 10)
             silent = HostileHost(stage)
             with stopped(servants[name]):
-                silent.end.wait_for(lambda: len(silent.end.got(Type.PING)) >= 3)
+                silent.end.wait_for(lambda: len(silent.end.got(Type.PING)) >= 3, SLOW)
             session.client.sync()
             silent.sync()
             silent.finish()

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 
-from surroundings import patient
+from surroundings import DEADLINE
 
 SERVER_ID = 0xff000000
 FDS_MAX = 253  # of one sendmsg
@@ -127,25 +127,24 @@ class Client:
             interface, at = take_string(body, 4)
             self.globals[interface] = (words(body)[0], words(body[at:])[0])
 
-    def wait_for(self, condition, seconds=patient(5)):
+    def wait_for(self, condition, seconds=DEADLINE):
         """Reads until condition() is true."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self.ended or not self.read(deadline):
                 raise Ended(self.error or "")
 
-    def wait_end(self, seconds=patient(5)):
-        """Reads to the end of the connection; the text of the error that came before, and how
-        long it took."""
-        start = time.monotonic()
-        while not self.ended and self.read(start + seconds):
+    def wait_end(self, seconds=DEADLINE):
+        """Reads to the end of the connection; the text of the error that came before."""
+        deadline = time.monotonic() + seconds
+        while not self.ended and self.read(deadline):
             pass
-        return self.error, time.monotonic() - start
+        return self.error
 
     def got(self, target, opcode):
         return [body for event, code, body in self.events if (event, code) == (target, opcode)]
 
-    def sync(self, seconds=patient(5)):
+    def sync(self, seconds=DEADLINE):
         callback = self.new_id()
         self.request(1, 0, callback)
         self.wait_for(lambda: self.got(callback, 0), seconds)

@@ -8,6 +8,7 @@ import time
 
 from case import case_list, is_root
 from processes import Failure, wait_until
+from surroundings import patient
 from trial import Service
 
 SOCKETS = "/tmp/.X11-unix"  # where X libraries look for display N
@@ -125,7 +126,7 @@ def window(trial, process):
         history.append(picture)
         if len(history) < STILL or picture == trial.service.empty:
             return None
-        if trial.expected in (None, picture) or time.monotonic() - since > ELSEWHERE:
+        if trial.expected in (None, picture) or time.monotonic() - since > patient(ELSEWHERE):
             return picture
         return None
     return wait_until("a window that stands still", settled, pause=PAUSE)

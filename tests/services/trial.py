@@ -181,10 +181,11 @@ class Service:
         return process
 
     def wait_for_socket(self, process, path):
-        def is_there():
+        def listens():
             process.check_runs()
-            return os.path.exists(path)
-        wait_until(f"{process.name} listens", is_there, deadline=20)
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(path) == 0
+        wait_until(f"{process.name} listens", listens, deadline=20)
 
     def guest_path(self, directory):
         """Where the guest proxy is to listen."""
