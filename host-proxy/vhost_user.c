@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/fdlist.h"
@@ -129,26 +128,14 @@ static unsigned int number_of(const struct queue *queue)
 	return (unsigned int)(queue - queue->vhost->queues);
 }
 
-// It may be no eventfd, and its flags are shared with the VMM.
-static bool take_kick(int fd)
-{
-	uint64_t count;
-	struct iovec iov = {.iov_base = &count, .iov_len = sizeof(count)};
-	ssize_t n;
-	do {
-		n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
-	} while (n < 0 && errno == EINTR);
-	return n == sizeof(count) || (n < 0 && errno == EAGAIN);
-}
-
+// It is edge-triggered: each kick wakes us, though nobody takes the count of those before.
 static void handle_kick(evutil_socket_t fd, short what, void *data)
 {
+	(void)fd;
 	(void)what;
 	struct queue *queue = data;
 	struct vhost_user *vhost = queue->vhost;
-	if (!take_kick(fd)) {
-		end(vhost, "a kick that is no eventfd");
-	} else if (queue->running && queue->enabled) {
+	if (queue->running && queue->enabled) {
 		vhost->config.handler->kicked(vhost->config.data, number_of(queue));
 	}
 }
@@ -438,7 +425,8 @@ static const char *handle_set_vring_kick(struct vhost_user *vhost)
 	if (fd < 0) {
 		return "a queue that wants to be polled";
 	}
-	queue->kick = event_new(vhost->config.base, fd, EV_READ | EV_PERSIST, handle_kick, queue);
+	queue->kick =
+		event_new(vhost->config.base, fd, EV_READ | EV_PERSIST | EV_ET, handle_kick, queue);
 	if (queue->kick == NULL || event_add(queue->kick, NULL) < 0) {
 		return "a kick that cannot be waited for";
 	}
