@@ -24,6 +24,7 @@
 #define CONNECT_TIMEOUT_S 5
 #define CLOSE_TIMEOUT_S   8
 #define PIECES_MAX        64
+#define FIRST_READ        2048 // bytes
 #define BOTH              (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
 
 #define PENDING(name) (1u << VIRTIO_VSOCK_OP_##name)
@@ -482,20 +483,40 @@ static bool can_read(const struct vsock_connection *connection)
 		(connection->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
 }
 
+static ssize_t relay_at_most(struct vsock_connection *connection, size_t max)
+{
+	struct virtio_vsock_hdr header = make_header(connection, VIRTIO_VSOCK_OP_RW);
+	ssize_t n =
+		vsock_sender_relay(connection->config.sender, connection->config.fd, &header, max);
+	if (n > 0) {
+		connection->sent += (uint32_t)n;
+		connection->told = connection->forwarded;
+		connection->much = n > FIRST_READ;
+	}
+	return n;
+}
+
+// Most of what comes alone is short, and to get many of the guest's buffers ready takes longer than to
+// fill one.
+static ssize_t relay_what_is_there(struct vsock_connection *connection)
+{
+	size_t credit = guest_credit(connection);
+	if (connection->much || credit <= FIRST_READ) {
+		return relay_at_most(connection, credit);
+	}
+	ssize_t n = relay_at_most(connection, FIRST_READ);
+	return n == FIRST_READ ? relay_at_most(connection, credit - FIRST_READ) : n;
+}
+
 // False: the guest has no room.
 static bool relay(struct vsock_connection *connection)
 {
-	struct virtio_vsock_hdr header = make_header(connection, VIRTIO_VSOCK_OP_RW);
-	ssize_t n = vsock_sender_relay(connection->config.sender, connection->config.fd, &header,
-		guest_credit(connection));
+	ssize_t n = relay_what_is_there(connection);
 	if (n == -ENOBUFS) {
 		return false;
 	}
 	connection->may_read = false;
-	if (n > 0) {
-		connection->sent += (uint32_t)n;
-		connection->told = connection->forwarded;
-	} else if (n != -EAGAIN) {
+	if (n <= 0 && n != -EAGAIN) {
 		bool closed = n < 0 || connection->discards || hung_up(connection->config.fd);
 		say_shutdown(connection, closed ? BOTH : VIRTIO_VSOCK_SHUTDOWN_SEND);
 	}

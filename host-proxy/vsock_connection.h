@@ -46,6 +46,7 @@ struct vsock_connection {
 	struct event *readable, *writable, *deadline;
 	bool connected; // the guest has said so, or asked for it
 	bool may_read;  // the socket has something, or its end
+	bool much;      // it had more than a little when it was read last
 	bool may_write; // the socket has become writable
 	bool discards;  // nobody reads from the socket any more
 	bool expired;

@@ -240,6 +240,41 @@ static void bytes_go_both_ways(void **state)
 	}
 }
 
+// The guest's next len bytes, which are there.
+static void receive(struct fixture *fixture, char *bytes, size_t len)
+{
+	char payload[MACHINE_RX_SIZE];
+	struct virtio_vsock_hdr header;
+	for (size_t n = 0; n < len; n += header.len) {
+		assert_true(machine_receive_packet(
+			&fixture->machine, &header, payload, sizeof(payload)));
+		assert_int_equal(header.op, OP(RW));
+		assert_true(header.len > 0 && header.len <= len - n);
+		memcpy(bytes + n, payload, header.len);
+	}
+}
+
+static void messages_of_any_length_come_at_once(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	const size_t lengths[] = {1, 2047, 2048, 2049, 2048, 8192, 20000, 1, 20000};
+	char sent[20000], received[sizeof(sent)];
+	begin(&fixture);
+	connect_guest(&fixture);
+	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		for (size_t n = 0; n < lengths[i]; n++) {
+			sent[n] = (char)(n * 7 + n / 251 + i);
+		}
+		assert_int_equal(send(fixture.host_fd, sent, lengths[i], 0), lengths[i]);
+		event_base_loop(fixture.base, EVLOOP_NONBLOCK);
+		receive(&fixture, received, lengths[i]);
+		assert_memory_equal(received, sent, lengths[i]);
+		expect_nothing(&fixture);
+	}
+	end(&fixture);
+}
+
 static void a_port_that_is_refused_is_reset(void **state)
 {
 	(void)state;
@@ -878,6 +913,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(a_guest_that_goes_on_sending_leaves_other_events_their_turn),
 		fd_count_test(bytes_go_both_ways),
+		fd_count_test(messages_of_any_length_come_at_once),
 		fd_count_test(a_port_that_is_refused_is_reset),
 		fd_count_test(packets_that_belong_to_nothing_are_reset),
 		fd_count_test(an_unknown_operation_ends_its_connection),
