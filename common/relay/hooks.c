@@ -67,8 +67,12 @@ static const struct wayland_hook hooks[] = {
 	{"wl_surface", "set_buffer_scale", surface_set_scale, NULL},
 	{"wl_surface", "set_buffer_transform", surface_set_transform, NULL},
 	{"wl_surface", "offset", surface_offset, NULL},
+	{"wl_surface", "set_opaque_region", NULL, rectangles_import_opaque},
+	{"wl_surface", "set_input_region", NULL, rectangles_import_input},
 	{"wl_surface", "commit", surface_commit, rectangles_import_commit},
 	{"wl_subcompositor", "get_subsurface", NULL, rectangles_import_subsurface},
+	{"wl_subsurface", "place_above", NULL, rectangles_import_place},
+	{"wl_subsurface", "place_below", NULL, rectangles_import_place},
 	{"wl_region", "add", NULL, rectangles_import_add},
 	{"wl_region", "subtract", NULL, rectangles_import_subtract},
 	{"wp_viewporter", "get_viewport", surface_get_viewport, NULL},
@@ -126,13 +130,14 @@ static const struct wayland_hook hooks[] = {
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
 static const struct wayland_hook buffer_args = {.on_export = shm_export_buffer_args};
+static const struct wayland_hook region_args = {.on_import = rectangles_import_region_args};
 
-static bool names_buffer(const struct wire_op *op)
+static bool names(const struct wire_op *op, const char *name)
 {
 	for (size_t i = 0; i < op->n_args; i++) {
 		const struct wl_interface *interface = op->args[i].interface;
 		if (op->args[i].type == WIRE_ARG_OBJECT && interface != NULL &&
-			strcmp(interface->name, "wl_buffer") == 0) {
+			strcmp(interface->name, name) == 0) {
 			return true;
 		}
 	}
@@ -155,7 +160,10 @@ static const void *find_hook(const struct wire_interface *interface, enum wire_d
 			return &hooks[i];
 		}
 	}
-	return direction == WIRE_REQUEST && names_buffer(op) ? &buffer_args : NULL;
+	if (direction != WIRE_REQUEST) {
+		return NULL;
+	}
+	return names(op, "wl_buffer") ? &buffer_args : names(op, "wl_region") ? &region_args : NULL;
 }
 
 void hooks_init(void)

@@ -88,9 +88,14 @@ enum wayland_verdict viewport_set_destination(struct wayland_call *call);
 
 enum wayland_verdict rectangles_import_add(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subtract(struct wayland_call *call);
+// Any other request that names a wl_region.
+enum wayland_verdict rectangles_import_region_args(struct wayland_call *call);
+enum wayland_verdict rectangles_import_opaque(struct wayland_call *call);
+enum wayland_verdict rectangles_import_input(struct wayland_call *call);
 enum wayland_verdict rectangles_import_damage(struct wayland_call *call);
 enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
+enum wayland_verdict rectangles_import_place(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_begin(struct wayland_call *call);

@@ -226,16 +226,93 @@ static void damage_of_many_commits_stays_as_it_is(void **state)
 	}
 }
 
+/* ---- surfaces and sub-surfaces ---- */
+
+// An object that has that id, which is the next one.
+static void make(uint32_t id, const char *interface)
+{
+	const struct wire_interface *found = wire_schema_find(interface);
+	assert_non_null(found);
+	assert_null(objects_insert(&wayland.objects, id, found, 4));
+}
+
+static void destroy(uint32_t id)
+{
+	objects_mark_destroyed(objects_get(&wayland.objects, id));
+	objects_remove(&wayland.objects, id);
+}
+
+static const struct wire_op *find_op(const struct object *of, const char *name)
+{
+	const struct wire_ops *ops = &of->interface->ops[WIRE_REQUEST];
+	for (size_t i = 0; i < ops->count; i++) {
+		if (strcmp(ops->ops[i].name, name) == 0) {
+			return &ops->ops[i];
+		}
+	}
+	fail_msg("no request %s", name);
+	return NULL;
+}
+
+// A request of the object, with its hook.
+static enum wayland_verdict request(uint32_t id, const char *name, const uint32_t args[3])
+{
+	call = (struct wayland_call){
+		.wayland = &wayland, .object = objects_get(&wayland.objects, id)};
+	assert_non_null(call.object);
+	call.message.op = find_op(call.object, name);
+	call.message.header.object = id;
+	for (size_t i = 0; args != NULL && i < 3; i++) {
+		call.message.args[i].value = args[i];
+	}
+	const struct wayland_hook *hook = call.message.op->hook;
+	assert_non_null(hook);
+	assert_non_null(hook->on_import);
+	return hook->on_import(&call);
+}
+
+static int setup_objects(void **state)
+{
+	int error = setup(state);
+	hooks_init();
+	assert_true(objects_init(&wayland.objects, &budget));
+	make(2, "wl_subcompositor");
+	return error;
+}
+
+static int teardown_objects(void **state)
+{
+	objects_finish(&wayland.objects);
+	return teardown(state);
+}
+
+// The wl_subsurface's id is the next one.
+static enum wayland_verdict join(uint32_t id, uint32_t surface, uint32_t parent)
+{
+	make(id, "wl_subsurface");
+	return request(2, "get_subsurface", (const uint32_t[]){id, surface, parent});
+}
+
+#define SECOND UINT64_C(1000000000)
+#define LATER  (500000000 * SECOND) // than any time that this machine is up
+
+// So many messages.
+static uint64_t taken_by(uint32_t id, const char *name, const uint32_t args[3])
+{
+	budget.limits.rate = 1;
+	budget.limits.burst = 1000000000;
+	budget.messages_until = LATER;
+	assert_int_equal(request(id, name, args), WAYLAND_FORWARD);
+	return (budget.messages_until - LATER) / SECOND;
+}
+
 static void damage_of_a_sub_surface_adds_up_over_its_commits(void **state)
 {
 	(void)state;
-	assert_true(objects_init(&wayland.objects, &budget));
-	struct object subcompositor = {.interface = wire_schema_find("wl_subcompositor")};
-	assert_null(objects_insert(&wayland.objects, 2, wire_schema_find("wl_surface"), 1));
-	call = (struct wayland_call){.wayland = &wayland, .object = &subcompositor};
-	call.message.args[1].value = 2;
-	assert_int_equal(rectangles_import_subsurface(&call), WAYLAND_FORWARD);
-	object.state = objects_get(&wayland.objects, 2)->state;
+	make(3, "wl_surface");
+	make(4, "wl_surface");
+	assert_int_equal(join(5, 4, 3), WAYLAND_FORWARD);
+	object.state = objects_get(&wayland.objects, 4)->state;
 	for (int i = 0; i < 3; i++) {
 		for (int32_t j = 0; j < 128; j++) {
 			assert_int_equal(damage(j, 5), WAYLAND_FORWARD);
@@ -246,12 +323,137 @@ static void damage_of_a_sub_surface_adds_up_over_its_commits(void **state)
 		commit();
 	}
 	object.state = NULL;
-	objects_finish(&wayland.objects);
+}
+
+static void fill_region(uint32_t id, uint32_t n)
+{
+	make(id, "wl_region");
+	object = *objects_get(&wayland.objects, id);
+	for (uint32_t i = 0; i < n; i++) {
+		assert_int_equal(add(2 * (int32_t)i, 0, 1, 1), WAYLAND_FORWARD);
+	}
+	objects_get(&wayland.objects, id)->state = object.state;
+	object.state = NULL;
+}
+
+static void a_region_that_is_copied_takes_of_the_rate(void **state)
+{
+	(void)state;
+	fill_region(3, 1280);
+	make(4, "wl_surface");
+	make(5, "zwp_pointer_constraints_v1");
+	make(6, "zwp_confined_pointer_v1");
+	const uint32_t region[3] = {3};
+	const uint32_t none[3] = {0};
+	assert_int_equal(taken_by(4, "set_input_region", none), 0);
+	assert_int_equal(taken_by(4, "commit", NULL), 0);
+	assert_int_equal(taken_by(4, "set_input_region", region), 10);
+	assert_int_equal(taken_by(4, "commit", NULL), 10);
+	assert_int_equal(taken_by(4, "set_opaque_region", region), 10);
+	assert_int_equal(taken_by(4, "commit", NULL), 20);
+	assert_int_equal(taken_by(6, "set_region", region), 10);
+	destroy(3);
+	assert_int_equal(taken_by(4, "commit", NULL), 20); // has copies
+	assert_int_equal(taken_by(4, "set_input_region", none), 0);
+	assert_int_equal(taken_by(4, "commit", NULL), 10);
+}
+
+static void a_commit_takes_of_the_rate_what_is_below_it(void **state)
+{
+	(void)state;
+	make(3, "wl_surface");
+	for (uint32_t i = 0; i < 100; i++) {
+		make(4 + 2 * i, "wl_surface");
+		// Ten have nine of their own.
+		uint32_t parent = i % 10 == 0 ? 3 : 4 + 2 * (i - i % 10);
+		assert_int_equal(join(5 + 2 * i, 4 + 2 * i, parent), WAYLAND_FORWARD);
+	}
+	assert_int_equal(taken_by(3, "commit", NULL), 100);
+	assert_int_equal(taken_by(4, "commit", NULL), 9);
+	assert_int_equal(taken_by(6, "commit", NULL), 0);
+	const uint32_t sibling[3] = {4 + 20};
+	assert_int_equal(taken_by(5, "place_above", sibling), 100);
+	assert_int_equal(taken_by(5, "place_below", sibling), 100);
+	destroy(4); // the parent of nine
+	assert_int_equal(taken_by(3, "commit", NULL), 90);
+	destroy(25); // the role of a parent of nine
+	assert_int_equal(taken_by(3, "commit", NULL), 80);
+	assert_int_equal(taken_by(24, "commit", NULL), 9);
+	assert_int_equal(join(4, 24, 44), WAYLAND_FORWARD); // and back, one deeper
+	assert_int_equal(taken_by(3, "commit", NULL), 90);
+	assert_int_equal(taken_by(44, "commit", NULL), 19);
+	destroy(3);
+	assert_int_equal(taken_by(44, "commit", NULL), 19);
+}
+
+static void sub_surfaces_are_at_most_64_deep(void **state)
+{
+	(void)state;
+	make(3, "wl_surface");
+	for (uint32_t i = 0; i < 64; i++) {
+		make(4 + 2 * i, "wl_surface");
+		assert_int_equal(
+			join(5 + 2 * i, 4 + 2 * i, i == 0 ? 3 : 2 + 2 * i), WAYLAND_FORWARD);
+	}
+	make(132, "wl_surface");
+	assert_int_equal(join(133, 132, 2 + 2 * 63), WAYLAND_FORWARD); // a sibling
+	make(134, "wl_surface");
+	assert_int_equal(join(135, 134, 132), WAYLAND_FAIL);
+	assert_true(failed);
+}
+
+static void a_tree_that_is_put_below_another_counts_as_deep_as_it_is(void **state)
+{
+	(void)state;
+	// Each new surface is the parent of what was there.
+	make(3, "wl_surface");
+	for (uint32_t i = 0; i < 64; i++) {
+		make(4 + 2 * i, "wl_surface");
+		assert_int_equal(
+			join(5 + 2 * i, i == 0 ? 3 : 2 + 2 * i, 4 + 2 * i), WAYLAND_FORWARD);
+	}
+	make(132, "wl_surface");
+	assert_int_equal(join(133, 2 + 2 * 64, 132), WAYLAND_FAIL);
+}
+
+static void a_surface_whose_parent_has_gone_may_have_another_one(void **state)
+{
+	(void)state;
+	for (uint32_t id = 3; id < 6; id++) {
+		make(id, "wl_surface");
+	}
+	assert_int_equal(join(6, 3, 4), WAYLAND_FORWARD);
+	destroy(4);
+	assert_int_equal(join(4, 3, 5), WAYLAND_FORWARD);
+	assert_int_equal(taken_by(5, "commit", NULL), 1);
+	destroy(6);
+	assert_int_equal(taken_by(5, "commit", NULL), 1);
+	destroy(4);
+	assert_int_equal(taken_by(5, "commit", NULL), 0);
+}
+
+static void what_a_compositor_rejects_makes_no_tree(void **state)
+{
+	(void)state;
+	for (uint32_t id = 3; id < 6; id++) {
+		make(id, "wl_surface");
+	}
+	assert_int_equal(join(6, 3, 3), WAYLAND_FORWARD); // of itself
+	assert_int_equal(join(7, 4, 3), WAYLAND_FORWARD);
+	assert_int_equal(join(8, 5, 4), WAYLAND_FORWARD);
+	assert_int_equal(join(9, 3, 5), WAYLAND_FORWARD);  // in a circle
+	assert_int_equal(join(10, 5, 3), WAYLAND_FORWARD); // twice
+	assert_int_equal(join(11, 4, 999), WAYLAND_FORWARD);
+	assert_int_equal(join(12, 4, 2), WAYLAND_FORWARD);
+	assert_int_equal(request(6, "place_above", NULL), WAYLAND_FORWARD);
+	assert_int_equal(taken_by(3, "commit", NULL), 2);
+	assert_int_equal(taken_by(5, "commit", NULL), 0);
 }
 
 int main(void)
 {
 #define rectangles_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define surface_test(name)    cmocka_unit_test_setup_teardown(name, setup_objects, teardown_objects)
 	const struct CMUnitTest tests[] = {
 		rectangles_test(a_region_may_have_4096_rectangles),
 		rectangles_test(rectangles_that_become_one_count_as_one),
@@ -261,7 +463,13 @@ int main(void)
 		rectangles_test(a_change_of_many_rectangles_takes_of_the_rate),
 		rectangles_test(much_damage_becomes_all_of_the_surface),
 		rectangles_test(damage_of_many_commits_stays_as_it_is),
-		rectangles_test(damage_of_a_sub_surface_adds_up_over_its_commits),
+		surface_test(damage_of_a_sub_surface_adds_up_over_its_commits),
+		surface_test(a_region_that_is_copied_takes_of_the_rate),
+		surface_test(a_commit_takes_of_the_rate_what_is_below_it),
+		surface_test(sub_surfaces_are_at_most_64_deep),
+		surface_test(a_tree_that_is_put_below_another_counts_as_deep_as_it_is),
+		surface_test(a_surface_whose_parent_has_gone_may_have_another_one),
+		surface_test(what_a_compositor_rejects_makes_no_tree),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
