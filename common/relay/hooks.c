@@ -79,6 +79,12 @@ static const struct wayland_hook hooks[] = {
 	{"wp_viewport", "set_source", viewport_set_source, NULL},
 	{"wp_viewport", "set_destination", viewport_set_destination, NULL},
 
+	{"wl_data_source", "offer", NULL, offers_import_offer},
+	{"zwp_primary_selection_source_v1", "offer", NULL, offers_import_offer},
+	{"gtk_primary_selection_source", "offer", NULL, offers_import_offer},
+	{"zwlr_data_control_source_v1", "offer", NULL, offers_import_offer},
+	{"ext_data_control_source_v1", "offer", NULL, offers_import_offer},
+
 	{"zwlr_screencopy_frame_v1", "copy", capture_copy, capture_copy},
 	{"zwlr_screencopy_frame_v1", "copy_with_damage", capture_copy, capture_copy},
 	{"zwlr_screencopy_frame_v1", "ready", capture_export_ready_time, times_import},

@@ -6,8 +6,8 @@
 /**
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and buffers),
  * feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and
- * timelines), surface.c (damage), rectangles.c (what a compositor adds up), capture.c (buffers that the
- * compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
+ * timelines), surface.c (damage), rectangles.c (what a compositor adds up), offers.c (types of what can be
+ * pasted), capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
  * names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -96,6 +96,8 @@ enum wayland_verdict rectangles_import_damage(struct wayland_call *call);
 enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 enum wayland_verdict rectangles_import_place(struct wayland_call *call);
+
+enum wayland_verdict offers_import_offer(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_begin(struct wayland_call *call);

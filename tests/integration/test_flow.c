@@ -22,9 +22,15 @@
 #define MESSAGE_MAX          65532
 #define HEADER(opcode, size) ((uint32_t)(size) << 16 | (opcode))
 
+/* An xdg_activation_token_v1, number 4: its "set_app_id" and "done" have one string. */
+#define TOKEN      4
+#define SET_APP_ID 1
+#define DONE       0
+
 /* Bytes that go one way between two sockets of the test. */
 struct way {
 	int from, to;
+	uint32_t opcode; // of what has one string
 	uint8_t *bytes, *got;
 	size_t size, capacity, sent, received;
 	bool reads;
@@ -58,11 +64,11 @@ static void put_words(struct way *way, const uint32_t *words, size_t n)
 	put_words(way, (const uint32_t[]){__VA_ARGS__}, \
 		sizeof((const uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t))
 
-/* A message of size bytes whose one argument is a string. */
-static void put_string(struct way *way, uint32_t object, uint32_t opcode, size_t size)
+/* A message of size bytes whose one argument is a string, to the object of the tests. */
+static void put_string(struct way *way, size_t size)
 {
 	uint8_t *message = malloc(size);
-	uint32_t head[] = {object, HEADER(opcode, size), (uint32_t)size - 12};
+	uint32_t head[] = {TOKEN, HEADER(way->opcode, size), (uint32_t)size - 12};
 	memset(message, 'a' + (int)(way->size % 23), size);
 	memcpy(message, head, sizeof(head));
 	message[size - 1] = '\0';
@@ -115,27 +121,35 @@ static void move_all(struct stage *stage)
 	}
 }
 
-/* A wl_data_source, number 4: its "offer" and "target" have one string. */
 static void begin(struct stage *stage, const struct pair_options *options)
 {
 	*stage = (struct stage){0};
 	stage->world = world_create();
 	stage->client = client_create_bare(stage->world, options);
 	const struct pair *pair = &stage->client->pair;
-	stage->up = (struct way){.from = pair->client_fd, .to = pair->compositor_fd, .reads = true};
-	stage->down =
-		(struct way){.from = pair->compositor_fd, .to = pair->client_fd, .reads = true};
+	stage->up = (struct way){
+		.from = pair->client_fd,
+		.to = pair->compositor_fd,
+		.opcode = SET_APP_ID,
+		.reads = true,
+	};
+	stage->down = (struct way){
+		.from = pair->compositor_fd,
+		.to = pair->client_fd,
+		.opcode = DONE,
+		.reads = true,
+	};
 	PUT(&stage->up, 1, HEADER(1, 12), 2);
 	move_all(stage);
-	static const char name[24] = "wl_data_device_manager";
-	PUT(&stage->down, 2, HEADER(0, 44), 1, 23);
+	static const char name[20] = "xdg_activation_v1";
+	PUT(&stage->down, 2, HEADER(0, 40), 1, 18);
 	put(&stage->down, name, sizeof(name));
 	PUT(&stage->down, 1);
 	move_all(stage);
-	PUT(&stage->up, 2, HEADER(0, 48), 1, 23);
+	PUT(&stage->up, 2, HEADER(0, 44), 1, 18);
 	put(&stage->up, name, sizeof(name));
 	PUT(&stage->up, 1, 3);
-	PUT(&stage->up, 3, HEADER(0, 12), 4);
+	PUT(&stage->up, 3, HEADER(1, 12), TOKEN);
 	move_all(stage);
 }
 
@@ -157,10 +171,10 @@ static void the_longest_messages_cross_both_ways(void **state)
 	begin(&stage, NULL);
 	for (size_t i = 0; i < 3; i++) {
 		for (size_t size = MESSAGE_MAX - 8; size <= MESSAGE_MAX; size += 4) {
-			put_string(&stage.up, 4, 0, size);
-			put_string(&stage.down, 4, 0, size);
-			put_string(&stage.up, 4, 0, 16);
-			put_string(&stage.down, 4, 0, 16);
+			put_string(&stage.up, size);
+			put_string(&stage.down, size);
+			put_string(&stage.up, 16);
+			put_string(&stage.down, 16);
 		}
 		move_all(&stage);
 	}
@@ -172,7 +186,7 @@ static void put_many(struct way *way, size_t bytes)
 	struct paint_rng rng = {.state = bytes};
 	while (way->size < bytes) {
 		int32_t most = paint_once_in(&rng, 50) ? MESSAGE_MAX / 4 : 40;
-		put_string(way, 4, 0, (size_t)paint_range(&rng, 4, most) * 4);
+		put_string(way, (size_t)paint_range(&rng, 4, most) * 4);
 	}
 }
 

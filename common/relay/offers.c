@@ -1,0 +1,66 @@
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "relay/hooks.h"
+
+/*
+ * What clients offer to be pasted or dropped, as the host sees it. A compositor keeps the names of all
+ * types of a source, and compares each new one with those that are there. When another client gets the
+ * keyboard it is told of all of them at once, and is disconnected if that is more than its socket takes. So a
+ * source has its limits, which no program that means well comes near; what is beyond them is left out.
+ */
+
+#define TYPES_MAX 512
+#define BYTES_MAX (64u * 1024) // of the messages: each socket takes so many
+
+struct source {
+	struct object_state state;
+	unsigned int n_types;
+	uint32_t bytes;
+	bool told; // that something was left out
+};
+
+static void destroy_source(struct object_state *state)
+{
+	free(state);
+}
+
+/* NULL on ENOMEM. */
+static struct source *get_source(struct object *object)
+{
+	if (object->state == NULL) {
+		struct source *source = calloc(1, sizeof(*source));
+		if (source == NULL) {
+			return NULL;
+		}
+		source->state.destroy = destroy_source;
+		object->state = &source->state;
+	}
+	return (struct source *)object->state;
+}
+
+static enum wayland_verdict leave_out(const struct wayland_call *call, struct source *source)
+{
+	if (!source->told) {
+		log_limited(LOG_WARN, "%s: types beyond %u, or 64 KiB of them, are left out",
+			call->object->interface->name, TYPES_MAX);
+	}
+	source->told = true;
+	return WAYLAND_DROP;
+}
+
+/* wl_data_source.offer(mime_type), and the like of other selections */
+enum wayland_verdict offers_import_offer(struct wayland_call *call)
+{
+	struct source *source = get_source(call->object);
+	const uint32_t size = call->message.header.size;
+	if (source == NULL) {
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	}
+	if (source->n_types == TYPES_MAX || size > BYTES_MAX - source->bytes) {
+		return leave_out(call, source);
+	}
+	source->n_types++;
+	source->bytes += size;
+	return WAYLAND_FORWARD;
+}

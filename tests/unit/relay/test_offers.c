@@ -1,0 +1,98 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "relay/hooks.h"
+#include "tests/support/fd_count.h"
+
+static struct wayland wayland;
+static struct object object;
+
+static int teardown(void **state)
+{
+	if (object.state != NULL) {
+		object.state->destroy(object.state);
+	}
+	object = (struct object){0};
+	wire_schema_finish();
+	return fd_count_teardown(state);
+}
+
+static int setup(void **state)
+{
+	hooks_init();
+	wayland = (struct wayland){0};
+	object = (struct object){0};
+	return fd_count_setup(state);
+}
+
+static enum wayland_verdict offer(const char *interface, uint32_t size)
+{
+	object.interface = wire_schema_find(interface);
+	assert_non_null(object.interface);
+	const struct wire_op *op = &object.interface->ops[WIRE_REQUEST].ops[0];
+	assert_string_equal(op->name, "offer");
+	const struct wayland_hook *hook = op->hook;
+	assert_non_null(hook);
+	assert_non_null(hook->on_import);
+	assert_null(hook->on_export);
+	struct wayland_call call = {
+		.wayland = &wayland,
+		.object = &object,
+		.message = {.header = {.size = size}, .op = op},
+	};
+	return hook->on_import(&call);
+}
+
+static void forget_source(void)
+{
+	object.state->destroy(object.state);
+	object.state = NULL;
+}
+
+static void of_a_source_512_types_go_on(void **state)
+{
+	(void)state;
+	static const char *const interfaces[] = {
+		"wl_data_source",
+		"zwp_primary_selection_source_v1",
+		"gtk_primary_selection_source",
+		"zwlr_data_control_source_v1",
+		"ext_data_control_source_v1",
+	};
+	for (size_t i = 0; i < sizeof(interfaces) / sizeof(interfaces[0]); i++) {
+		for (int n = 0; n < 1000; n++) {
+			assert_int_equal(
+				offer(interfaces[i], 24), n < 512 ? WAYLAND_FORWARD : WAYLAND_DROP);
+		}
+		forget_source();
+	}
+}
+
+static void of_a_source_64_kib_of_types_go_on(void **state)
+{
+	(void)state;
+	for (int n = 0; n < 15; n++) {
+		assert_int_equal(offer("wl_data_source", 4096), WAYLAND_FORWARD);
+	}
+	assert_int_equal(offer("wl_data_source", 4100), WAYLAND_DROP);
+	assert_int_equal(offer("wl_data_source", 4080), WAYLAND_FORWARD);
+	assert_int_equal(offer("wl_data_source", 20), WAYLAND_DROP);
+	assert_int_equal(offer("wl_data_source", 16), WAYLAND_FORWARD);
+	assert_int_equal(offer("wl_data_source", 16), WAYLAND_DROP);
+	forget_source();
+	assert_int_equal(offer("wl_data_source", WIRE_MESSAGE_MAX), WAYLAND_FORWARD);
+	assert_int_equal(offer("wl_data_source", 16), WAYLAND_DROP);
+}
+
+int main(void)
+{
+#define offers_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		offers_test(of_a_source_512_types_go_on),
+		offers_test(of_a_source_64_kib_of_types_go_on),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
