@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "fdpass/dmabuf.h"
 #include "fdpass/fdref.h"
 #include "fdpass/file.h"
@@ -44,12 +45,16 @@ struct pair {
 #define MAX_PAIRS 65536 // an index has 16 bits
 #define NOT_TOLD  UINT16_MAX
 
+// Of what is kept of a table: an index, and two more in lists that may be twice as large as they must.
+#define BYTES_PER_PAIR (5 * sizeof(uint16_t))
+
 struct feedback {
 	struct object_state state;
 	uint16_t *indices; // by the index that came: that which goes on, or NOT_TOLD
 	size_t n_indices;
 	struct wl_array tranche; // uint16_t: indices that go on with tranche_done
 	struct wl_array told;    // uint16_t: in any tranche since the last done
+	struct charge *charge;   // of these three; NULL: there is no table yet
 };
 
 static bool is_host(const struct wayland *wayland)
@@ -107,6 +112,7 @@ static void destroy_feedback(struct object_state *state)
 	wl_array_release(&feedback->tranche);
 	wl_array_release(&feedback->told);
 	free(feedback->indices);
+	charge_unref(feedback->charge);
 	free(feedback);
 }
 
@@ -177,12 +183,25 @@ static size_t reduce(struct wayland_call *call, struct pair *pairs, size_t n, ui
 	return left;
 }
 
+/* For n pairs: there are as many of these objects as the client likes. */
+static bool charge_table(struct wayland_call *call, struct feedback *feedback, size_t n)
+{
+	struct budget *budget = call->wayland->options.refs->budget;
+	if (feedback->charge == NULL) {
+		feedback->charge = charge_create(budget, 0);
+	}
+	return feedback->charge != NULL && charge_grow(feedback->charge, n * BYTES_PER_PAIR);
+}
+
 /* Takes in the table of fd, which is borrowed. pairs has room for it, and is what is left then. */
 static bool take_table(struct wayland_call *call, int fd, struct pair **pairs, size_t *n)
 {
 	struct feedback *feedback = (struct feedback *)call->object->state;
 	size_t size = call->message.args[1].value / sizeof(**pairs);
 	size = size < MAX_PAIRS ? size : MAX_PAIRS;
+	if (!charge_table(call, feedback, size)) {
+		return false;
+	}
 	uint16_t *indices = calloc(size + 1, sizeof(*indices));
 	*pairs = calloc(size + 1, sizeof(**pairs));
 	if (indices == NULL || *pairs == NULL) {

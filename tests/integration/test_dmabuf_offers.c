@@ -382,6 +382,29 @@ static void nothing_is_told_to_who_has_left(void **state)
 	end(&stage);
 }
 
+static void what_is_kept_of_a_table_is_charged(void **state)
+{
+	(void)state;
+	struct stage stage;
+	const struct dmabuf_device device = {.number = GUEST_DEVICE};
+	begin(&stage, 4, &device);
+	const uint64_t *host = stage.client->pair.host.budget.used;
+	const uint64_t before = host[BUDGET_MEMORY];
+	struct zwp_linux_dmabuf_feedback_v1 *feedbacks[10];
+	for (size_t i = 0; i < 10; i++) {
+		feedbacks[i] = ask(&stage);
+		stage.told.done = false;
+		stage.told.n = 0;
+	}
+	assert_true(host[BUDGET_MEMORY] >= before + 10 * stage.screen.n_pairs * sizeof(uint16_t));
+	for (size_t i = 0; i < 10; i++) {
+		zwp_linux_dmabuf_feedback_v1_destroy(feedbacks[i]);
+	}
+	client_roundtrip(stage.client);
+	assert_int_equal(host[BUDGET_MEMORY], before);
+	end(&stage);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -394,6 +417,7 @@ int main(void)
 		fd_count_test(tranches_without_what_a_device_may_tile),
 		fd_count_test(feedback_is_told_again_and_for_a_surface),
 		fd_count_test(nothing_is_told_to_who_has_left),
+		fd_count_test(what_is_kept_of_a_table_is_charged),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
