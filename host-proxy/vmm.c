@@ -12,6 +12,7 @@
 
 #include "base/acceptor.h"
 #include "base/child.h"
+#include "base/closer.h"
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/sandbox.h"
@@ -87,7 +88,7 @@ static void forget_device(struct vmm *vmm)
 		vmm->readable = NULL;
 	}
 	if (vmm->device_fd >= 0) {
-		child_close(vmm->device_fd);
+		closer_close_socket(vmm->device_fd);
 		vmm->device_fd = -1;
 	}
 	vmm->pid = 0;
@@ -119,7 +120,7 @@ static void start_device(struct vmm *vmm, int fd)
 		log_error("cannot start a device process: %s", strerror(-vmm->device_fd));
 		vmm->device_fd = -1;
 		vmm->pid = 0;
-		close(fd);
+		closer_close_socket(fd);
 		return;
 	}
 	vmm->readable = event_new(
@@ -134,7 +135,7 @@ static void handle_connected(void *data, int fd)
 {
 	struct vmm *vmm = data;
 	if (!admission_check_user(&vmm->config.options->admission, fd)) {
-		close(fd);
+		closer_close_socket(fd);
 		return;
 	}
 	if (vmm->pid == 0) {
@@ -143,7 +144,7 @@ static void handle_connected(void *data, int fd)
 	}
 	log_limited(LOG_WARN, "a VMM has connected and waits until another one is gone");
 	if (vmm->waiting_fd >= 0) {
-		close(vmm->waiting_fd);
+		closer_close_socket(vmm->waiting_fd);
 	}
 	vmm->waiting_fd = fd;
 }
@@ -222,7 +223,7 @@ static void close_listeners(struct vmm *vmm)
 {
 	for (size_t i = 0; i < vmm->n_addresses; i++) {
 		if (vmm->listeners[i] >= 0) {
-			close(vmm->listeners[i]);
+			closer_close_socket(vmm->listeners[i]);
 			transport_unlink(vmm->addresses[i]);
 		}
 	}
@@ -295,7 +296,9 @@ void vmm_destroy(struct vmm *vmm)
 	if (vmm == NULL) {
 		return;
 	}
-	acceptor_destroy(vmm->acceptor);
+	if (vmm->acceptor != NULL) {
+		closer_close_socket(acceptor_take_socket(vmm->acceptor));
+	}
 	end_device(vmm);
 	if (vmm->child != NULL) {
 		event_free(vmm->child);
@@ -307,7 +310,7 @@ void vmm_destroy(struct vmm *vmm)
 		event_free(vmm->grace);
 	}
 	if (vmm->waiting_fd >= 0) {
-		close(vmm->waiting_fd);
+		closer_close_socket(vmm->waiting_fd);
 	}
 	close_listeners(vmm);
 	free(vmm->argv);

@@ -86,17 +86,22 @@ struct acceptor *acceptor_create(
 	return acceptor;
 }
 
-void acceptor_destroy(struct acceptor *acceptor)
+int acceptor_take_socket(struct acceptor *acceptor)
 {
-	if (acceptor == NULL) {
-		return;
-	}
 	if (acceptor->readable != NULL) {
 		event_free(acceptor->readable);
 	}
 	if (acceptor->resume != NULL) {
 		event_free(acceptor->resume);
 	}
-	close(acceptor->fd);
+	int fd = acceptor->fd;
 	free(acceptor);
+	return fd;
+}
+
+void acceptor_destroy(struct acceptor *acceptor)
+{
+	if (acceptor != NULL) {
+		close(acceptor_take_socket(acceptor));
+	}
 }

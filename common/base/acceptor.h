@@ -13,6 +13,9 @@ struct acceptor;
 // CLOEXEC and blocking, to take; it may destroy the acceptor. NULL with errno on failure.
 struct acceptor *acceptor_create(
 	struct event_base *base, int fd, void (*connected)(void *data, int fd), void *data);
-void acceptor_destroy(struct acceptor *acceptor); // closes the socket; NULL is fine
+// Closes the socket, and the connections that nobody has accepted; NULL is fine.
+void acceptor_destroy(struct acceptor *acceptor);
+// Destroys all but the socket, which is the caller's.
+int acceptor_take_socket(struct acceptor *acceptor);
 
 #endif

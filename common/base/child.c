@@ -178,13 +178,3 @@ enum child_reading child_read_last(int fd, child_record_func handle, void *data)
 	shutdown(fd, SHUT_RD);
 	return child_read_records(fd, UINT_MAX, handle, data);
 }
-
-void child_close(int fd)
-{
-	shutdown(fd, SHUT_RD);
-	if (scm_is_drained(fd) || closer_is_full()) {
-		close(fd);
-	} else {
-		closer_close(fd);
-	}
-}

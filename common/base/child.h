@@ -40,7 +40,5 @@ enum child_reading child_read_records(
 // The same for a child that has ended: what was sent up to now and no more, since another process may have got
 // hold of its end of the pair.
 enum child_reading child_read_last(int fd, child_record_func handle, void *data);
-// Takes fd, an end of the pair, without waiting for what was not read.
-void child_close(int fd);
 
 #endif

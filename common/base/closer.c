@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -18,26 +21,26 @@
 
 static atomic_uint threads;
 
-static void *run(void *data)
-{
-	close((int)(intptr_t)data);
-	threads--;
-	return NULL;
-}
-
 // Without signals: those are for the loop's thread.
-static int start(int fd)
+static int start(void *(*run)(void *data), void *data)
 {
 	sigset_t all, before;
 	pthread_t thread;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int error = pthread_create(&thread, NULL, run, (void *)(intptr_t)fd);
+	int error = pthread_create(&thread, NULL, run, data);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (error == 0) {
 		pthread_detach(thread);
 	}
 	return error;
+}
+
+static void *run_close(void *data)
+{
+	close((int)(intptr_t)data);
+	threads--;
+	return NULL;
 }
 
 /*
@@ -58,7 +61,7 @@ void closer_close(int fd)
 {
 	int probe = eventfd(0, EFD_CLOEXEC); // before fd's number is free
 	threads++;
-	int error = start(fd);
+	int error = start(run_close, (void *)(intptr_t)fd);
 	if (error != 0) {
 		threads--;
 		log_limited(
@@ -77,4 +80,69 @@ void closer_close(int fd)
 bool closer_is_full(void)
 {
 	return threads >= THREADS_MAX;
+}
+
+/* ---- sockets ---- */
+
+struct farewell {
+	int fd;
+	bool copied;        // the thread has an fd of its own, and no other
+	sem_t begun, ended; // so far; fd is closed elsewhere
+};
+
+static void wait_for(sem_t *semaphore)
+{
+	while (sem_wait(semaphore) < 0) { // EINTR
+	}
+}
+
+/* What a thread's end closes does not linger: the last fd is to be closed by that. */
+static void *run_farewell(void *data)
+{
+	struct farewell *farewell = data;
+	unsigned int fd = (unsigned int)farewell->fd;
+	farewell->copied = close_range(fd + 1, ~0u, CLOSE_RANGE_UNSHARE) == 0;
+	if (farewell->copied && fd > 0) {
+		close_range(0, fd - 1, 0);
+	}
+	sem_post(&farewell->begun);
+	wait_for(&farewell->ended);
+	sem_destroy(&farewell->begun);
+	sem_destroy(&farewell->ended);
+	free(farewell);
+	return NULL;
+}
+
+static void close_by_thread(int fd)
+{
+	struct farewell *farewell = calloc(1, sizeof(*farewell));
+	if (farewell == NULL) {
+		closer_close(fd);
+		return;
+	}
+	farewell->fd = fd;
+	sem_init(&farewell->begun, 0, 0);
+	sem_init(&farewell->ended, 0, 0);
+	if (start(run_farewell, farewell) != 0) {
+		free(farewell);
+		closer_close(fd);
+		return;
+	}
+	wait_for(&farewell->begun);
+	if (farewell->copied) {
+		close(fd);
+	} else {
+		closer_close(fd);
+	}
+	sem_post(&farewell->ended);
+}
+
+void closer_close_socket(int fd)
+{
+	int unread = 0;
+	if (ioctl(fd, FIONREAD, &unread) == 0 && unread == 0) {
+		close(fd);
+	} else { // or it listens
+		close_by_thread(fd);
+	}
 }

@@ -15,4 +15,8 @@ void closer_close(int fd);
 // has no number yet (scm_recv_none), and waits for nobody then.
 bool closer_is_full(void);
 
+// Takes fd, a UNIX socket's. What is in it, or in connections that it has not accepted, may be lingering sockets:
+// for those no thread waits, however many there are.
+void closer_close_socket(int fd);
+
 #endif

@@ -15,6 +15,7 @@
 #include <wayland-util.h>
 
 #include "base/child.h"
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/scm.h"
 
@@ -108,7 +109,7 @@ static void worker_free(struct worker *worker)
 {
 	wl_list_remove(&worker->link);
 	event_free(worker->readable);
-	child_close(worker->fd);
+	closer_close_socket(worker->fd);
 	free(worker);
 }
 

@@ -15,6 +15,7 @@
 
 #include "base/acceptor.h"
 #include "base/child.h"
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/rlimit.h"
@@ -177,6 +178,13 @@ static struct seat *find_seat(struct server *server, unsigned int number)
 	return NULL;
 }
 
+// Takes fd, which may have been sent what a close waits for.
+static void refuse(struct server *server, uint32_t service, const char *text, int fd)
+{
+	server->config.refuse(fd, service, text);
+	closer_close_socket(fd);
+}
+
 // Takes fd. False: it has no process, which has been logged.
 static bool give_process(struct server *server, const struct seat *seat, int fd)
 {
@@ -186,23 +194,22 @@ static bool give_process(struct server *server, const struct seat *seat, int fd)
 	bool ok = fdlist_push(&fds, fd) && prepare_record(server, seat, &record, &fds);
 	int error = ok
 		? workers_assign(server->workers, seat->number, &record, sizeof(record), &fds)
-		: 0;
-	if (error < 0) {
+		: -errno;
+	if (error < 0 && fds.count > 0) {
 		log_limited(LOG_ERROR, "session %u: cannot be started: %s", seat->number,
 			strerror(-error));
-		server->config.refuse(
-			*fdlist_peek(&fds), seat->service, "no process can be started for it");
+		refuse(server, seat->service, "no process can be started for it",
+			fdlist_take(&fds));
 	}
 	fdlist_finish(&fds);
-	return ok && error == 0;
+	return error == 0;
 }
 
 // Takes fd.
 static void turn_away(struct server *server, uint32_t service, const char *text, int fd)
 {
 	log_limited(LOG_WARN, "a connection was turned away: %s", text);
-	server->config.refuse(fd, service, text);
-	close(fd);
+	refuse(server, service, text, fd);
 }
 
 // Takes fd.
@@ -210,9 +217,7 @@ static void turn_away_unseated(struct server *server, uint32_t service, int erro
 {
 	switch (error) {
 	case EAGAIN: // which the log says from time to time
-		server->config.refuse(
-			fd, service, "too many connections per second (--connection-rate)");
-		close(fd);
+		refuse(server, service, "too many connections per second (--connection-rate)", fd);
 		break;
 	case EDQUOT:
 		turn_away(server, service, "over the VM's budget of sessions (--max-vm-sessions)",
@@ -249,8 +254,11 @@ static void stop_accepting(struct server *server)
 {
 	server->accepting = false;
 	for (size_t i = 0; i < SERVER_MAX_LISTENERS; i++) {
-		acceptor_destroy(server->entrances[i].acceptor);
-		server->entrances[i].acceptor = NULL;
+		struct entrance *entrance = &server->entrances[i];
+		if (entrance->acceptor != NULL) {
+			closer_close_socket(acceptor_take_socket(entrance->acceptor));
+			entrance->acceptor = NULL;
+		}
 	}
 }
 
@@ -259,7 +267,7 @@ static void admit(struct server *server, uint32_t service, struct worker_peer pe
 {
 	unsigned int max = server->config.options->max_sessions;
 	if (server->config.admit != NULL && !server->config.admit(server->config.data, fd, &peer)) {
-		close(fd);
+		closer_close_socket(fd);
 		return;
 	}
 	if (workers_busy(server->workers) >= max) {
@@ -643,8 +651,7 @@ void server_destroy(struct server *server)
 void server_connected(struct server *server, int fd, const struct worker_peer *peer)
 {
 	if (!server->accepting || server->stopping) {
-		server->config.refuse(fd, 0, "no more connections are accepted");
-		close(fd);
+		refuse(server, 0, "no more connections are accepted", fd);
 		return;
 	}
 	admit(server, 0, *peer, fd);

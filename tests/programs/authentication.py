@@ -250,6 +250,72 @@ def _(suite):
             pair.check_carried(pair.listener, pair.client("display"))
 
 
+LINGERING = """import array, os, socket, struct, sys
+def lingering():
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    sock.connect(listener.getsockname())
+    peer, _ = listener.accept()
+    sock.setblocking(False)
+    try:
+        while True: sock.send(bytes(65536))
+    except BlockingIOError: pass
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    return sock, peer
+os.setgroups([]); os.setgid(12345); os.setuid(12345)
+peers = []
+for _ in range(int(sys.argv[2])):
+    with socket.socket(socket.AF_UNIX) as end:
+        end.connect(sys.argv[1])
+        sock, peer = lingering()
+        peers.append(peer)
+        with sock:
+            end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))])
+print("sent", flush=True)
+sys.stdin.read()"""
+MANY = 100  # more than there are threads to close what waits
+
+
+@contextlib.contextmanager
+def lingering_sockets(host, path):
+    """Another user connects, and is gone but for sockets in the connections whose close(2) waits for an hour."""
+    os.kill(host.pid, signal.SIGSTOP)
+    with subprocess.Popen([sys.executable, "-c", LINGERING, path, str(MANY)],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sender:
+        try:
+            check(sender.stdout.readline() == b"sent\n", "nothing could be sent")
+            yield
+        finally:
+            sender.stdin.close()
+
+
+def check_not_kept_waiting(host, path, check_served):
+    with lingering_sockets(host, path):
+        os.kill(host.pid, signal.SIGCONT)
+        check_served()
+        wait_until("what was sent is closed", lambda: len(os.listdir(f"/proc/{host.pid}/task")) == 1)
+    with lingering_sockets(host, path):
+        os.kill(host.pid, signal.SIGTERM)
+        os.kill(host.pid, signal.SIGCONT)
+        check(host.wait()[1] == 0, "SIGTERM")
+
+
+@case("who is turned away cannot keep the host waiting")
+def _(suite):
+    if VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and a UNIX socket")
+    with TokenPair(suite, None, None) as pair:
+        for directory in (suite.directory, pair.directory):
+            os.chmod(directory, 0o755)
+        os.chmod(pair.chan.path, 0o777)
+        check_not_kept_waiting(pair.host, pair.chan.path,
+                               lambda: pair.check_carried(pair.listener, pair.client("display")))
+
+
 GET_FEATURES = struct.pack("<III", 1, 1, 0)  # a VMM's first message: request, version, size
 FEATURES_SIZE = len(GET_FEATURES) + 8
 
@@ -291,6 +357,17 @@ def _(suite):
         vmm(path).close()
         host.stop()
         host.check_quiet()
+
+
+@case("vhost-user: a VMM that is turned away cannot keep the host waiting")
+def _(suite):
+    if VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and a UNIX socket")
+    path = suite.path("vm")
+    host = Program(suite, HOST, ["--listen", f"vhost-user:{path}", "--service", "one=unix:/nowhere"])
+    open_to_all(suite, path)
+    check_not_kept_waiting(host, path, lambda: vmm(path).close())
+    host.check_quiet()
 
 
 @case("vhost-user: SIGHUP reads the policy again, and the VM keeps its device")

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/child.h"
+#include "base/closer.h"
 #include "base/fdlist.h"
 #include "base/scm.h"
 #include "tests/support/fd_count.h"
@@ -224,7 +225,7 @@ static void the_last_records_of_a_child_are_those_that_it_has_sent(void **state)
 	assert_int_equal(child_read_last(pair[0], echo, &echoes), CHILD_GONE);
 	assert_int_equal(echoes.n, 2);
 	assert_int_equal(echoes.sent, -1);
-	child_close(pair[0]);
+	closer_close_socket(pair[0]);
 	close(pair[1]);
 }
 

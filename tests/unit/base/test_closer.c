@@ -7,10 +7,13 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/fdlist.h"
+#include "base/scm.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/lingering.h"
 
@@ -67,12 +70,38 @@ static void threads_that_wait_are_counted(void **state)
 	}
 }
 
+// A local program can send any number before it is turned away.
+static void no_thread_waits_for_what_is_in_a_socket(void **state)
+{
+	(void)state;
+	int peers[MANY];
+	for (size_t i = 0; i < MANY; i++) {
+		int pair[2], fd = lingering_create(&peers[i]);
+		if (fd < 0) {
+			skip();
+		}
+		const struct fdlist fds = {.fds = &fd, .count = 1};
+		struct iovec byte = {.iov_base = "x", .iov_len = 1};
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+		assert_int_equal(scm_send(pair[0], &byte, 1, &fds, 1), 1);
+		close(fd);
+		close(pair[0]);
+		closer_close_socket(pair[1]);
+		assert_int_equal(fcntl(pair[1], F_GETFD), -1);
+		assert_false(closer_is_full());
+	}
+	for (size_t i = 0; i < MANY; i++) {
+		close(peers[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(an_fd_whose_close_waits_is_gone_at_once),
 		fd_count_test(signals_are_as_before),
 		fd_count_test(threads_that_wait_are_counted),
+		fd_count_test(no_thread_waits_for_what_is_in_a_socket),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
