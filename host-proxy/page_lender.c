@@ -178,7 +178,7 @@ static bool handle_request(const struct page_lender *lender)
 	struct ram_range ranges[CHANNEL_MAX_RANGES + 1];
 	struct fdlist fds;
 	fdlist_init(&fds);
-	ssize_t n = scm_recv(lender->fd, ranges, sizeof(ranges), &fds);
+	ssize_t n = scm_recv_none(lender->fd, ranges, sizeof(ranges), &fds);
 	fdlist_finish(&fds);
 	if (n == -EAGAIN) {
 		return true;

@@ -165,7 +165,7 @@ static void handle_readable(evutil_socket_t fd, short what, void *data)
 	char request[REQUEST_MAX + 1]; // one that fills it was too long
 	struct fdlist fds;
 	fdlist_init(&fds);
-	ssize_t n = scm_recv_none(fd, request, sizeof(request), &fds); // who sends any is wrong
+	ssize_t n = scm_recv_none(fd, request, sizeof(request), &fds); // closing them could wait
 	fdlist_finish(&fds);
 	if (n != -EAGAIN && (n <= 0 || !answer(client, request, (size_t)n))) {
 		destroy_client(client);

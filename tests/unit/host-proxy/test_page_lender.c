@@ -22,6 +22,7 @@
 #include "host-proxy/page_client.h"
 #include "host-proxy/ram_buffer.h"
 #include "tests/support/fd_count.h"
+#include "tests/support/record_lock.h"
 
 #define PAGE    4096u
 #define PAGES   16u
@@ -142,6 +143,25 @@ static void a_session_that_asks_nonsense_is_heard_no_more(void **state)
 		assert_int_equal(recv(fixture.fd, nonsense, 1, MSG_DONTWAIT), 0);
 		finish(&fixture);
 	}
+}
+
+// Its close could wait for the session.
+static void an_fd_of_a_session_is_not_taken(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct ram_range range = {ADDRESS, PAGE};
+	struct iovec iov = {.iov_base = &range, .iov_len = sizeof(range)};
+	int fd = memfd_create("sent", MFD_CLOEXEC);
+	const struct fdlist fds = {.fds = &fd, .count = 1};
+	init(&fixture);
+	record_lock_take(fd);
+	assert_int_equal(scm_send(fixture.fd, &iov, 1, &fds, 1), sizeof(range));
+	event_base_loop(fixture.base, EVLOOP_NONBLOCK);
+	assert_true(record_lock_is_held(fd));
+	assert_int_equal(recv(fixture.fd, &range, sizeof(range), MSG_DONTWAIT), 0);
+	finish(&fixture);
+	close(fd);
 }
 
 static void a_session_that_is_gone_is_forgotten(void **state)
@@ -433,6 +453,7 @@ int main(void)
 		fd_count_test(what_is_wrong_is_said),
 		fd_count_test(without_udmabuf_it_says_so),
 		fd_count_test(a_session_that_asks_nonsense_is_heard_no_more),
+		fd_count_test(an_fd_of_a_session_is_not_taken),
 		fd_count_test(a_session_that_is_gone_is_forgotten),
 		fd_count_test(all_that_may_be_asked_for_must_be_possible),
 		fd_count_test(no_page_is_lent_many_times),
