@@ -107,6 +107,7 @@ static bool send_start(struct vmm *vmm, int fd)
 		ok = listener >= 0 && fdlist_push(&fds, listener);
 	}
 	ok = ok && scm_send(vmm->device_fd, &iov, 1, &fds, fds.count) > 0;
+	closer_close_sent(&fds);
 	fdlist_finish(&fds);
 	return ok;
 }

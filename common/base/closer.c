@@ -12,8 +12,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fdlist.h"
 #include "base/log.h"
 
 // Threads at a time. Each has a stack, which costs little until it is used.
@@ -113,36 +115,46 @@ static void *run_farewell(void *data)
 	return NULL;
 }
 
-static void close_by_thread(int fd)
+/* False: there is none. */
+static bool close_by_thread(int fd)
 {
 	struct farewell *farewell = calloc(1, sizeof(*farewell));
 	if (farewell == NULL) {
-		closer_close(fd);
-		return;
+		return false;
 	}
 	farewell->fd = fd;
 	sem_init(&farewell->begun, 0, 0);
 	sem_init(&farewell->ended, 0, 0);
 	if (start(run_farewell, farewell) != 0) {
 		free(farewell);
-		closer_close(fd);
-		return;
+		return false;
 	}
 	wait_for(&farewell->begun);
-	if (farewell->copied) {
+	bool copied = farewell->copied;
+	if (copied) {
 		close(fd);
-	} else {
-		closer_close(fd);
 	}
 	sem_post(&farewell->ended);
+	return copied;
 }
 
 void closer_close_socket(int fd)
 {
 	int unread = 0;
-	if (ioctl(fd, FIONREAD, &unread) == 0 && unread == 0) {
+	bool empty = ioctl(fd, FIONREAD, &unread) == 0 && unread == 0; // and does not listen
+	if (empty || !close_by_thread(fd)) {
 		close(fd);
-	} else { // or it listens
-		close_by_thread(fd);
+	}
+}
+
+void closer_close_sent(struct fdlist *fds)
+{
+	int fd, type;
+	while ((fd = fdlist_take(fds)) >= 0) {
+		if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) == 0) {
+			closer_close_socket(fd);
+		} else {
+			close(fd);
+		}
 	}
 }

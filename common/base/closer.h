@@ -3,6 +3,8 @@
 
 #include <stdbool.h>
 
+struct fdlist;
+
 /**
  * close(2) of what somebody else has sent may wait: a FUSE file's asks its server, which may be who has
  * sent it, a lingering socket's waits for its peer. A process that must not wait leaves it to a thread.
@@ -18,5 +20,7 @@ bool closer_is_full(void);
 // Takes fd, a UNIX socket's. What is in it, or in connections that it has not accepted, may be lingering sockets:
 // for those no thread waits, however many there are.
 void closer_close_socket(int fd);
+// Drops all that another process has been sent: it may have closed its own by now.
+void closer_close_sent(struct fdlist *fds);
 
 #endif

@@ -339,7 +339,7 @@ int workers_assign(struct workers *workers, unsigned int number, const void *rec
 	assert(len > 0 && len <= CHILD_RECORD_MAX && fds->count <= SCM_MAX);
 	int error = assign(workers, number, record, len, fds);
 	if (error == 0) {
-		fdlist_drop(fds, fds->count); // sent
+		closer_close_sent(fds);
 	}
 	workers->early_deaths = 0;
 	refill_later(workers);

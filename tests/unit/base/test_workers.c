@@ -71,6 +71,8 @@ static int worker_main(int session_fd, const char *mode)
 			workers_report(session_fd, record, 0, -1);
 		}
 		workers_report(session_fd, record, 0, *fdlist_peek(&fds));
+	} else if (strcmp(record, "close") == 0) {
+		// as it ends
 	} else if (strcmp(record, "leave") == 0) {
 		int fd = fdlist_take(&fds);
 		workers_report(session_fd, record, (size_t)n, fd);
@@ -295,6 +297,48 @@ static void an_fd_that_nobody_has_read_does_not_stop_the_parent(void **state)
 	leave_lingering("mute", 0);
 }
 
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
+
+static bool worker_is_faster; // than who gives it something
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	ssize_t n = __real_sendmsg(fd, message, flags);
+	siginfo_t info;
+	if (worker_is_faster) {
+		waitid(P_ALL, 0, &info, WEXITED | WNOWAIT);
+	}
+	return n;
+}
+
+static void what_a_worker_has_not_read_from_a_connection_does_not_stop_the_parent(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct fdlist fds;
+	int pair[2], peer, fd = lingering_create(&peer);
+	if (fd < 0) {
+		skip();
+	}
+	const struct fdlist lingering = {.fds = &fd, .count = 1};
+	const struct iovec iov = {.iov_base = "x", .iov_len = 1};
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(scm_send(pair[0], &iov, 1, &lingering, 1), 1);
+	close(fd);
+	close(pair[0]);
+	start(&fixture, "works");
+	fdlist_init(&fds);
+	assert_true(fdlist_push(&fds, pair[1]));
+	worker_is_faster = true;
+	assign(&fixture, "close", &fds);
+	worker_is_faster = false;
+	fdlist_finish(&fds);
+	wait_for(&fixture, &fixture.gone, 1);
+	stop(&fixture);
+	close(peer);
+}
+
 static void a_crash_is_told_with_its_signal(void **state)
 {
 	(void)state;
@@ -444,6 +488,8 @@ int main(int argc, char *argv[])
 		fd_count_test(a_worker_that_sends_two_fds_is_killed),
 		fd_count_test(an_fd_whose_close_waits_does_not_stop_the_parent),
 		fd_count_test(an_fd_that_nobody_has_read_does_not_stop_the_parent),
+		fd_count_test(
+			what_a_worker_has_not_read_from_a_connection_does_not_stop_the_parent),
 		fd_count_test(a_crash_is_told_with_its_signal),
 		fd_count_test(many_sessions_at_once_each_have_a_worker),
 		fd_count_test(destroy_ends_the_running_and_kills_the_stubborn),
