@@ -138,23 +138,25 @@ static bool close_by_thread(int fd)
 	return copied;
 }
 
+/* It has or may have something unread. One that listens does not tell. */
+static bool may_hold_fds(int fd)
+{
+	int domain, unread;
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) == 0 &&
+		domain == AF_UNIX && (ioctl(fd, FIONREAD, &unread) < 0 || unread > 0);
+}
+
 void closer_close_socket(int fd)
 {
-	int unread = 0;
-	bool empty = ioctl(fd, FIONREAD, &unread) == 0 && unread == 0; // and does not listen
-	if (empty || !close_by_thread(fd)) {
+	if (!may_hold_fds(fd) || !close_by_thread(fd)) {
 		close(fd);
 	}
 }
 
 void closer_close_sent(struct fdlist *fds)
 {
-	int fd, type;
+	int fd;
 	while ((fd = fdlist_take(fds)) >= 0) {
-		if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) == 0) {
-			closer_close_socket(fd);
-		} else {
-			close(fd);
-		}
+		closer_close_socket(fd);
 	}
 }

@@ -17,7 +17,7 @@ void closer_close(int fd);
 // has no number yet (scm_recv_none), and waits for nobody then.
 bool closer_is_full(void);
 
-// Takes fd, a UNIX socket's. What is in it, or in connections that it has not accepted, may be lingering sockets:
+// Takes fd. What is unread in a UNIX socket, or in connections that it has not accepted, may be lingering sockets:
 // for those no thread waits, however many there are.
 void closer_close_socket(int fd);
 // Drops all that another process has been sent: it may have closed its own by now.
