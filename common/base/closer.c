@@ -17,6 +17,7 @@
 
 #include "base/fdlist.h"
 #include "base/log.h"
+#include "base/scm.h"
 
 // Threads at a time. Each has a stack, which costs little until it is used.
 #define THREADS_MAX 64
@@ -138,12 +139,19 @@ static bool close_by_thread(int fd)
 	return copied;
 }
 
-/* It has or may have something unread. One that listens does not tell. */
+/* Something is or may be unread. A socket that listens does not tell. */
 static bool may_hold_fds(int fd)
 {
-	int domain, unread;
-	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) == 0 &&
-		domain == AF_UNIX && (ioctl(fd, FIONREAD, &unread) < 0 || unread > 0);
+	int domain, type, unread;
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) < 0 ||
+		domain != AF_UNIX) {
+		return false;
+	}
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) == 0 &&
+		type == SOCK_SEQPACKET) {
+		return !scm_is_empty(fd);
+	}
+	return ioctl(fd, FIONREAD, &unread) < 0 || unread > 0;
 }
 
 void closer_close_socket(int fd)

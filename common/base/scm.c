@@ -395,7 +395,7 @@ ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)
 	return n;
 }
 
-bool scm_is_drained(int sock)
+bool scm_is_empty(int sock)
 {
 	unsigned char byte;
 	struct iovec iov = {.iov_base = &byte, .iov_len = sizeof(byte)};
@@ -407,7 +407,7 @@ bool scm_is_drained(int sock)
 	if (n == -ECONNRESET) {
 		n = peek(sock, &iov, 1, &record); // told once
 	}
-	return n == 0 && !record;
+	return n == -EAGAIN || (n == 0 && !record);
 }
 
 void scm_discard(int sock, int type)

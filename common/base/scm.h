@@ -54,9 +54,9 @@ void scm_use_bytewise(bool bytewise);
 // -EMSGSIZE: the record was longer than len and is lost, its fds are closed.
 ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds);
 
-// Whether a SOCK_SEQPACKET socket to which nobody can write any more has nothing left, not even an empty
-// record. It cannot be read on.
-bool scm_is_drained(int sock);
+// Whether nothing is to be read from a SOCK_SEQPACKET socket now, not even an empty record. Its records have
+// timestamps from then on, as by scm_adopt.
+bool scm_is_empty(int sock);
 
 // Ends reading: the peer can write no more, and what it has written is dropped, with its fds. sock is
 // one that scm_adopt has seen.
