@@ -4,10 +4,11 @@ A case ends the session (ENDS: an error that a client can read, then EOF), or is
 proxies' business (GOES_ON: a sync is answered), or may be either (EITHER).
 """
 
+import contextlib
 import os
 import random
-import socket
 import select
+import socket
 import struct
 
 from harness import Failure, case_list, check, Skip
@@ -61,21 +62,27 @@ def judge(client, expected):
     check(not ended or (error and error.isprintable()), f"the client is told {error!r}")
 
 
-def run_hostile(suite, action, expected):
+@contextlib.contextmanager
+def playing(suite, kind):
+    """A Prepared or one of its kind, after which nothing is left."""
     stage = suite.stage()
-    prepared = Prepared(stage)
-    try:
-        action(prepared)
-        judge(prepared.client, expected)
-    finally:
-        prepared.close()
+    with contextlib.closing(kind(stage)) as player:
+        yield player
     stage.check()
 
 
-def add(name, expected, action):
-    @case(name)
-    def _(suite):
-        run_hostile(suite, action, expected)
+def adder(case, kind):
+    """add(name, expected, action) for a list of cases: action(player) has that outcome."""
+    def add(name, expected, action):
+        @case(name)
+        def _(suite):
+            with playing(suite, kind) as player:
+                action(player)
+                judge(player.client, expected)
+    return add
+
+
+add = adder(case, Prepared)
 
 
 # ---- bytes: what is sent, by what is wrong with it ----
@@ -239,16 +246,11 @@ add("250 fds in the middle of a message that takes none", EITHER, fds_without_a_
 
 @case("fds without end do not pile up")
 def _(suite):
-    stage = suite.stage()
-    prepared = Prepared(stage)
-    try:
+    with playing(suite, Prepared) as prepared:
         fd = prepared.fd(memfd(16))
         for _ in range(40):
             prepared.client.send(message(1, 0, prepared.client.new_id()), [fd] * 250)
         judge(prepared.client, ENDS)
-    finally:
-        prepared.close()
-    stage.check()
 
 
 def open_tty(p):

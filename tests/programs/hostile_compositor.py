@@ -9,8 +9,8 @@ import socket
 import struct
 
 from harness import Failure, case_list, check
-from hostile_client import (EITHER, ENDS, GOES_ON, Prepared, directory_fd, epoll_fd, judge,
-                            pipe_end)
+from hostile_client import (EITHER, ENDS, GOES_ON, Prepared, adder, directory_fd, epoll_fd, judge,
+                            pipe_end, playing)
 from wayland import SERVER_ID, Ended, memfd, message, words
 
 CASES, case = case_list("hostile compositor")
@@ -35,21 +35,7 @@ class Scene(Prepared):
         self.connection.event(self.keyboard, 0, 1, size, fds=fds)
 
 
-def run_hostile(suite, action, expected):
-    stage = suite.stage()
-    scene = Scene(stage)
-    try:
-        action(scene)
-        judge(scene.client, expected)
-    finally:
-        scene.close()
-    stage.check()
-
-
-def add(name, expected, action):
-    @case(name)
-    def _(suite):
-        run_hostile(suite, action, expected)
+add = adder(case, Scene)
 
 
 def enter(length, data):
@@ -109,15 +95,12 @@ for name, expected, make in BYTES:
 
 @case("an error is passed on as it is")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    scene.connection.send(message(1, 0, scene.seat, 7, "it is the seat"))
-    scene.connection.close()
-    text = scene.client.wait_end()
-    code = words(scene.client.got(1, 0)[0])[:2]
-    scene.close()
-    check(text == "it is the seat" and code == (scene.seat, 7), f"{text!r} {code}")
-    stage.check()
+    with playing(suite, Scene) as scene:
+        scene.connection.send(message(1, 0, scene.seat, 7, "it is the seat"))
+        scene.connection.close()
+        text = scene.client.wait_end()
+        code = words(scene.client.got(1, 0)[0])[:2]
+        check(text == "it is the seat" and code == (scene.seat, 7), f"{text!r} {code}")
 
 
 @case("an end in the middle of an event, at every byte")
@@ -159,14 +142,9 @@ def good_keymap(s):
 
 @case("a keymap arrives")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    try:
+    with playing(suite, Scene) as scene:
         good_keymap(scene)
         check_keymap(scene)
-    finally:
-        scene.close()
-    stage.check()
 
 
 def check_keymap(scene, n=1):
@@ -216,10 +194,8 @@ add("2000 fds too many", ENDS, surplus(2000))
 
 @case("an event of an object that is destroyed passes until delete_id")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    client = scene.client
-    try:
+    with playing(suite, Scene) as scene:
+        client = scene.client
         surface = client.new_id()
         client.request(scene.compositor, 0, surface)
         client.request(surface, 0)
@@ -231,17 +207,12 @@ def _(suite):
         client.sync()
         scene.connection.event(surface, 0, 4711)
         judge(client, ENDS)
-    finally:
-        scene.close()
-    stage.check()
 
 
 @case("a keymap for a keyboard that is released arrives with its fd, and so does the next one")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    client = scene.client
-    try:
+    with playing(suite, Scene) as scene:
+        client = scene.client
         second = client.new_id()
         client.request(scene.seat, 1, second)
         client.request(second, 0)  # release
@@ -252,17 +223,12 @@ def _(suite):
         check(len(client.fds) == 2, f"{len(client.fds)} fds arrive")
         check(os.pread(client.fds[0], 9, 0) == b"old", "the fds are mixed up")
         check(os.pread(client.fds[1], 999, 0) == KEYMAP, "the fds are mixed up")
-    finally:
-        scene.close()
-    stage.check()
 
 
 @case("keymaps of many MiB all arrive, whole and in order")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    client = scene.client
-    try:
+    with playing(suite, Scene) as scene:
+        client = scene.client
         for n in range(40):
             content = bytes([n]) * (1 << 20)
             scene.keymap([scene.fd(memfd(len(content), content))], len(content))
@@ -273,16 +239,11 @@ def _(suite):
                     check(os.pread(fd, 2 << 20, 0) == bytes([place]) * (1 << 20), "not the same")
                     os.close(fd)
                 client.fds.clear()
-    finally:
-        scene.close()
-    stage.check()
 
 
 @case("a file that grows or shrinks while it is sent ends nothing else")
 def _(suite):
-    stage = suite.stage()
-    scene = Scene(stage)
-    try:
+    with playing(suite, Scene) as scene:
         fd = scene.fd(memfd(4 << 20))
         for n in range(20):
             scene.keymap([fd], 4 << 20)
@@ -291,9 +252,6 @@ def _(suite):
             scene.client.sync()
         except Ended:
             pass
-    finally:
-        scene.close()
-    stage.check()
 
 
 @case("a compositor that never reads, and one that never stops")
