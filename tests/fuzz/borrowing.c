@@ -230,16 +230,12 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input)
 	}
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
 	begin(&fixture);
-	while (input.size > 0) {
-		do_operation(&fixture, &input);
+	while (input->size > 0) {
+		do_operation(&fixture, input);
 	}
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }

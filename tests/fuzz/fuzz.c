@@ -9,9 +9,6 @@
 #include "base/log.h"
 #include "tests/support/fd_count.h"
 
-static size_t fds_before;
-static bool child_before; // an engine may have one
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc;
@@ -80,15 +77,14 @@ static bool has_child(void)
 	return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
-void fuzz_begin(void)
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	child_before = has_child();
-	fds_before = fd_count();
-}
-
-void fuzz_end(void)
-{
+	struct fuzz_input input = {.data = data, .size = size};
+	bool child_before = has_child(); // an engine may have one
+	size_t fds_before = fd_count();
+	fuzz_one(&input);
 	fuzz_check(fd_count() == fds_before, "as many fds are open as before");
 	fuzz_check(has_child() == child_before, "no child is left");
 	fuzz_check(!is_memfd_mapped(), "no memory is mapped");
+	return 0;
 }

@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 /**
- * What the targets have in common. A target is one file with LLVMFuzzerTestOneInput, which takes its
- * input for a list of operations, does them, and checks that nothing is left of them.
+ * What the targets have in common. A target is one file with fuzz_one, which takes its input for a
+ * list of operations and does them. Then nothing may be left of them: as many fds are open as before,
+ * there is no child, and no memfd is mapped.
  */
 
 // By whichever engine. Called once for each input, and returns 0.
@@ -21,6 +22,9 @@ struct fuzz_input {
 	size_t size;
 };
 
+// The target's.
+void fuzz_one(struct fuzz_input *input);
+
 uint8_t fuzz_take8(struct fuzz_input *input);
 uint16_t fuzz_take16(struct fuzz_input *input);
 uint32_t fuzz_take32(struct fuzz_input *input);
@@ -29,9 +33,5 @@ size_t fuzz_take(struct fuzz_input *input, void *data, size_t len);
 
 // Ends the program, which is how an engine hears of a finding.
 void fuzz_check(bool ok, const char *what);
-
-// Around each input: as many fds are open as before it, there is no child, and no memfd is mapped.
-void fuzz_begin(void);
-void fuzz_end(void);
 
 #endif

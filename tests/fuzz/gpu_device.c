@@ -343,18 +343,16 @@ static void check_counts(const struct fixture *fixture)
 	fuzz_check(counts->n_buffers == 0 && counts->buffer_bytes == 0, "and counted rightly");
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
-	uint8_t features = fuzz_take8(&input);
+	uint8_t features = fuzz_take8(input);
 	begin(&fixture,
 		((features & 1) != 0 ? MACHINE_INDIRECT : 0) |
 			((features & 2) != 0 ? MACHINE_EVENT_INDEX : 0));
-	while (input.size > 0 && !fixture.ended) {
-		uint8_t byte = fuzz_take8(&input);
-		do_operation(&fixture, &input, (byte & ~NO_TURN) % OPERATIONS);
+	while (input->size > 0 && !fixture.ended) {
+		uint8_t byte = fuzz_take8(input);
+		do_operation(&fixture, input, (byte & ~NO_TURN) % OPERATIONS);
 		check_counts(&fixture);
 		if ((byte & NO_TURN) == 0) {
 			turn(&fixture);
@@ -365,6 +363,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_check(gpu_driver_unref(&fixture.driver, 1) != 0, "and it is served");
 	}
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }

@@ -91,22 +91,19 @@ static void use_file(const char *path, const struct text *message)
 	wire_schema_finish();
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	fuzz_begin();
-	const uint8_t *nul = size > 0 ? memchr(data, '\0', size) : NULL;
-	size_t len = nul != NULL ? (size_t)(nul - data) : size;
-	struct text message = {.bytes = data + len, .len = size - len};
+	const uint8_t *nul = input->size > 0 ? memchr(input->data, '\0', input->size) : NULL;
+	size_t len = nul != NULL ? (size_t)(nul - input->data) : input->size;
+	struct text message = {.bytes = input->data + len, .len = input->size - len};
 	if (message.len > 0) {
 		message.bytes++;
 		message.len--;
 	}
 	int fd = memfd_create("protocol", MFD_CLOEXEC);
-	fuzz_check(fd >= 0 && write(fd, data, len) == (ssize_t)len, "a file can be written");
+	fuzz_check(fd >= 0 && write(fd, input->data, len) == (ssize_t)len, "a file can be written");
 	char path[64];
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	use_file(path, &message);
 	close(fd);
-	fuzz_end();
-	return 0;
 }

@@ -43,23 +43,21 @@ static void walk_all(const struct recording *recording, bool lenient)
 	translation_finish(&translation);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	fuzz_begin();
 	struct recording recording;
 	size_t n_mutations;
 	int fd = memfd_create("recording", MFD_CLOEXEC);
-	fuzz_check(fd >= 0 && write(fd, data, size) == (ssize_t)size, "a file");
+	fuzz_check(
+		fd >= 0 && write(fd, input->data, input->size) == (ssize_t)input->size, "a file");
 	fuzz_check(lseek(fd, 0, SEEK_SET) == 0, "its beginning");
 	recording_init(&recording);
 	if (recording_read(&recording, fd) == NULL) {
 		walk_all(&recording, false);
-		fuzz_check(mutation_apply(&recording, size, &n_mutations), "a mutation");
+		fuzz_check(mutation_apply(&recording, input->size, &n_mutations), "a mutation");
 		walk_all(&recording, true);
 	}
 	recording_finish(&recording);
 	close(fd);
 	wire_schema_finish();
-	fuzz_end();
-	return 0;
 }

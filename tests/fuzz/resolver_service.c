@@ -221,21 +221,17 @@ static void check_service(struct fixture *fixture)
 	fuzz_check(hear(fixture->sessions[0], &has_buffer) && has_buffer, "the next one is served");
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
 	begin(&fixture);
-	while (input.size > 0) {
-		uint8_t number = fuzz_take8(&input);
-		do_operation(&fixture, &input, number & (uint8_t)~NO_TURN);
+	while (input->size > 0) {
+		uint8_t number = fuzz_take8(input);
+		do_operation(&fixture, input, number & (uint8_t)~NO_TURN);
 		if ((number & NO_TURN) == 0) {
 			turn(&fixture);
 		}
 	}
 	check_service(&fixture);
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }

@@ -586,21 +586,17 @@ static void do_operation(struct fixture *fixture, struct fuzz_input *input, uint
 	}
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
-	uint8_t mode = fuzz_take8(&input);
-	begin(&fixture, mode, fuzz_take8(&input));
-	while (input.size > 0) {
-		uint8_t number = fuzz_take8(&input);
-		do_operation(&fixture, &input, number & (uint8_t)~NO_TURN);
+	uint8_t mode = fuzz_take8(input);
+	begin(&fixture, mode, fuzz_take8(input));
+	while (input->size > 0) {
+		uint8_t number = fuzz_take8(input);
+		do_operation(&fixture, input, number & (uint8_t)~NO_TURN);
 		if ((number & NO_TURN) == 0) {
 			turn(&fixture);
 		}
 	}
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }

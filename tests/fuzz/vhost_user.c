@@ -448,20 +448,16 @@ static void do_operation(
 	}
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
 	begin(&fixture);
-	while (input.size > 0 && fixture.ends == 0) {
-		uint8_t byte = fuzz_take8(&input);
-		do_operation(&fixture, &input, (byte & ~NO_TURN) % OPERATIONS);
+	while (input->size > 0 && fixture.ends == 0) {
+		uint8_t byte = fuzz_take8(input);
+		do_operation(&fixture, input, (byte & ~NO_TURN) % OPERATIONS);
 		if ((byte & NO_TURN) == 0) {
 			turn(&fixture);
 		}
 	}
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }

@@ -562,19 +562,17 @@ static void check_reboot(struct fixture *fixture)
 	fuzz_check(fixture->stopped || fixture->n_hosts == 1, "and connected");
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+void fuzz_one(struct fuzz_input *input)
 {
-	struct fuzz_input input = {.data = data, .size = size};
 	struct fixture fixture;
-	fuzz_begin();
-	uint8_t features = fuzz_take8(&input);
+	uint8_t features = fuzz_take8(input);
 	begin(&fixture,
 		((features & 1) != 0 ? MACHINE_INDIRECT : 0) |
 			((features & 2) != 0 ? MACHINE_EVENT_INDEX : 0));
 	offer_room(&fixture, features >> 2, RX_LEN_MAX);
-	while (input.size > 0 && !fixture.ended) {
-		uint8_t byte = fuzz_take8(&input);
-		do_operation(&fixture, &input, (byte & ~NO_TURN) % OPERATIONS);
+	while (input->size > 0 && !fixture.ended) {
+		uint8_t byte = fuzz_take8(input);
+		do_operation(&fixture, input, (byte & ~NO_TURN) % OPERATIONS);
 		if ((byte & NO_TURN) == 0) {
 			turn(&fixture);
 		}
@@ -585,6 +583,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	check_reboot(&fixture);
 	end(&fixture);
-	fuzz_end();
-	return 0;
 }
