@@ -23,10 +23,12 @@
 
 struct fixture {
 	struct page_pinner *pinner;
-	struct wl_array ranges;
+	struct wl_array ranges; // that were pinned
+	int fd;                 // the client's memory
+	uint64_t size;
 };
 
-static void set_up(struct fixture *fixture)
+static void set_up(struct fixture *fixture, uint64_t size)
 {
 	fixture->pinner = pinner_create();
 	if (fixture->pinner == NULL) {
@@ -34,20 +36,17 @@ static void set_up(struct fixture *fixture)
 		skip();
 	}
 	wl_array_init(&fixture->ranges);
+	fixture->fd = memfd_create("client", MFD_CLOEXEC);
+	fixture->size = size;
+	assert_true(fixture->fd >= 0);
+	assert_int_equal(ftruncate(fixture->fd, (off_t)size), 0);
 }
 
 static void tear_down(struct fixture *fixture)
 {
 	wl_array_release(&fixture->ranges);
 	page_pinner_destroy(fixture->pinner);
-}
-
-static int new_memory(uint64_t size)
-{
-	int fd = memfd_create("client", MFD_CLOEXEC);
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, (off_t)size), 0);
-	return fd;
+	close(fixture->fd);
 }
 
 static int pin(struct fixture *fixture, int fd, uint64_t size)
@@ -55,10 +54,20 @@ static int pin(struct fixture *fixture, int fd, uint64_t size)
 	size_t before = fixture->ranges.size;
 	int pinned = -ENODATA;
 	for (int i = 0; pinned == -ENODATA && i < TRIES; i++) {
+		usleep(i > 0 ? 1000 : 0);
 		fixture->ranges.size = before;
 		pinned = fixture->pinner->interface->pin(
 			fixture->pinner, fd, size, &fixture->ranges);
 	}
+	return pinned;
+}
+
+/* All of the memory, whose ranges are named from now on. */
+static int pin_all(struct fixture *fixture)
+{
+	fixture->ranges.size = 0;
+	int pinned = pin(fixture, fixture->fd, fixture->size);
+	assert_true(pinned >= 0);
 	return pinned;
 }
 
@@ -121,16 +130,13 @@ static void pages_are_named_in_their_order(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(300 * PAGE);
-	int pinned = pin(&fixture, fd, 300 * PAGE);
-	assert_true(pinned >= 0);
+	set_up(&fixture, 300 * PAGE);
+	int pinned = pin_all(&fixture);
 	assert_int_equal(total(&fixture.ranges), 300 * PAGE);
 	for (size_t page = 0; page < 300; page++) {
-		assert_int_equal(named(&fixture.ranges, page), address_of(fd, page));
+		assert_int_equal(named(&fixture.ranges, page), address_of(fixture.fd, page));
 	}
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -138,10 +144,8 @@ static void neighbours_are_one_range(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(300 * PAGE);
-	int pinned = pin(&fixture, fd, 300 * PAGE);
-	assert_true(pinned >= 0);
+	set_up(&fixture, 300 * PAGE);
+	int pinned = pin_all(&fixture);
 	const struct channel_page_range *range = fixture.ranges.data;
 	size_t n = fixture.ranges.size / sizeof(*range);
 	for (size_t i = 1; i < n; i++) {
@@ -149,7 +153,6 @@ static void neighbours_are_one_range(void **state)
 			channel_get64(range[i].address));
 	}
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -157,14 +160,11 @@ static void a_file_may_end_within_a_page(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(3 * PAGE + 17);
-	int pinned = pin(&fixture, fd, 3 * PAGE + 17);
-	assert_true(pinned >= 0);
+	set_up(&fixture, 3 * PAGE + 17);
+	int pinned = pin_all(&fixture);
 	assert_int_equal(total(&fixture.ranges), 4 * PAGE);
-	assert_int_equal(named(&fixture.ranges, 3), address_of(fd, 3));
+	assert_int_equal(named(&fixture.ranges, 3), address_of(fixture.fd, 3));
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -172,15 +172,13 @@ static void what_was_in_the_array_stays(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
+	set_up(&fixture, PAGE);
 	memcpy(wl_array_add(&fixture.ranges, 8), "a header", 8);
-	int fd = new_memory(PAGE);
-	int pinned = pin(&fixture, fd, PAGE);
+	int pinned = pin(&fixture, fixture.fd, fixture.size);
 	assert_true(pinned >= 0);
 	assert_int_equal(fixture.ranges.size, 8 + sizeof(struct channel_page_range));
 	assert_memory_equal(fixture.ranges.data, "a header", 8);
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -189,18 +187,16 @@ static void a_page_whose_file_has_lost_it_is_not_used_again(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(PAGE);
-	int pinned = pin(&fixture, fd, PAGE);
-	assert_true(pinned >= 0);
+	set_up(&fixture, PAGE);
+	int pinned = pin_all(&fixture);
 	uint64_t ours = named(&fixture.ranges, 0);
 	for (int i = 0; i < 100; i++) {
 		assert_int_equal(
-			fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE), 0);
-		assert_int_not_equal(address_of(fd, 0), ours);
+			fallocate(fixture.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE),
+			0);
+		assert_int_not_equal(address_of(fixture.fd, 0), ours);
 	}
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -217,20 +213,16 @@ static void a_page_that_its_file_has_lost_is_missed_at_once(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(600 * PAGE);
+	set_up(&fixture, 600 * PAGE);
 	for (size_t page = 0; page < 600; page += 13) {
-		fixture.ranges.size = 0;
-		int pinned = pin(&fixture, fd, 600 * PAGE);
-		assert_true(pinned >= 0);
-		assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		int pinned = pin_all(&fixture);
+		assert_int_equal(fallocate(fixture.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 					 (off_t)(page * PAGE), PAGE),
 			0);
-		touch(fd, page);
+		touch(fixture.fd, page);
 		assert_false(holds(&fixture, pinned));
 		unpin(&fixture, pinned);
 	}
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -238,17 +230,14 @@ static void what_is_cut_off_is_missed(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(3 * PAGE);
-	int pinned = pin(&fixture, fd, 3 * PAGE);
-	assert_true(pinned >= 0);
-	assert_int_equal(ftruncate(fd, 2 * PAGE + 1), 0); // the page stays
+	set_up(&fixture, 3 * PAGE);
+	int pinned = pin_all(&fixture);
+	assert_int_equal(ftruncate(fixture.fd, 2 * PAGE + 1), 0); // the page stays
 	assert_true(holds(&fixture, pinned));
-	assert_int_equal(ftruncate(fd, 2 * PAGE), 0);
-	assert_int_equal(ftruncate(fd, 3 * PAGE), 0);
+	assert_int_equal(ftruncate(fixture.fd, 2 * PAGE), 0);
+	assert_int_equal(ftruncate(fixture.fd, 3 * PAGE), 0);
 	assert_false(holds(&fixture, pinned));
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -256,19 +245,16 @@ static void a_file_that_is_written_or_grows_holds_its_pages(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(3 * PAGE + 17);
-	int pinned = pin(&fixture, fd, 3 * PAGE + 17);
-	assert_true(pinned >= 0);
+	set_up(&fixture, 3 * PAGE + 17);
+	int pinned = pin_all(&fixture);
 	for (size_t page = 0; page < 4; page++) {
-		touch(fd, page);
+		touch(fixture.fd, page);
 	}
-	assert_int_equal(pwrite(fd, "here", 4, PAGE), 4);
-	assert_int_equal(ftruncate(fd, 9 * PAGE), 0);
-	assert_int_equal(fallocate(fd, 0, 0, 12 * PAGE), 0);
+	assert_int_equal(pwrite(fixture.fd, "here", 4, PAGE), 4);
+	assert_int_equal(ftruncate(fixture.fd, 9 * PAGE), 0);
+	assert_int_equal(fallocate(fixture.fd, 0, 0, 12 * PAGE), 0);
 	assert_true(holds(&fixture, pinned));
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -277,11 +263,9 @@ static void what_is_still_pinned_goes_with_the_pinner(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(PAGE);
-	assert_int_equal(pin(&fixture, fd, PAGE), 0);
-	assert_int_equal(pin(&fixture, fd, PAGE), 1);
-	close(fd);
+	set_up(&fixture, PAGE);
+	assert_int_equal(pin(&fixture, fixture.fd, PAGE), 0);
+	assert_int_equal(pin(&fixture, fixture.fd, PAGE), 1);
 	tear_down(&fixture);
 }
 
@@ -289,14 +273,12 @@ static void what_is_too_short_is_not_pinned(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(2 * PAGE);
-	assert_true(pin(&fixture, fd, 3 * PAGE) < 0);
+	set_up(&fixture, 2 * PAGE);
+	assert_true(pin(&fixture, fixture.fd, 3 * PAGE) < 0);
 	fixture.ranges.size = 0;
-	int pinned = pin(&fixture, fd, 2 * PAGE); // its place is free again
+	int pinned = pin(&fixture, fixture.fd, 2 * PAGE); // its place is free again
 	assert_int_equal(pinned, 0);
 	unpin(&fixture, pinned);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -304,15 +286,13 @@ static void what_cannot_be_written_is_not_pinned(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
+	set_up(&fixture, PAGE);
 	char path[32];
-	int fd = new_memory(PAGE);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fixture.fd);
 	int read_only = open(path, O_RDONLY | O_CLOEXEC);
 	assert_true(read_only >= 0);
 	assert_true(pin(&fixture, read_only, PAGE) < 0);
 	close(read_only);
-	close(fd);
 	tear_down(&fixture);
 }
 
@@ -320,15 +300,12 @@ static void places_are_used_again(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	set_up(&fixture);
-	int fd = new_memory(PAGE);
+	set_up(&fixture, PAGE);
 	for (int i = 0; i < 10000; i++) {
-		fixture.ranges.size = 0;
-		int pinned = pin(&fixture, fd, PAGE);
+		int pinned = pin_all(&fixture);
 		assert_int_equal(pinned, 0);
 		unpin(&fixture, pinned);
 	}
-	close(fd);
 	tear_down(&fixture);
 }
 

@@ -27,6 +27,7 @@ struct fixture {
 	struct fd_identity identity; // of its fd; zeros: it had none
 	struct record_event record;  // that the next question is made of
 	uint32_t role;               // that the asker has
+	int fd;                      // an eventfd
 };
 
 static const struct eventfds_asker one = {.session = 1, .cid = FIRST_GUEST};
@@ -50,9 +51,16 @@ static bool tell(void *data, unsigned int session, const struct event_note *note
 	return true;
 }
 
+static int new_event(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
 static void init(struct fixture *fixture)
 {
-	*fixture = (struct fixture){.room = UINT_MAX};
+	*fixture = (struct fixture){.room = UINT_MAX, .fd = new_event()};
 	eventfds_init(&fixture->eventfds);
 	fixture->eventfds.max_per_session = 100;
 	fixture->eventfds.side = CHANNEL_EVENT_HOST;
@@ -64,13 +72,7 @@ static void init(struct fixture *fixture)
 static void finish(struct fixture *fixture)
 {
 	eventfds_finish(&fixture->eventfds);
-}
-
-static int new_event(void)
-{
-	int fd = eventfd(0, EFD_CLOEXEC);
-	assert_true(fd >= 0);
-	return fd;
+	close(fixture->fd);
 }
 
 static bool has_told(const struct fixture *fixture, int fd)
@@ -106,17 +108,15 @@ static void the_first_who_asks_moves_the_counts(void **state)
 	(void)state;
 	struct fixture fixture;
 	init(&fixture);
-	int fd = new_event();
-	assert_int_equal(role_of(&fixture, &one, 0, fd), CHANNEL_EVENT_MOVES);
+	assert_int_equal(role_of(&fixture, &one, 0, fixture.fd), CHANNEL_EVENT_MOVES);
 	uint64_t name = fixture.note.name;
 	assert_true(name & CHANNEL_EVENT_HOST);
-	assert_int_equal(role_of(&fixture, &two, 0, fd), CHANNEL_EVENT_OTHER);
+	assert_int_equal(role_of(&fixture, &two, 0, fixture.fd), CHANNEL_EVENT_OTHER);
 	assert_int_equal(fixture.note.name, name);
 	int another = new_event();
 	assert_int_equal(role_of(&fixture, &two, 0, another), CHANNEL_EVENT_MOVES);
 	assert_true(fixture.note.name != name);
 	close(another);
-	close(fd);
 	finish(&fixture);
 }
 
@@ -165,10 +165,8 @@ static void a_name_of_ours_that_was_never_given_names_nothing(void **state)
 	assert_false(has_told(&fixture, forged));
 	assert_int_equal(fixture.eventfds.count, 0);
 	// who gets it by right does not get the forger's
-	int fd = new_event();
-	assert_int_equal(role_of(&fixture, &two, 0, fd), CHANNEL_EVENT_MOVES);
+	assert_int_equal(role_of(&fixture, &two, 0, fixture.fd), CHANNEL_EVENT_MOVES);
 	assert_int_equal(fixture.note.name, next);
-	close(fd);
 	close(forged);
 	finish(&fixture);
 }
@@ -211,16 +209,22 @@ static bool note(struct fixture *fixture, unsigned int session, uint64_t name, u
 	return eventfds_handle(&fixture->eventfds, &who, &fixture->record, -1);
 }
 
+// The first one moves its counts. Its name.
+static uint64_t share_by_three(struct fixture *fixture, int fd)
+{
+	role_of(fixture, &one, 0, fd);
+	uint64_t name = fixture->note.name;
+	role_of(fixture, &two, 0, fd);
+	role_of(fixture, &three, 0, fd);
+	return name;
+}
+
 static void when_who_moves_counts_has_ended_the_next_one_does(void **state)
 {
 	(void)state;
 	struct fixture fixture;
 	init(&fixture);
-	int fd = new_event();
-	role_of(&fixture, &one, 0, fd);
-	uint64_t name = fixture.note.name;
-	role_of(&fixture, &two, 0, fd);
-	role_of(&fixture, &three, 0, fd);
+	uint64_t name = share_by_three(&fixture, fixture.fd);
 	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, COUNT_MAX));
 	assert_true(note(&fixture, 2, name, CHANNEL_EVENT_SOURCE, COUNT_MAX)); // not its to say
 	eventfds_forget(&fixture.eventfds, 1);
@@ -239,7 +243,6 @@ static void when_who_moves_counts_has_ended_the_next_one_does(void **state)
 	eventfds_forget(&fixture.eventfds, 2);
 	assert_int_equal(fixture.told, told);
 	assert_int_equal(fixture.eventfds.count, 0);
-	close(fd);
 	finish(&fixture);
 }
 
@@ -248,13 +251,11 @@ static void the_other_side_decides_about_its_own(void **state)
 	(void)state;
 	struct fixture fixture;
 	init(&fixture);
-	int fd = new_event();
-	role_of(&fixture, &one, 5, fd);
-	role_of(&fixture, &two, 5, fd);
+	role_of(&fixture, &one, 5, fixture.fd);
+	role_of(&fixture, &two, 5, fixture.fd);
 	unsigned int told = fixture.told;
 	eventfds_forget(&fixture.eventfds, 1);
 	assert_int_equal(fixture.told, told);
-	close(fd);
 	finish(&fixture);
 }
 
@@ -272,11 +273,7 @@ static void the_next_one_goes_on_where_the_last_one_was(void **state)
 	(void)state;
 	struct fixture fixture;
 	init(&fixture);
-	int fd = new_event();
-	role_of(&fixture, &one, 0, fd);
-	uint64_t name = fixture.note.name;
-	role_of(&fixture, &two, 0, fd);
-	role_of(&fixture, &three, 0, fd);
+	uint64_t name = share_by_three(&fixture, fixture.fd);
 	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, COUNT_MAX));
 	assert_true(note(&fixture, 1, name, CHANNEL_EVENT_SINK, 5));
 	expect_told(&fixture, 2, CHANNEL_EVENT_SINK, 5);
@@ -286,7 +283,6 @@ static void the_next_one_goes_on_where_the_last_one_was(void **state)
 	eventfds_forget(&fixture.eventfds, 1);
 	eventfds_forget(&fixture.eventfds, 3);
 	assert_int_equal(fixture.eventfds.count, 0);
-	close(fd);
 	finish(&fixture);
 }
 
@@ -296,12 +292,11 @@ static void nobody_begins_while_another_one_has_not_ended_here(void **state)
 	(void)state;
 	struct fixture fixture;
 	init(&fixture);
-	int fd = new_event();
-	role_of(&fixture, &two, 5, fd);
+	role_of(&fixture, &two, 5, fixture.fd);
 	fixture.role = CHANNEL_EVENT_MOVES;
-	role_of(&fixture, &one, 5, fd);
+	role_of(&fixture, &one, 5, fixture.fd);
 	fixture.role = CHANNEL_EVENT_OTHER;
-	role_of(&fixture, &three, 5, fd);
+	role_of(&fixture, &three, 5, fixture.fd);
 	unsigned int told = fixture.told;
 	assert_true(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, COUNT_MAX));
 	assert_true(note(&fixture, 2, 5, CHANNEL_EVENT_SINK, COUNT_MAX));
@@ -315,7 +310,6 @@ static void nobody_begins_while_another_one_has_not_ended_here(void **state)
 	expect_told(&fixture, 3, CHANNEL_EVENT_SINK, 7);
 	eventfds_forget(&fixture.eventfds, 3);
 	assert_int_equal(fixture.eventfds.count, 0);
-	close(fd);
 	finish(&fixture);
 }
 
@@ -328,10 +322,7 @@ static void a_session_is_told_of_as_much_as_it_reads(void **state)
 	init(&fixture);
 	for (size_t i = 0; i < 10; i++) {
 		int fd = new_event();
-		role_of(&fixture, &one, 0, fd);
-		names[i] = fixture.note.name;
-		role_of(&fixture, &two, 0, fd);
-		role_of(&fixture, &three, 0, fd);
+		names[i] = share_by_three(&fixture, fd);
 		close(fd);
 	}
 	unsigned int told = fixture.told;
@@ -411,14 +402,13 @@ static void one_link_does_not_take_all(void **state)
 	init(&fixture);
 	fixture.eventfds.max_per_session = SIZE_MAX;
 	fixture.eventfds.max = fixture.eventfds.max_per_vm = SIZE_MAX;
-	int fd = new_event();
 	for (uint64_t name = 1; name <= EVENTFDS_PER_LINK; name++) {
-		assert_int_equal(role_of(&fixture, &one, name, fd), CHANNEL_EVENT_OTHER);
+		assert_int_equal(role_of(&fixture, &one, name, fixture.fd), CHANNEL_EVENT_OTHER);
 	}
-	assert_int_equal(role_of(&fixture, &one, EVENTFDS_PER_LINK + 1, fd), CHANNEL_EVENT_MOVES);
+	assert_int_equal(
+		role_of(&fixture, &one, EVENTFDS_PER_LINK + 1, fixture.fd), CHANNEL_EVENT_MOVES);
 	fixture.record.link[0]++;
-	assert_int_equal(role_of(&fixture, &one, 1, fd), CHANNEL_EVENT_OTHER);
-	close(fd);
+	assert_int_equal(role_of(&fixture, &one, 1, fixture.fd), CHANNEL_EVENT_OTHER);
 	finish(&fixture);
 }
 
@@ -431,18 +421,16 @@ static void one_vm_leaves_room_for_others(void **state)
 	fixture.eventfds.max_per_session = SIZE_MAX;
 	const struct eventfds_asker other = {.session = 2, .cid = FIRST_GUEST + 1};
 	size_t max = fixture.eventfds.max;
-	int fd = new_event();
 	for (uint64_t name = 1; name <= max; name++) {
 		fixture.record.link[0] = (uint8_t)name;
-		role_of(&fixture, &one, name, fd);
+		role_of(&fixture, &one, name, fixture.fd);
 	}
 	assert_int_equal(fixture.eventfds.count, max / 4);
-	assert_int_equal(role_of(&fixture, &other, 1, fd), CHANNEL_EVENT_OTHER);
+	assert_int_equal(role_of(&fixture, &other, 1, fixture.fd), CHANNEL_EVENT_OTHER);
 	assert_int_equal(fixture.eventfds.count, max / 4 + 1);
 	// what a session gives back another one of its VM may have
 	eventfds_forget(&fixture.eventfds, 1);
-	assert_int_equal(role_of(&fixture, &three, 1, fd), CHANNEL_EVENT_OTHER);
-	close(fd);
+	assert_int_equal(role_of(&fixture, &three, 1, fixture.fd), CHANNEL_EVENT_OTHER);
 	finish(&fixture);
 }
 
@@ -452,25 +440,23 @@ static void a_record_that_makes_no_sense_is_refused(void **state)
 	struct fixture fixture;
 	int pipe_fds[2];
 	init(&fixture);
-	int fd = new_event();
 	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
 	assert_false(ask(&fixture, &one, 0, pipe_fds[0])); // not an eventfd
 	fixture.record.note = (struct event_note){.number = 7};
 	assert_false(eventfds_handle(&fixture.eventfds, &one, &fixture.record, -1)); // no fd
 	fixture.record.note = (struct event_note){0};
 	assert_false(eventfds_handle(
-		&fixture.eventfds, &one, &fixture.record, fcntl(fd, F_DUPFD_CLOEXEC, 0)));
+		&fixture.eventfds, &one, &fixture.record, fcntl(fixture.fd, F_DUPFD_CLOEXEC, 0)));
 	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, UINT64_MAX));
 	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK + 1, 0));
 	assert_true(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, 0));    // it has just been forgotten
 	memset(fixture.record.link, 0, sizeof(fixture.record.link)); // of no link
-	assert_false(ask(&fixture, &one, 0, fd));
+	assert_false(ask(&fixture, &one, 0, fixture.fd));
 	assert_false(note(&fixture, 1, 5, CHANNEL_EVENT_SINK, 0));
 	assert_int_equal(fixture.told, 0);
 	assert_int_equal(fixture.eventfds.count, 0);
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
-	close(fd);
 	finish(&fixture);
 }
 
