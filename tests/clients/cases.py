@@ -5,7 +5,6 @@ import hashlib
 import os
 import random
 import re
-import shutil
 from typing import Callable
 
 import moving

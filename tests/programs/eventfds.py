@@ -5,7 +5,6 @@ import os
 import re
 import select
 import signal
-import socket
 
 import channel
 from channel import OTHER, Type, event_add, hello, open_event, open_socket, stream_data

@@ -9,7 +9,7 @@ import struct
 
 from compositor import GLOBALS
 from dmabufs import Buffer, Painter, need_device
-from harness import SLOW, Skip, Stage, case_list, check, wait_until
+from harness import SLOW, Skip, case_list, check, wait_until
 
 CASES, case = case_list("fences")
 EXPLICIT, TIMELINES = "zwp_linux_explicit_synchronization_v1", "wp_linux_drm_syncobj_manager_v1"

@@ -12,7 +12,7 @@ import sys
 import time
 
 from compositor import PASTED
-from harness import Failure, Program, Skip, Stage, case_list, check, wait_until
+from harness import Program, Skip, Stage, case_list, check, wait_until
 from kills import N_STEPS, recorded
 from opaque import ServiceStage, close_all, read_to_end, receive, send_fds
 
