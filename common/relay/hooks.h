@@ -7,7 +7,7 @@
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and buffers),
  * feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and
  * timelines), surface.c (damage), rectangles.c (what a compositor adds up), offers.c (types of what can be
- * pasted), capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
+ * pasted), popups.c, capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
  * names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -20,6 +20,7 @@ enum wayland_verdict registry_import_create(struct wayland_call *call);
 enum wayland_verdict registry_global(struct wayland_call *call);
 enum wayland_verdict registry_global_remove(struct wayland_call *call);
 enum wayland_verdict registry_bind(struct wayland_call *call);
+enum wayland_verdict registry_import_bind(struct wayland_call *call);
 enum wayland_verdict display_delete_id(struct wayland_call *call);
 enum wayland_verdict display_error(struct wayland_call *call);
 
@@ -98,6 +99,7 @@ enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 enum wayland_verdict rectangles_import_place(struct wayland_call *call);
 
 enum wayland_verdict offers_import_offer(struct wayland_call *call);
+enum wayland_verdict popups_import_create(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_begin(struct wayland_call *call);

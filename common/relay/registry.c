@@ -10,6 +10,7 @@
 #include "relay/syncobj.h"
 
 #define MESSAGES_PER_REGISTRY 32 // of the rate; as many globals, or more, are told of
+#define MESSAGES_PER_BIND     32 // of an old linux-dmabuf, some hundred pairs are
 
 /* A global that the client has been told of. */
 struct registry_global {
@@ -82,14 +83,19 @@ static uint32_t offered_version(struct wayland *wayland, const char *name, uint3
 	return offered < version ? offered : version;
 }
 
-/* wl_display.get_registry(id). Nothing else that is so short makes a compositor say so much. */
+/* Nothing else that is so short makes a compositor say so much. */
+static enum wayland_verdict charge_answers(struct wayland_call *call, uint64_t messages)
+{
+	return budget_messages(call->wayland->options.refs->budget, messages)
+		? WAYLAND_FORWARD
+		: wayland_fail(
+			  call, WAYLAND_ERROR_NO_MEMORY, "more messages than the session may send");
+}
+
+/* wl_display.get_registry(id) */
 enum wayland_verdict registry_import_create(struct wayland_call *call)
 {
-	if (!budget_messages(call->wayland->options.refs->budget, MESSAGES_PER_REGISTRY)) {
-		return wayland_fail(
-			call, WAYLAND_ERROR_NO_MEMORY, "more messages than the session may send");
-	}
-	return WAYLAND_FORWARD;
+	return charge_answers(call, MESSAGES_PER_REGISTRY);
 }
 
 /* Compositors may give the name of a global that is gone to another one. NULL is fine. */
@@ -149,6 +155,12 @@ enum wayland_verdict registry_bind(struct wayland_call *call)
 			call, WAYLAND_ERROR_INVALID_OBJECT, "a version that was never offered");
 	}
 	return WAYLAND_FORWARD;
+}
+
+enum wayland_verdict registry_import_bind(struct wayland_call *call)
+{
+	enum wayland_verdict verdict = registry_bind(call);
+	return verdict == WAYLAND_FORWARD ? charge_answers(call, MESSAGES_PER_BIND) : verdict;
 }
 
 enum wayland_verdict display_delete_id(struct wayland_call *call)

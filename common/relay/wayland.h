@@ -71,6 +71,7 @@ struct wayland {
 	uint32_t export_credit; // bytes of messages that the other side takes now
 	uint32_t unreported;    // bytes of messages written to the local peer since the last CREDIT
 	uint32_t import_credit; // bytes of messages that may still come
+	unsigned int n_popups;  // the host's: that are open
 	int host_clock;         // clockid_t of presentation times as the compositor gives them
 	bool error_seen;        // the compositor has sent wl_display.error
 	uint32_t
