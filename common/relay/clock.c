@@ -20,7 +20,11 @@ void relay_clock_sample(struct relay_clock *clock, uint64_t asked, uint64_t rece
 	// Our middle of the way less theirs; wrapping subtraction keeps large uptimes right.
 	int64_t out = (int64_t)(asked - received);
 	int64_t back = (int64_t)(answered - sent);
-	clock->offset = out / 2 + back / 2;
+	int64_t offset = out / 2 + back / 2;
+	if (offset == INT64_MIN) {
+		return; // no clocks differ so much, and there is no time the other way
+	}
+	clock->offset = offset;
 	clock->round_trip = round_trip;
 	clock->taken = answered;
 }

@@ -9,6 +9,7 @@
 #include "tests/support/fd_count.h"
 
 #define SECOND 1000000000ull
+#define HALF   (UINT64_C(1) << 63)
 
 static void a_sample_gives_the_difference_in_the_middle_of_the_way(void **state)
 {
@@ -66,6 +67,7 @@ static void samples_that_cannot_be_are_ignored(void **state)
 		{1000, 6, 5, 1100},   // sent before it was received
 		{1000, 0, 101, 1100}, // longer there than the whole way
 		{1000, 0, UINT64_MAX, 1100},
+		{1000, HALF + 1000, HALF + 1100, 1100}, // would be INT64_MIN, which has no opposite
 	};
 	struct relay_clock clock = {0};
 	for (size_t i = 0; i < sizeof(samples) / sizeof(samples[0]); i++) {
