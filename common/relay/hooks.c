@@ -73,6 +73,7 @@ static const struct wayland_hook hooks[] = {
 	{"wl_subcompositor", "get_subsurface", NULL, rectangles_import_subsurface},
 	{"wl_subsurface", "place_above", NULL, rectangles_import_place},
 	{"wl_subsurface", "place_below", NULL, rectangles_import_place},
+	{"wl_subsurface", "set_desync", NULL, rectangles_import_desync},
 	{"wl_region", "add", NULL, rectangles_import_add},
 	{"wl_region", "subtract", NULL, rectangles_import_subtract},
 	{"wp_viewporter", "get_viewport", surface_get_viewport, NULL},

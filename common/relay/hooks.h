@@ -97,6 +97,7 @@ enum wayland_verdict rectangles_import_damage(struct wayland_call *call);
 enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 enum wayland_verdict rectangles_import_place(struct wayland_call *call);
+enum wayland_verdict rectangles_import_desync(struct wayland_call *call);
 
 enum wayland_verdict offers_import_offer(struct wayland_call *call);
 enum wayland_verdict popups_import_create(struct wayland_call *call);

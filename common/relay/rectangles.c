@@ -400,3 +400,11 @@ enum wayland_verdict rectangles_import_place(struct wayland_call *call)
 	const struct counted_surface *parent = subsurface != NULL ? subsurface->parent : NULL;
 	return charge_work(call, parent != NULL ? parent->n_below : 0);
 }
+
+/* wl_subsurface.set_desync(): what was committed while it was synchronized is now. */
+enum wayland_verdict rectangles_import_desync(struct wayland_call *call)
+{
+	const struct subsurface *subsurface = (struct subsurface *)call->object->state;
+	const struct counted_surface *surface = subsurface != NULL ? subsurface->surface : NULL;
+	return charge_work(call, surface != NULL ? surface->n_below : 0);
+}

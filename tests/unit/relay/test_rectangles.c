@@ -374,6 +374,8 @@ static void a_commit_takes_of_the_rate_what_is_below_it(void **state)
 	const uint32_t sibling[3] = {4 + 20};
 	assert_int_equal(taken_by(5, "place_above", sibling), 100);
 	assert_int_equal(taken_by(5, "place_below", sibling), 100);
+	assert_int_equal(taken_by(5, "set_desync", NULL), 9);
+	assert_int_equal(taken_by(7, "set_desync", NULL), 0);
 	destroy(4); // the parent of nine
 	assert_int_equal(taken_by(3, "commit", NULL), 90);
 	destroy(25); // the role of a parent of nine
