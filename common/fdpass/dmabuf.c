@@ -50,6 +50,7 @@ static struct dmabuf *create_dmabuf(struct fdrefs *refs, int fd)
 	dmabuf->memory.ref.refs = refs;
 	dmabuf->memory.fd = fd;
 	dmabuf->memory.is_dmabuf = true;
+	dmabuf->memory.lasting = true;
 	departure_init(&dmabuf->departure);
 	return dmabuf;
 }

@@ -75,7 +75,7 @@ static void place_at(
 	if (memory->mapping != NULL && memory->mapping->writable) {
 		rows->base = memory->mapping->data + channel_get64(write->offset);
 		rows->mapping = memory->mapping;
-		rows->lasting = memory->is_dmabuf; // which nobody can truncate
+		rows->lasting = memory->lasting;
 		if (memory->is_dmabuf) {
 			dmabuf_begin_writing(memory);
 		}
@@ -262,13 +262,14 @@ bool memory_check(struct memory *memory)
 /* ---- the importer ---- */
 
 /* A memfd takes its seals when it has its size; F_SEAL_WRITE would keep rows out of it. */
-static bool add_seals(int fd, uint32_t seals)
+static bool add_seals(struct memory *memory, uint32_t seals)
 {
 	if (seals == CHANNEL_NO_SEALS) {
 		return true;
 	}
-	const uint32_t carried = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-	return (seals & carried) == 0 || fcntl(fd, F_ADD_SEALS, (int)(seals & carried)) == 0;
+	seals &= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	memory->lasting = (seals & F_SEAL_SHRINK) != 0;
+	return seals == 0 || fcntl(memory->fd, F_ADD_SEALS, (int)seals) == 0;
 }
 
 const char *memory_import(
@@ -300,7 +301,7 @@ const char *memory_import(
 	memory->ref.memory = charge;
 	memory->fd = memfd_create("fdferry-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (memory->fd < 0 || ftruncate(memory->fd, (off_t)size) < 0 ||
-		!memory_map(memory, size, true) || !add_seals(memory->fd, open.seals)) {
+		!memory_map(memory, size, true) || !add_seals(memory, open.seals)) {
 		log_errno("cannot make a pool of %llu bytes", (unsigned long long)size);
 		destroy_memory(&memory->ref);
 		return "out of memory for a pool";
@@ -321,7 +322,6 @@ const char *memory_place_in_replica(
 		return "MEM_WRITE past the end of its memory";
 	}
 	place_at(memory, write, rows);
-	rows->lasting = true;
 	return NULL;
 }
 
@@ -425,10 +425,16 @@ static const char *check_rects(struct memory *memory, const struct memory *sourc
 static void copy_rect(struct memory *memory, uint64_t to, const struct memory *source,
 	uint64_t from, uint32_t stride, const struct channel_rect *rect)
 {
+	bool lasting = memory->lasting && source->lasting;
 	for (uint32_t row = 0; row < rect->height; row++) {
 		uint64_t at = (uint64_t)(rect->y + row) * stride + rect->x;
-		memmove(memory->mapping->data + to + at, source->mapping->data + from + at,
-			rect->width);
+		uint8_t *there = memory->mapping->data + to + at;
+		const uint8_t *here = source->mapping->data + from + at;
+		if (lasting) {
+			memmove(there, here, rect->width);
+		} else {
+			mapping_copy(there, here, rect->width);
+		}
 	}
 	memory->ref.refs->counts.memory_twinned += (uint64_t)rect->width * rect->height;
 }

@@ -27,6 +27,7 @@ struct memory {
 	struct region_range *range; // for what is new in it; NULL: the replica is no range
 	unsigned int users;         // objects that refer to it; see memory_release
 	bool is_dmabuf;             // dmabuf.h
+	bool lasting;               // nobody can truncate it: it may be touched from here
 	// Both sides have the same pages: what is written to them is there at once, so nothing is pushed.
 	bool shared;
 	// The opener's, of a pool whose pages are pinned until it is gone (pages.h); NULL: they are not.

@@ -571,6 +571,30 @@ static void rectangles_are_copied_from_a_twin(void **state)
 	close_all(&fixture);
 }
 
+/* Only its own client's windows are the worse for it. */
+static void a_replica_may_be_truncated_by_who_has_got_it(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	open_pool(&fixture, new_memfd(2 * PAGE), 2 * PAGE);
+	struct copy_frame frame = {
+		.head = {.source = fixture.replica->ref.id, .stride = PAGE, .n_rects = 1},
+		.rects = {{.width = PAGE, .height = 1}},
+	};
+	channel_put64(frame.head.destination_offset, PAGE);
+	assert_int_equal(ftruncate(fixture.replica->fd, 0), 0);
+	push(&fixture, 0, PAGE, PAGE, 1);
+	assert_null(copy(&fixture, &frame));
+	assert_int_equal(ftruncate(fixture.replica->fd, 2 * PAGE), 0);
+	push(&fixture, 0, PAGE, PAGE, 1);
+	assert_null(copy(&fixture, &frame));
+	uint8_t *data = contents(fixture.replica->fd, 2 * PAGE);
+	assert_memory_equal(data, data + PAGE, PAGE);
+	assert_int_equal(data[1], pattern(1));
+	free(data);
+	close_all(&fixture);
+}
+
 static void a_twin_that_is_no_replica_is_wrong(void **state)
 {
 	(void)state;
@@ -820,6 +844,7 @@ int main(void)
 		fd_count_test(a_hostile_resize_is_wrong),
 		fd_count_test(memory_beyond_the_limit_is_wrong),
 		fd_count_test(rectangles_are_copied_from_a_twin),
+		fd_count_test(a_replica_may_be_truncated_by_who_has_got_it),
 		fd_count_test(a_twin_that_is_no_replica_is_wrong),
 		fd_count_test(hostile_rectangles_are_wrong),
 		fd_count_test(a_wrong_number_of_rectangles_is_wrong),
