@@ -100,7 +100,8 @@ static uint32_t features_of(
 	const struct preparation *preparation, const struct session_options *session)
 {
 	bool pages = preparation->pinner != NULL && session->service == NULL;
-	return (takes_region(preparation->options, session) ? CHANNEL_FEATURE_REGION : 0) |
+	bool region = takes_region(preparation->options, session);
+	return (region ? CHANNEL_FEATURE_REGION | CHANNEL_FEATURE_REGION_ROWS : 0) |
 		(names_buffers(preparation, session) ? CHANNEL_FEATURE_HANDLE : 0) |
 		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0) |
 		(pages ? CHANNEL_FEATURE_PAGES : 0);

@@ -385,7 +385,9 @@ static struct region *create_region(const struct preparation *preparation, int c
 	struct region *region = region_create(region_size(&preparation->options->limits));
 	if (region == NULL) {
 		log_warn("no region: %m");
+		return NULL;
 	}
+	region->names_rows = (hello->features & CHANNEL_FEATURE_REGION_ROWS) != 0;
 	return region;
 }
 
@@ -398,7 +400,7 @@ static int send_welcome(const struct preparation *preparation, int channel_fd,
 		(session->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
 		(session->timelines ? CHANNEL_FEATURE_TIMELINE : 0) |
 		(session->page_buffers != NULL ? CHANNEL_FEATURE_PAGES : 0) |
-		(region != NULL ? CHANNEL_FEATURE_REGION : 0);
+		(region != NULL ? CHANNEL_FEATURE_REGION | CHANNEL_FEATURE_REGION_ROWS : 0);
 	return handshake_welcome(channel_fd, &preparation->hello, features,
 		region != NULL ? region->fd : -1, WELCOME_TIMEOUT_MS);
 }

@@ -87,6 +87,7 @@ enum channel_type {
 	CHANNEL_REGION_UNMAP = 29,
 	CHANNEL_TIMELINE_SIGNAL = 30,
 	CHANNEL_TIMELINE_WATCH = 31,
+	CHANNEL_REGION_ROWS = 32,
 };
 
 // arg of STREAM_DATA of a socket: the number of fdref ids in front of the bytes, and
@@ -137,6 +138,8 @@ enum channel_kind {
 #define CHANNEL_FEATURE_HANDLE 0x00000008u
 // Beside DMABUF: both sides have a DRM device for timelines.
 #define CHANNEL_FEATURE_TIMELINE 0x00000020u
+// Beside REGION: what the host's local peer has written to a range is told of by REGION_ROWS.
+#define CHANNEL_FEATURE_REGION_ROWS 0x00000040u
 // The guest names the pages that pools are in, and the host has the guest's memory.
 #define CHANNEL_FEATURE_PAGES 0x00010000u
 
@@ -385,5 +388,16 @@ struct channel_region_range {
 	uint32_t length[2];
 };
 static_assert(sizeof(struct channel_region_range) == 16, "on-wire size");
+
+// REGION_ROWS: rows of a memory, which are in a range of the region.
+struct channel_region_rows {
+	uint32_t range[2];  // where the range begins, with the memory's first byte
+	uint32_t offset[2]; // of the first row in the memory
+	uint32_t stride;    // from row to row, at least row_bytes
+	uint32_t row_bytes;
+	uint32_t rows;
+	uint32_t reserved;
+};
+static_assert(sizeof(struct channel_region_rows) == 32, "on-wire size");
 
 #endif

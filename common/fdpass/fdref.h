@@ -117,7 +117,7 @@ struct fdref_counts {
 	uint64_t unsupported;      // dropped or replaced
 	uint64_t shared_conflicts; // words that both sides had changed
 	uint64_t memory_sent, memory_received, memory_twinned; // bytes
-	uint64_t memory_shared;                                // copied to the region
+	uint64_t memory_shared;                                // copied to the region, or from it
 	uint64_t memory_saved; // neither, as both sides have the same pages
 	uint64_t stream_sent, stream_received;
 };

@@ -197,11 +197,49 @@ const char *memory_place_in_original(
 	return NULL;
 }
 
+/*
+ * What of the rows, from offset on with this stride, is within size bytes. False: nothing.
+ */
+static bool cut_rows(uint64_t size, uint64_t offset, size_t stride, size_t *row_bytes, size_t *rows)
+{
+	if (*row_bytes == 0 || *rows == 0 || offset >= size) {
+		return false;
+	}
+	uint64_t left = size - offset;
+	if (*row_bytes > left) {
+		*row_bytes = left;
+		*rows = 1;
+	}
+	if (*rows > 1 && (uint64_t)stride * (*rows - 1) > left - *row_bytes) {
+		*rows = (left - *row_bytes) / stride + 1;
+	}
+	return true;
+}
+
+/* What has been truncated, or closed, is forgotten, as it is of rows that come. */
+static const char *copy_from_region(struct memory *memory, const struct channel_frame *frame)
+{
+	uint64_t offset;
+	struct channel_rows rows;
+	struct fdrefs *refs = memory->ref.refs;
+	const char *wrong = region_find_rows(refs, frame, &offset, &rows);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	bool writable = memory->mapping != NULL && memory->mapping->writable;
+	if (writable && rows.base != NULL &&
+		cut_rows(memory->size, offset, rows.stride, &rows.row_bytes, &rows.rows)) {
+		region_copy_rows(memory->mapping->data + offset, &rows);
+		refs->counts.memory_shared += rows.row_bytes * rows.rows;
+	}
+	return NULL;
+}
+
 static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
 {
-	(void)ref;
-	(void)frame;
-	return "frame of the wrong type for a pool";
+	return frame->header.type == CHANNEL_REGION_ROWS
+		? copy_from_region((struct memory *)ref, frame)
+		: "frame of the wrong type for a pool";
 }
 
 /*
@@ -614,16 +652,8 @@ bool memory_push(struct memory *memory, struct region_range *range, uint64_t off
 		return true;
 	}
 	struct mapping *mapping = pushed_from(memory, range, &size);
-	if (mapping == NULL || row_bytes == 0 || offset >= size) {
+	if (mapping == NULL || !cut_rows(size, offset, stride, &row_bytes, &rows)) {
 		return true;
-	}
-	uint64_t left = size - offset;
-	if (row_bytes > left) {
-		row_bytes = left;
-		rows = rows > 0;
-	}
-	if (rows > 1 && (uint64_t)stride * (rows - 1) > left - row_bytes) {
-		rows = (left - row_bytes) / stride + 1;
 	}
 	struct channel_rows layout = {
 		.base = mapping->data + offset,
@@ -636,6 +666,9 @@ bool memory_push(struct memory *memory, struct region_range *range, uint64_t off
 		region_range_write(range, offset, &layout);
 		refs->counts.memory_shared += row_bytes * rows;
 		return true;
+	}
+	if (range != NULL && refs->region->names_rows) {
+		return region_push_rows(range, memory->ref.id, offset, &layout);
 	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_reading(memory, false);

@@ -406,19 +406,46 @@ static void copy_what_is_there(uint8_t *to, const uint8_t *from, size_t len)
 	}
 }
 
-void region_range_write(
-	struct region_range *range, uint64_t offset, const struct channel_rows *rows)
+void region_copy_rows(uint8_t *to, const struct channel_rows *rows)
 {
-	uint64_t span = rows->rows == 0 ? 0 : rows->stride * (rows->rows - 1) + rows->row_bytes;
-	assert(offset <= range->length && span <= range->length - offset);
-	struct transfer transfer = {.to = range->mapping->data + offset, .rows = rows};
+	struct transfer transfer = {.to = to, .rows = rows};
 	if (guard_run(copy_rows, &transfer)) {
 		return;
 	}
 	for (size_t row = 0; row < rows->rows; row++) {
-		copy_what_is_there(transfer.to + row * rows->stride,
-			rows->base + row * rows->stride, rows->row_bytes);
+		copy_what_is_there(
+			to + row * rows->stride, rows->base + row * rows->stride, rows->row_bytes);
 	}
+}
+
+static bool rows_fit(
+	const struct region_range *range, uint64_t offset, const struct channel_rows *rows)
+{
+	uint64_t span =
+		rows->rows == 0 ? 0 : (uint64_t)rows->stride * (rows->rows - 1) + rows->row_bytes;
+	return offset <= range->length && span <= range->length - offset;
+}
+
+void region_range_write(
+	struct region_range *range, uint64_t offset, const struct channel_rows *rows)
+{
+	assert(rows_fit(range, offset, rows));
+	region_copy_rows(range->mapping->data + offset, rows);
+}
+
+bool region_push_rows(const struct region_range *range, uint32_t memory, uint64_t offset,
+	const struct channel_rows *rows)
+{
+	assert(rows_fit(range, offset, rows));
+	struct channel_region_rows frame = {
+		.stride = (uint32_t)rows->stride,
+		.row_bytes = (uint32_t)rows->row_bytes,
+		.rows = (uint32_t)rows->rows,
+	};
+	channel_put64(frame.range, range->offset);
+	channel_put64(frame.offset, offset);
+	return channel_push(range->refs->channel, CHANNEL_REGION_ROWS, memory, 0, &frame,
+		sizeof(frame), NULL, 0);
 }
 
 /* ---- frames ---- */
@@ -433,6 +460,35 @@ static bool decode(const struct channel_frame *frame, uint64_t *offset, uint64_t
 	*offset = channel_get64(range.offset);
 	*length = channel_get64(range.length);
 	return true;
+}
+
+const char *region_find_rows(const struct fdrefs *refs, const struct channel_frame *frame,
+	uint64_t *offset, struct channel_rows *rows)
+{
+	struct channel_region_rows told;
+	const struct region *region = refs->region;
+	if (region == NULL || !region->names_rows || is_host(refs) ||
+		frame->header.length != sizeof(told)) {
+		return "REGION_ROWS out of place or with a wrong length";
+	}
+	memcpy(&told, frame->payload, sizeof(told));
+	uint64_t begin = channel_get64(told.range);
+	const struct region_range *range =
+		begin < region->size ? region->at[begin / CHANNEL_REGION_STEP] : NULL;
+	if (range == NULL || range->offset != begin) {
+		return "REGION_ROWS of a range that is not in use";
+	}
+	*offset = channel_get64(told.offset);
+	*rows = (struct channel_rows){
+		.stride = told.stride,
+		.row_bytes = told.row_bytes,
+		.rows = told.rows,
+	};
+	if (told.stride < told.row_bytes || !rows_fit(range, *offset, rows)) {
+		return "REGION_ROWS past the end of their range";
+	}
+	rows->base = range->mapping != NULL ? range->mapping->data + *offset : NULL;
+	return NULL;
 }
 
 static bool lies_within(const struct region *region, uint64_t offset, uint64_t length)

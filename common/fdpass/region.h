@@ -14,7 +14,8 @@ struct mapping;
 /**
  * The region: a memory that both sides of a session share, where they run on one kernel. The guest
  * gives ranges of it to its pools and copies there what their replicas are to show; the host's local
- * peer maps the same bytes. So pixels are copied once, and none go through the channel.
+ * peer maps the same bytes. So pixels are copied once, and none go through the channel. What that peer has
+ * written, the guest copies from there when the host says so.
  *
  * A range that nobody refers to any more is used again when the host has said that nobody does there,
  * either. Only ranges in use are mapped.
@@ -29,6 +30,7 @@ struct region {
 	size_t n_steps;
 	struct wl_list kept; // see region_keep
 	bool stopped;        // no more frames can be sent
+	bool names_rows;     // both sides have agreed to REGION_ROWS
 	// The host: what is charged to refs' session, ranges or what is really there, whatever is more.
 	struct fdrefs *refs;
 	uint64_t charged;
@@ -84,5 +86,15 @@ void region_let_go(struct region *region, uint32_t object);
 // they have. They fit.
 void region_range_write(
 	struct region_range *range, uint64_t offset, const struct channel_rows *rows);
+// The host: tells the guest of rows that are in the range, and from offset on in the memory that is there.
+// They fit. False: out of memory.
+bool region_push_rows(const struct region_range *range, uint32_t memory, uint64_t offset,
+	const struct channel_rows *rows);
+// The guest: where the rows are that a REGION_ROWS frame tells of, and from where on in their memory; base is
+// NULL where the range is not needed here any more. NULL, or what is wrong with the frame.
+const char *region_find_rows(const struct fdrefs *refs, const struct channel_frame *frame,
+	uint64_t *offset, struct channel_rows *rows);
+// Copies them to where their owner may truncate the memory meanwhile, with the stride that they have.
+void region_copy_rows(uint8_t *to, const struct channel_rows *rows);
 
 #endif

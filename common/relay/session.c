@@ -266,7 +266,7 @@ static const char *handle_end(struct session *session, const struct channel_fram
 }
 
 /* The fd may have been lost on its way, at who only passes bytes on. Then all goes by the channel. */
-static void take_region(struct session *session)
+static void take_region(struct session *session, uint32_t features)
 {
 	struct channel_input *input = session->options.channel_input;
 	int fd = input != NULL ? channel_input_take_fd(input) : -1;
@@ -276,7 +276,9 @@ static void take_region(struct session *session)
 	session->refs.region = region_open(fd);
 	if (session->refs.region == NULL) {
 		log_warn("cannot use the region that the host shares: %m");
+		return;
 	}
+	session->refs.region->names_rows = (features & CHANNEL_FEATURE_REGION_ROWS) != 0;
 }
 
 static const char *handle_welcome(struct session *session, const struct channel_frame *frame)
@@ -292,7 +294,7 @@ static const char *handle_welcome(struct session *session, const struct channel_
 	if (welcome.magic != CHANNEL_MAGIC || welcome.version != CHANNEL_VERSION) {
 		return "WELCOME of another version";
 	}
-	take_region(session);
+	take_region(session, welcome.features);
 	handshake_boot_id(boot_id);
 	session->refs.dmabufs =
 		session->options.dmabufs && (welcome.features & CHANNEL_FEATURE_DMABUF) != 0;
@@ -363,7 +365,7 @@ static bool has_shape(const struct channel_header *header)
 
 static bool is_known(const struct channel_header *header)
 {
-	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_TIMELINE_WATCH;
+	return header->type >= CHANNEL_HELLO && header->type <= CHANNEL_REGION_ROWS;
 }
 
 /* What is about an fdref may change what later frames about it mean. */

@@ -36,7 +36,7 @@ struct stats {
 	uint64_t memory_bytes_sent; // contents of pools, dma-bufs and files
 	uint64_t memory_bytes_received;
 	uint64_t memory_bytes_twinned; // copied on the far side instead of sent
-	uint64_t memory_bytes_shared;  // copied to the region instead of sent
+	uint64_t memory_bytes_shared;  // copied to or from the region instead of sent
 	uint64_t memory_bytes_saved;   // neither, as both sides have the same pages
 	uint64_t memory_conflicts;     // words of shared memory that both sides had changed
 	uint64_t stream_bytes_sent;

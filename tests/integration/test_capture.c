@@ -12,6 +12,7 @@
 #include "image-copy-capture-server.h"
 #include "screencopy-client.h"
 #include "screencopy-server.h"
+#include "relay/session.h"
 #include "tests/support/compositor.h"
 #include "tests/support/fd_count.h"
 #include "tests/support/paint.h"
@@ -288,9 +289,10 @@ static void make_channel(int fds[2])
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 }
 
-static void all_of_it_holds_in_a_region(void **state)
+static void holds_in_a_region(void **state, bool rows_are_told)
 {
-	options = (struct pair_options){.region = true, .make_channel = make_channel};
+	options = (struct pair_options){
+		.region = true, .no_region_rows = !rows_are_told, .make_channel = make_channel};
 	the_client_has_the_screens_pixels_when_a_screencopy_is_ready(state);
 	what_was_captured_can_be_shown(state);
 	a_captured_buffer_may_be_gone_when_it_is_ready(state);
@@ -298,10 +300,62 @@ static void all_of_it_holds_in_a_region(void **state)
 	options = (struct pair_options){0};
 }
 
+static void all_of_it_holds_in_a_region(void **state)
+{
+	holds_in_a_region(state, true);
+	holds_in_a_region(state, false);
+}
+
+#define FULL_WIDTH  1920
+#define FULL_HEIGHT 1080
+#define FULL_STRIDE (FULL_WIDTH * 4)
+#define FULL_SIZE   (FULL_STRIDE * FULL_HEIGHT)
+
+/* What the channel carries for one capture of a whole screen; the client has the screen's bytes then. */
+static uint64_t channel_bytes_of_a_capture(const struct pair_options *with)
+{
+	struct stage stage;
+	options = *with;
+	begin(&stage);
+	options = (struct pair_options){0};
+	struct zwlr_screencopy_manager_v1 *manager =
+		client_bind(stage.client, &zwlr_screencopy_manager_v1_interface, 3);
+	struct zwlr_screencopy_frame_v1 *frame =
+		zwlr_screencopy_manager_v1_capture_output(manager, 0, stage.output);
+	struct paint_pool pool;
+	paint_pool_init(&pool, stage.shm, FULL_SIZE);
+	struct wl_buffer *buffer = wl_shm_pool_create_buffer(
+		pool.pool, 0, FULL_WIDTH, FULL_HEIGHT, FULL_STRIDE, WL_SHM_FORMAT_XRGB8888);
+	client_roundtrip(stage.client);
+	const struct session *host = stage.client->pair.host.session;
+	uint64_t before = session_stats(host)->channel_bytes_sent;
+	zwlr_screencopy_frame_v1_copy(frame, buffer);
+	client_roundtrip(stage.client);
+	uint64_t bytes = session_stats(host)->channel_bytes_sent - before;
+	assert_memory_equal(pool.data, stage.screen, SIZE);
+	zwlr_screencopy_frame_v1_destroy(frame);
+	zwlr_screencopy_manager_v1_destroy(manager);
+	wl_buffer_destroy(buffer);
+	paint_pool_finish(&pool);
+	end(&stage);
+	return bytes;
+}
+
+static void in_a_region_no_pixel_of_a_capture_goes_by_the_channel(void **state)
+{
+	(void)state;
+	struct pair_options with = {.region = true, .make_channel = make_channel};
+	uint64_t by_region = channel_bytes_of_a_capture(&with);
+	assert_in_range(by_region, 1, FULL_WIDTH); // not even a row's
+	with.no_region_rows = true;
+	assert_in_range(channel_bytes_of_a_capture(&with), FULL_SIZE, FULL_SIZE + SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fd_count_test(all_of_it_holds_in_a_region),
+		fd_count_test(in_a_region_no_pixel_of_a_capture_goes_by_the_channel),
 		fd_count_test(the_client_has_the_screens_pixels_when_a_screencopy_is_ready),
 		fd_count_test(what_was_captured_can_be_shown),
 		fd_count_test(a_captured_buffer_may_be_gone_when_it_is_ready),

@@ -60,6 +60,7 @@ class Type(IntEnum):
     REGION_UNMAP = 29
     TIMELINE_SIGNAL = 30
     TIMELINE_WATCH = 31
+    REGION_ROWS = 32
 
 
 def frame(kind, payload=b"", id=0, arg=0, flags=0, length=None):

@@ -262,6 +262,8 @@ def session_cases():
     yield "a timeline", ENDS, lambda p: frame(Type.OPEN, id=p.bit | 1, arg=10)
     for kind in (Type.TIMELINE_SIGNAL, Type.TIMELINE_WATCH):
         yield f"{kind.name} of no timeline", ENDS, lambda p, kind=kind: frame(kind, bytes(8))
+    yield "REGION_ROWS of a pool", ENDS, lambda p: (
+        open_memory(p.bit | 1, POOL, 4096) + frame(Type.REGION_ROWS, bytes(32), id=p.bit | 1))
     yield "REGION_UNMAP", ENDS, lambda p: region(Type.REGION_UNMAP)
     yield "REGION_UNMAP of 15 bytes", ENDS, lambda p: frame(Type.REGION_UNMAP, bytes(15))
     yield "PING", GOES_ON, lambda p: ping()

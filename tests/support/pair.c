@@ -51,6 +51,7 @@ static struct region *make_region(const struct pair_options *options)
 	uint64_t size = options->region_size;
 	struct region *region = region_create(size != 0 ? size : CHANNEL_MAX_REGION);
 	check(region != NULL, "a region");
+	region->names_rows = !options->no_region_rows;
 	return region;
 }
 
@@ -60,6 +61,7 @@ static uint32_t features_of(const struct pair_options *options, int node)
 	return (options->resolver != NULL ? CHANNEL_FEATURE_DMABUF : 0) |
 		(options->handles != NULL ? CHANNEL_FEATURE_HANDLE : 0) |
 		(options->page_buffers != NULL ? CHANNEL_FEATURE_PAGES : 0) |
+		(options->no_region_rows ? 0 : CHANNEL_FEATURE_REGION_ROWS) |
 		(node != 0 ? CHANNEL_FEATURE_TIMELINE : 0);
 }
 

@@ -33,6 +33,7 @@ struct pair_options {
 	bool no_guest;                               // the test plays the guest
 	bool region;                                 // is shared: for channels of UNIX sockets
 	bool loses_region;                           // its fd on the way
+	bool no_region_rows;                         // one side does not know REGION_ROWS
 	uint64_t region_size;                        // bytes; 0: as much as can be used
 	struct content_store *contents;              // the guest's; told to the host
 	uint32_t (*offer_global)(void *data, const char *interface, uint32_t version);

@@ -27,7 +27,7 @@ static const char *handle(struct end *end, const struct channel_frame *frame)
 static const char *handle_frame(void *data, const struct channel_frame *frame)
 {
 	struct end *end = data;
-	assert_in_range(frame->header.type, 1, CHANNEL_TIMELINE_WATCH);
+	assert_in_range(frame->header.type, 1, CHANNEL_REGION_ROWS);
 	end->frames[frame->header.type]++;
 	if (frame->header.type == CHANNEL_OPEN) {
 		end->opened = frame->header.id;
@@ -148,6 +148,7 @@ void ends_share_region(struct ends *ends, uint64_t size)
 	ends->guest.refs.region =
 		region_open(fcntl(ends->host.refs.region->fd, F_DUPFD_CLOEXEC, 0));
 	assert_non_null(ends->guest.refs.region);
+	ends->host.refs.region->names_rows = ends->guest.refs.region->names_rows = true;
 }
 
 static void finish_end(struct end *end)

@@ -14,9 +14,9 @@ struct end {
 	struct content_store contents;
 	const char *wrong; // what was wrong with the peer's frames; NULL: nothing
 	bool ended;
-	unsigned int frames[CHANNEL_TIMELINE_WATCH + 1]; // that came, by type
-	uint32_t opened;                                 // the id of the last OPEN that came
-	bool takes;                                      // its fd at once, as a message does
+	unsigned int frames[CHANNEL_REGION_ROWS + 1]; // that came, by type
+	uint32_t opened;                              // the id of the last OPEN that came
+	bool takes;                                   // its fd at once, as a message does
 	int taken;
 	uint32_t stop_reason; // of the last STREAM_STOP that came
 	unsigned int stored, streams_over;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -163,18 +164,97 @@ static void a_pool_that_finds_no_room_goes_by_the_channel(void **state)
 	finish(&ends);
 }
 
-static void what_the_host_has_painted_comes_back(void **state)
+/* ---- what comes back ---- */
+
+// Where rows of a layout are, in a pool that is one byte everywhere else.
+static void expect_rows(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t stride,
+	uint64_t bytes, uint64_t rows)
+{
+	for (uint64_t at = 0; at < size; at++) {
+		bool told = at >= offset && (at - offset) / stride < rows &&
+			(at - offset) % stride < bytes;
+		assert_int_equal(data[at], told ? 'x' : pattern(at));
+	}
+}
+
+static void comes_back(struct ends *ends)
+{
+	struct shared_pool shared = open_pool(ends, 16 * PAGE);
+	struct memory *replica = shared.replica;
+	memset(replica->range->mapping->data, 'x', 16 * PAGE);
+	assert_true(memory_push(replica, replica->range, 1000, 500, 37, 20));
+	ends_run(ends);
+	expect_rows(shared.pool->mapping->data, 16 * PAGE, 1000, 500, 37, 20);
+}
+
+static void what_the_host_has_painted_comes_back_by_the_region(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	comes_back(&ends);
+	assert_int_equal(ends.guest.frames[CHANNEL_REGION_ROWS], 1);
+	assert_int_equal(ends.guest.frames[CHANNEL_MEM_WRITE], 0);
+	assert_int_equal(ends.guest.refs.counts.memory_shared, 20 * 37);
+	assert_int_equal(ends.host.refs.counts.memory_sent, 0);
+	finish(&ends);
+}
+
+static void to_an_older_guest_it_comes_back_by_the_channel(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	ends.host.refs.region->names_rows = ends.guest.refs.region->names_rows = false;
+	comes_back(&ends);
+	assert_int_equal(ends.guest.frames[CHANNEL_REGION_ROWS], 0);
+	assert_int_equal(ends.guest.frames[CHANNEL_MEM_WRITE], 1);
+	assert_int_equal(ends.host.refs.counts.memory_sent, 20 * 37);
+	finish(&ends);
+}
+
+static void of_a_file_that_was_truncated_what_is_left_comes_back(void **state)
 {
 	(void)state;
 	struct ends ends;
 	init(&ends);
 	struct shared_pool shared = open_pool(&ends, 4 * PAGE);
-	memset(shared.replica->range->mapping->data + PAGE, 'x', PAGE);
-	assert_true(memory_push(shared.replica, shared.replica->range, PAGE, PAGE, PAGE, 1));
+	struct memory *replica = shared.replica;
+	memset(replica->range->mapping->data, 'x', 4 * PAGE);
+	assert_int_equal(ftruncate(shared.pool->fd, PAGE + 10), 0);
+	assert_true(memory_push(replica, replica->range, 0, PAGE, PAGE, 4));
 	ends_run(&ends);
-	assert_int_equal(shared.pool->mapping->data[PAGE - 1], pattern(PAGE - 1));
-	assert_int_equal(shared.pool->mapping->data[PAGE], 'x');
-	assert_int_equal(shared.pool->mapping->data[2 * PAGE - 1], 'x');
+	expect_rows(shared.pool->mapping->data, PAGE + 10, 0, PAGE, PAGE, 4);
+	assert_true(memory_check(shared.pool)); // now it is known here
+	assert_int_equal(shared.pool->size, PAGE + 10);
+	memset(replica->range->mapping->data, 'y', 4 * PAGE);
+	assert_true(memory_push(replica, replica->range, 100, PAGE / 2, 1, 6));
+	ends_run(&ends);
+	assert_int_equal(shared.pool->mapping->data[100], 'y');
+	assert_int_equal(shared.pool->mapping->data[100 + PAGE / 2], 'y');
+	assert_int_equal(shared.pool->mapping->data[101], 'x');
+	finish(&ends);
+}
+
+static void nothing_comes_back_to_what_is_for_reading_only(void **state)
+{
+	(void)state;
+	const char *wrong;
+	char path[64];
+	struct ends ends;
+	init(&ends);
+	int fd = new_memfd(PAGE);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	struct memory *pool =
+		memory_export(&ends.guest.refs, open(path, O_RDONLY | O_CLOEXEC), PAGE, &wrong);
+	close(fd);
+	ends_run(&ends);
+	struct memory *replica = memory_use(memory_get(&ends.host.refs, pool->ref.id));
+	replica->wanted = PAGE;
+	assert_true(memory_push(replica, replica->range, 0, PAGE, PAGE, 1));
+	ends_run(&ends);
+	assert_int_equal(ends.guest.frames[CHANNEL_REGION_ROWS], 1);
+	assert_int_equal(pool->mapping->data[100], pattern(100));
 	finish(&ends);
 }
 
@@ -383,7 +463,126 @@ static void a_range_stays_until_the_object_in_it_is_deleted(void **state)
 	finish(&ends);
 }
 
+static void what_a_moved_pool_was_comes_back_from_where_it_was(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	struct region_range *before = region_range_use(shared.pool->range);
+	struct region_range *far = region_range_use(shared.replica->range); // of a buffer each
+	assert_int_equal(ftruncate(shared.pool->fd, 4 * STEP), 0);
+	assert_true(memory_resize(shared.pool, 4 * STEP));
+	ends_run(&ends);
+	shared.replica->wanted = 4 * STEP;
+	assert_ptr_not_equal(shared.replica->range, far);
+	memset(far->mapping->data, 'x', STEP);
+	memset(shared.replica->range->mapping->data, 'y', 4 * STEP);
+	assert_true(memory_push(shared.replica, far, 0, PAGE, PAGE, 1));
+	assert_true(memory_push(shared.replica, shared.replica->range, PAGE, PAGE, PAGE, 1));
+	ends_run(&ends);
+	assert_int_equal(shared.pool->mapping->data[0], 'x');
+	assert_int_equal(shared.pool->mapping->data[PAGE], 'y');
+	region_range_release(before);
+	region_range_release(far);
+	ends_run(&ends);
+	finish(&ends);
+}
+
+/* The host tells of it before it knows. */
+static void what_is_not_needed_any_more_does_not_come_back(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	int fd = fcntl(shared.pool->fd, F_DUPFD_CLOEXEC, 0);
+	uint8_t byte;
+	memset(shared.replica->range->mapping->data, 'x', STEP);
+	assert_true(memory_push(shared.replica, shared.replica->range, 0, PAGE, PAGE, 1));
+	memory_release(shared.pool);
+	ends_run(&ends);
+	assert_int_equal(ends.guest.frames[CHANNEL_REGION_ROWS], 1);
+	assert_int_equal(pread(fd, &byte, 1, 100), 1);
+	assert_int_equal(byte, pattern(100));
+	close(fd);
+	memory_release(shared.replica);
+	finish(&ends);
+}
+
 /* ---- peers that may write anything ---- */
+
+static const char *tell(struct end *end, uint32_t id, uint64_t range, uint64_t offset,
+	uint32_t stride, uint32_t bytes, uint32_t rows)
+{
+	struct channel_region_rows told = {.stride = stride, .row_bytes = bytes, .rows = rows};
+	channel_put64(told.range, range);
+	channel_put64(told.offset, offset);
+	return end_frame(end, CHANNEL_REGION_ROWS, id, 0, &told, sizeof(told));
+}
+
+static void rows_that_are_in_no_range_are_wrong(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t range, offset;
+		uint32_t stride, bytes, rows;
+		const char *wrong;
+	} told[] = {
+		{0, 0, 2 * STEP, 2 * STEP, 1, NULL},
+		{0, 0, 1, 0, UINT32_MAX, "past the end"},
+		{0, 0, PAGE, PAGE, 0, NULL},
+		{0, 2 * STEP, 0, 0, 0, NULL},
+		{0, 2 * STEP - 1, PAGE, 1, 1, NULL},
+		{0, 2 * STEP - 1, 2, 2, 1, "past the end"},
+		{0, 2 * STEP + 1, 0, 0, 0, "past the end"},
+		{0, 1, STEP, STEP, 2, "past the end"},
+		{0, 0, UINT32_MAX, UINT32_MAX, UINT32_MAX, "past the end"},
+		{0, UINT64_MAX, 1, 1, 1, "past the end"},
+		{0, UINT64_MAX - STEP, STEP, STEP, 2, "past the end"},
+		{0, 0, 3, 4, 2, "past the end"},
+		{1, 0, 4, 4, 1, "not in use"},
+		{STEP, 0, 4, 4, 1, "not in use"},
+		{2 * STEP, 0, 4, 4, 1, "not in use"},
+		{REGION, 0, 4, 4, 1, "not in use"},
+		{UINT64_MAX, 0, 4, 4, 1, "not in use"},
+	};
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, 2 * STEP);
+	assert_int_equal(shared.pool->range->offset, 0);
+	uint32_t id = shared.pool->ref.id;
+	for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+		const char *wrong = tell(&ends.guest, id, told[i].range, told[i].offset,
+			told[i].stride, told[i].bytes, told[i].rows);
+		assert_int_equal(wrong != NULL, told[i].wrong != NULL);
+		assert_true(wrong == NULL || strstr(wrong, told[i].wrong) != NULL);
+	}
+	static const uint8_t bytes[sizeof(struct channel_region_rows) + 1];
+	for (size_t len = 0; len <= sizeof(bytes); len++) {
+		const char *wrong = end_frame(&ends.guest, CHANNEL_REGION_ROWS, id, 0, bytes, len);
+		assert_int_equal(wrong == NULL, len == sizeof(bytes) - 1);
+	}
+	finish(&ends);
+}
+
+static void rows_of_ranges_that_were_not_agreed_to_are_wrong(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	struct shared_pool shared = open_pool(&ends, STEP);
+	uint32_t id = shared.pool->ref.id;
+	assert_null(tell(&ends.guest, id, 0, 0, 4, 4, 1));
+	assert_non_null(tell(&ends.host, id, 0, 0, 4, 4, 1)); // by a guest
+	ends.guest.refs.region->names_rows = false;
+	assert_non_null(tell(&ends.guest, id, 0, 0, 4, 4, 1));
+	finish(&ends);
+	ends_init_wayland(&ends);
+	shared = open_pool(&ends, STEP);
+	assert_non_null(tell(&ends.guest, shared.pool->ref.id, 0, 0, 4, 4, 1));
+	finish(&ends);
+}
 
 static struct channel_region_range range_of(uint64_t offset, uint64_t length)
 {
@@ -665,7 +864,14 @@ int main(void)
 		fd_count_test(much_is_put_where_it_was_too),
 		fd_count_test(pools_have_ranges_of_their_own),
 		fd_count_test(a_pool_that_finds_no_room_goes_by_the_channel),
-		fd_count_test(what_the_host_has_painted_comes_back),
+		fd_count_test(what_the_host_has_painted_comes_back_by_the_region),
+		fd_count_test(to_an_older_guest_it_comes_back_by_the_channel),
+		fd_count_test(of_a_file_that_was_truncated_what_is_left_comes_back),
+		fd_count_test(nothing_comes_back_to_what_is_for_reading_only),
+		fd_count_test(what_a_moved_pool_was_comes_back_from_where_it_was),
+		fd_count_test(what_is_not_needed_any_more_does_not_come_back),
+		fd_count_test(rows_that_are_in_no_range_are_wrong),
+		fd_count_test(rows_of_ranges_that_were_not_agreed_to_are_wrong),
 		fd_count_test(pages_that_have_vanished_are_zeros),
 		fd_count_test(a_pool_grows_within_its_range),
 		fd_count_test(a_pool_that_outgrows_its_range_is_moved_and_what_it_was_stays),
