@@ -351,12 +351,12 @@ static bool is_unix(int fd)
 		domain == AF_UNIX;
 }
 
-// New pools get half of it at most. What they keep for good must leave room for pools that go by the channel; what
-// grows should find that there is too little memory before it finds no room.
+// A quarter is ours, and new pools get half of the rest at most. What they keep for good must leave room for pools that
+// go by the channel; what grows should find that there is too little memory before it finds no room.
 static uint64_t region_size(const struct budget_limits *limits)
 {
 	uint64_t memory = limits->most[BUDGET_MEMORY];
-	return memory < CHANNEL_MAX_REGION / 3 * 2 ? memory / 2 * 3 : CHANNEL_MAX_REGION;
+	return memory < CHANNEL_MAX_REGION / 2 ? 2 * memory : CHANNEL_MAX_REGION;
 }
 
 // What timelines are made with, if the guest has that, too: it is opened now, as nothing is in the sandbox.
@@ -387,7 +387,9 @@ static struct region *create_region(const struct preparation *preparation, int c
 		log_warn("no region: %m");
 		return NULL;
 	}
-	region->names_rows = (hello->features & CHANNEL_FEATURE_REGION_ROWS) != 0;
+	if ((hello->features & CHANNEL_FEATURE_REGION_ROWS) != 0) {
+		region_agree(region);
+	}
 	return region;
 }
 

@@ -138,7 +138,7 @@ enum channel_kind {
 #define CHANNEL_FEATURE_HANDLE 0x00000008u
 // Beside DMABUF: both sides have a DRM device for timelines.
 #define CHANNEL_FEATURE_TIMELINE 0x00000020u
-// Beside REGION: what the host's local peer has written to a range is told of by REGION_ROWS.
+// Beside REGION: what is written to ranges is told of by REGION_ROWS, and dma-bufs have some.
 #define CHANNEL_FEATURE_REGION_ROWS 0x00000040u
 // The guest names the pages that pools are in, and the host has the guest's memory.
 #define CHANNEL_FEATURE_PAGES 0x00010000u
@@ -233,6 +233,7 @@ static_assert(sizeof(struct channel_page_range) == 12, "on-wire size");
 enum channel_plane {
 	CHANNEL_PLANE_COPY = 0,   // by MEM_WRITE and MEM_COPY
 	CHANNEL_PLANE_HANDLE = 1, // they are the same pages, as the VM's GPU knows them
+	CHANNEL_PLANE_REGION = 2, // by a range of the region, and REGION_ROWS
 };
 
 // OPEN of DMABUF. What its plane needs follows.
@@ -382,14 +383,14 @@ struct channel_point {
 };
 static_assert(sizeof(struct channel_point) == 8, "on-wire size");
 
-// REGION_MAP, REGION_UNMAP: a range of the region.
+// REGION_MAP, REGION_UNMAP; after channel_open_dmabuf, with CHANNEL_PLANE_REGION: a range of the region.
 struct channel_region_range {
 	uint32_t offset[2]; // multiples of CHANNEL_REGION_STEP
 	uint32_t length[2];
 };
 static_assert(sizeof(struct channel_region_range) == 16, "on-wire size");
 
-// REGION_ROWS: rows of a memory, which are in a range of the region.
+// REGION_ROWS: rows of a memory, which are in a range of the region now.
 struct channel_region_rows {
 	uint32_t range[2];  // where the range begins, with the memory's first byte
 	uint32_t offset[2]; // of the first row in the memory

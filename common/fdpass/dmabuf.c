@@ -14,6 +14,7 @@
 #include "fdpass/departure.h"
 #include "fdpass/kind.h"
 #include "fdpass/memory_impl.h"
+#include "fdpass/region.h"
 #include "fdpass/resolver.h"
 #include "fdpass/sync.h"
 #include "fdpass/virtgpu.h"
@@ -157,23 +158,49 @@ static bool get_bytes(struct fdrefs *refs, struct dmabuf *dmabuf, uint64_t size,
 	}
 	memory->shared = dmabuf->named != NULL;
 	memory->size = memory->wanted = size;
-	return memory->shared || memory_map(memory, size, writable);
+	if (memory->shared) {
+		return true;
+	}
+	memory->range = region_allocate_for_dmabuf(refs, size);
+	return memory_map(memory, size, writable);
+}
+
+struct dmabuf_open {
+	struct channel_open_dmabuf head;
+	union {
+		struct channel_open_handle handle;
+		struct channel_region_range range;
+	} plane;
+};
+
+static size_t open_length(const struct channel_open_dmabuf *head)
+{
+	switch (head->plane) {
+	case CHANNEL_PLANE_HANDLE:
+		return sizeof(*head) + sizeof(struct channel_open_handle);
+	case CHANNEL_PLANE_REGION:
+		return sizeof(*head) + sizeof(struct channel_region_range);
+	default:
+		return sizeof(*head);
+	}
 }
 
 static bool push_open(struct fdrefs *refs, struct dmabuf *dmabuf, int access)
 {
-	struct {
-		struct channel_open_dmabuf dmabuf;
-		struct channel_open_handle handle;
-	} open = {.dmabuf = {.access = (uint32_t)access, .plane = CHANNEL_PLANE_COPY}};
-	size_t len = sizeof(open.dmabuf);
-	channel_put64(open.dmabuf.size, dmabuf->memory.size);
-	if (dmabuf->memory.shared) {
-		open.dmabuf.plane = CHANNEL_PLANE_HANDLE;
-		open.handle.resource = virtgpu_buffer_resource(dmabuf->named);
-		len = sizeof(open);
+	struct dmabuf_open open = {
+		.head = {.access = (uint32_t)access, .plane = CHANNEL_PLANE_COPY},
+	};
+	struct memory *memory = &dmabuf->memory;
+	channel_put64(open.head.size, memory->size);
+	if (memory->shared) {
+		open.head.plane = CHANNEL_PLANE_HANDLE;
+		open.plane.handle.resource = virtgpu_buffer_resource(dmabuf->named);
+	} else if (memory->range != NULL) {
+		open.head.plane = CHANNEL_PLANE_REGION;
+		region_range_describe(memory->range, &open.plane.range);
 	}
-	return fdrefs_open(refs, &dmabuf->memory.ref, &exported, CHANNEL_KIND_DMABUF, &open, len);
+	return fdrefs_open(
+		refs, &memory->ref, &exported, CHANNEL_KIND_DMABUF, &open, open_length(&open.head));
 }
 
 static const char *open_dmabuf(struct fdrefs *refs, struct dmabuf *dmabuf)
@@ -233,22 +260,65 @@ struct memory *dmabuf_export(struct fdrefs *refs, int fd, const char **wrong)
 	}
 	*wrong = open_dmabuf(refs, dmabuf);
 	if (*wrong != NULL) {
+		region_forget(dmabuf->memory.range);
+		dmabuf->memory.range = NULL;
 		destroy_dmabuf(&dmabuf->memory.ref);
 		return NULL;
 	}
 	return &dmabuf->memory;
 }
 
+/* None come to what the host's compositor has given away, as in memory_place_in_original. */
+static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
+{
+	return frame->header.type == CHANNEL_REGION_ROWS && ref->refs->own_bit != CHANNEL_ID_HOST
+		? memory_copy_from_region((struct memory *)ref, frame)
+		: "frame of the wrong type for a dma-buf";
+}
+
 /* ---- the importer ---- */
 
-static void make_buffer(struct fdrefs *refs, struct memory *memory)
+static uint64_t whole_pages(uint64_t size)
+{
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	return (size + page - 1) / page * page;
+}
+
+/* NULL, also if it could not be made. */
+static const char *make_buffer(struct fdrefs *refs, struct memory *memory)
 {
 	struct resolver_buffer buffer;
 	struct resolver *resolver = refs->resolver;
+	if (!charge_grow(memory->ref.memory, whole_pages(memory->size))) {
+		return "more memory than the session may have";
+	}
 	if (resolver != NULL && resolver->interface->make(resolver, memory->size, &buffer) == 0) {
 		memory->fd = buffer.fd;
 		memory->mapping = buffer.mapping;
 	}
+	return NULL;
+}
+
+/* The range is the buffer, where a dma-buf can be made of it; else what is told to be there is copied. */
+static const char *make_of_region(
+	struct fdrefs *refs, struct memory *memory, const struct channel_region_range *described)
+{
+	const char *wrong;
+	struct resolver_buffer buffer;
+	struct resolver *resolver = refs->resolver;
+	struct region_range *range = region_map_for_dmabuf(refs, memory->size, described, &wrong);
+	if (range == NULL) {
+		return wrong;
+	}
+	memory->range = range;
+	if (resolver == NULL || resolver->interface->wrap == NULL ||
+		resolver->interface->wrap(resolver, refs->region->fd, range->offset,
+			whole_pages(memory->size), &buffer) < 0) {
+		return make_buffer(refs, memory);
+	}
+	memory->fd = buffer.fd;
+	memory->mapping = mapping_ref(range->mapping);
+	return NULL;
 }
 
 /* The local peer may have it already, by another fdref: that one knows how many others have it. */
@@ -264,18 +334,22 @@ static void identify(struct fdrefs *refs, struct dmabuf *dmabuf)
 	}
 }
 
-static void find_buffer(struct fdrefs *refs, struct dmabuf *dmabuf, uint32_t resource)
+/* NULL, also if there is none. */
+static const char *find_buffer(struct fdrefs *refs, struct dmabuf *dmabuf, uint32_t resource)
 {
 	struct resolver_buffer buffer;
 	struct resolver *handles = refs->handles;
 	struct memory *memory = &dmabuf->memory;
 	memory->shared = true;
-	if (handles->interface->find(handles, resource, memory->size, &buffer) < 0) {
-		return;
+	if (!charge_grow(memory->ref.memory, whole_pages(memory->size))) {
+		return "more memory than the session may have";
 	}
-	memory->fd = buffer.fd;
-	refs->counts.dmabufs_shared++;
-	identify(refs, dmabuf);
+	if (handles->interface->find(handles, resource, memory->size, &buffer) == 0) {
+		memory->fd = buffer.fd;
+		refs->counts.dmabufs_shared++;
+		identify(refs, dmabuf);
+	}
+	return NULL;
 }
 
 /* -EBADF also if it could not be made. */
@@ -284,15 +358,15 @@ static int get_fd(struct fdref *ref)
 	return ((struct dmabuf *)ref)->leaving ? -EBADF : memory_get_fd(ref);
 }
 
-static const char *check_open(const struct fdrefs *refs, const struct channel_frame *frame,
-	struct channel_open_dmabuf *open, struct channel_open_handle *handle)
+static const char *check_open(
+	const struct fdrefs *refs, const struct channel_frame *frame, struct dmabuf_open *decoded)
 {
 	const size_t len = frame->header.length;
-	if (len != sizeof(*open) && len != sizeof(*open) + sizeof(*handle)) {
+	const struct channel_open_dmabuf *open = &decoded->head;
+	if (len < sizeof(*open) || len > sizeof(*decoded)) {
 		return "OPEN of a dma-buf with a wrong length";
 	}
-	memcpy(open, frame->payload, sizeof(*open));
-	memcpy(handle, frame->payload + sizeof(*open), len - sizeof(*open));
+	memcpy(decoded, frame->payload, len);
 	uint64_t size = channel_get64(open->size);
 	if (open->access != CHANNEL_ACCESS_READ && open->access != CHANNEL_ACCESS_BOTH) {
 		return "OPEN of a dma-buf with a wrong access mode";
@@ -300,27 +374,38 @@ static const char *check_open(const struct fdrefs *refs, const struct channel_fr
 	if (size == 0 || size > INT64_MAX) {
 		return "OPEN of a dma-buf with a wrong size";
 	}
-	bool by_handle = open->plane == CHANNEL_PLANE_HANDLE && refs->handles != NULL;
-	if (!by_handle && open->plane != CHANNEL_PLANE_COPY) {
+	if (open->plane > CHANNEL_PLANE_REGION ||
+		(open->plane == CHANNEL_PLANE_HANDLE && refs->handles == NULL)) {
 		return "OPEN of a dma-buf by an unknown plane";
 	}
-	return by_handle == (len > sizeof(*open)) ? NULL : "OPEN of a dma-buf with a wrong length";
+	return len == open_length(open) ? NULL : "OPEN of a dma-buf with a wrong length";
+}
+
+/* Without a buffer the memory is there all the same: who names it is told so by get_fd. */
+static const char *get_buffer(
+	struct fdrefs *refs, struct dmabuf *dmabuf, const struct dmabuf_open *open)
+{
+	switch (open->head.plane) {
+	case CHANNEL_PLANE_HANDLE:
+		return find_buffer(refs, dmabuf, open->plane.handle.resource);
+	case CHANNEL_PLANE_REGION:
+		return make_of_region(refs, &dmabuf->memory, &open->plane.range);
+	default:
+		return make_buffer(refs, &dmabuf->memory);
+	}
 }
 
 const char *dmabuf_import(
 	struct fdrefs *refs, const struct channel_frame *frame, struct fdref **ref)
 {
-	struct channel_open_dmabuf open;
-	struct channel_open_handle handle;
-	const char *wrong = check_open(refs, frame, &open, &handle);
+	struct dmabuf_open open;
+	const char *wrong = check_open(refs, frame, &open);
 	if (wrong != NULL) {
 		return wrong;
 	}
-	const uint64_t size = channel_get64(open.size);
-	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	struct charge *charge = charge_create(refs->budget, (size + page - 1) / page * page);
+	struct charge *charge = charge_create(refs->budget, 0);
 	if (charge == NULL) {
-		return "more memory than the session may have";
+		return "out of memory";
 	}
 	struct dmabuf *dmabuf = create_dmabuf(refs, -1);
 	if (dmabuf == NULL) {
@@ -329,12 +414,13 @@ const char *dmabuf_import(
 	}
 	dmabuf->memory.ref.interface = &imported;
 	dmabuf->memory.ref.memory = charge;
-	dmabuf->memory.size = dmabuf->memory.wanted = size;
-	// Without a buffer the memory is there all the same: who names it is told so by get_fd.
-	if (open.plane == CHANNEL_PLANE_HANDLE) {
-		find_buffer(refs, dmabuf, handle.resource);
-	} else {
-		make_buffer(refs, &dmabuf->memory);
+	dmabuf->memory.size = dmabuf->memory.wanted = channel_get64(open.head.size);
+	wrong = get_buffer(refs, dmabuf, &open);
+	if (wrong != NULL) {
+		region_forget(dmabuf->memory.range);
+		dmabuf->memory.range = NULL;
+		destroy_dmabuf(&dmabuf->memory.ref);
+		return wrong;
 	}
 	refs->counts.dmabufs++;
 	*ref = &dmabuf->memory.ref;
@@ -364,6 +450,8 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 		return NULL;
 	case CHANNEL_MEM_COPY:
 		return memory_copy_from_twin(memory, frame);
+	case CHANNEL_REGION_ROWS:
+		return memory_copy_from_region(memory, frame);
 	default:
 		return "frame of the wrong type for a dma-buf";
 	}
@@ -373,7 +461,7 @@ static const char *handle_imported(struct fdref *ref, const struct channel_frame
 
 static const struct fdref_interface exported = {
 	.name = "dma-buf",
-	.frame = fdref_expect_close,
+	.frame = handle_exported,
 	.place = memory_place_in_original,
 	.settle = dmabuf_settle,
 	.destroy = destroy_dmabuf,

@@ -11,6 +11,9 @@
  * names it, and the host has a dma-buf of them (fdrefs.virtgpu, fdrefs.handles). Until CLOSED the guest keeps
  * the buffer, since its pages would be used for something else.
  *
+ * Where both sides share a region, the copy is made through a range of it, which the other side's dma-buf is made of
+ * where that can be (fdrefs.resolver).
+ *
  * Devices write to it, and caches lie between them and us. So before it is read for a message, what they
  * still write is waited for (memory_must_wait), and memory_check tells the kernel that it is read; that
  * rows come is told when they do. The next messages that come are the end of either (fdrefs_settle).

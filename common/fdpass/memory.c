@@ -216,29 +216,10 @@ static bool cut_rows(uint64_t size, uint64_t offset, size_t stride, size_t *row_
 	return true;
 }
 
-/* What has been truncated, or closed, is forgotten, as it is of rows that come. */
-static const char *copy_from_region(struct memory *memory, const struct channel_frame *frame)
-{
-	uint64_t offset;
-	struct channel_rows rows;
-	struct fdrefs *refs = memory->ref.refs;
-	const char *wrong = region_find_rows(refs, frame, &offset, &rows);
-	if (wrong != NULL) {
-		return wrong;
-	}
-	bool writable = memory->mapping != NULL && memory->mapping->writable;
-	if (writable && rows.base != NULL &&
-		cut_rows(memory->size, offset, rows.stride, &rows.row_bytes, &rows.rows)) {
-		region_copy_rows(memory->mapping->data + offset, &rows);
-		refs->counts.memory_shared += rows.row_bytes * rows.rows;
-	}
-	return NULL;
-}
-
 static const char *handle_exported(struct fdref *ref, const struct channel_frame *frame)
 {
 	return frame->header.type == CHANNEL_REGION_ROWS
-		? copy_from_region((struct memory *)ref, frame)
+		? memory_copy_from_region((struct memory *)ref, frame)
 		: "frame of the wrong type for a pool";
 }
 
@@ -353,7 +334,7 @@ const char *memory_place_in_replica(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows)
 {
 	struct memory *memory = (struct memory *)ref;
-	if (memory->shared) {
+	if (memory->shared || memory->range != NULL) {
 		return "MEM_WRITE to a memory that both sides share";
 	}
 	if (!rows_fit(memory, write)) {
@@ -517,7 +498,7 @@ const char *memory_copy_from_twin(struct memory *memory, const struct channel_fr
 	if (source == NULL) {
 		return "MEM_COPY from an fdref that is not a pool";
 	}
-	if (memory->shared || source->shared) {
+	if (memory->shared || source->shared || memory->range != NULL || source->range != NULL) {
 		return "MEM_COPY of a memory that both sides share";
 	}
 	const char *wrong = check_rects(memory, source, &copy, rects);
@@ -530,6 +511,39 @@ const char *memory_copy_from_twin(struct memory *memory, const struct channel_fr
 		copy_rect(memory, to, source, from, copy.stride, &rects[i]);
 	}
 	return NULL;
+}
+
+const char *memory_copy_from_region(struct memory *memory, const struct channel_frame *frame)
+{
+	uint64_t offset;
+	struct channel_rows rows;
+	struct fdrefs *refs = memory->ref.refs;
+	const struct region_range *range = memory->is_dmabuf ? memory->range : NULL;
+	if (memory->is_dmabuf && range == NULL) {
+		return "REGION_ROWS of a dma-buf that has no range";
+	}
+	const char *wrong = region_find_rows(refs, frame, range, &offset, &rows);
+	if (wrong != NULL) {
+		return wrong;
+	}
+	bool writable = memory->mapping != NULL && memory->mapping->writable;
+	if (!writable || rows.base == NULL ||
+		!cut_rows(memory->size, offset, rows.stride, &rows.row_bytes, &rows.rows)) {
+		return NULL;
+	}
+	if (memory->is_dmabuf) {
+		dmabuf_begin_writing(memory);
+	}
+	uint8_t *to = memory->mapping->data + offset;
+	if (to == rows.base) {
+		return NULL; // they are there
+	}
+	wrong = check_work(memory, rows.row_bytes * rows.rows, rows.rows);
+	if (wrong == NULL) {
+		region_copy_rows(to, &rows);
+		refs->counts.memory_shared += rows.row_bytes * rows.rows;
+	}
+	return wrong;
 }
 
 static const char *handle_imported(struct fdref *ref, const struct channel_frame *frame)
@@ -595,8 +609,10 @@ static void close_original(struct memory *memory)
 	mapping_unref(memory->mapping);
 	memory->mapping = NULL;
 	memory->size = 0;
-	region_range_release(memory->range);
-	memory->range = NULL;
+	if (!memory->is_dmabuf) { // whose range is there until CLOSED
+		region_range_release(memory->range);
+		memory->range = NULL;
+	}
 	fdref_identify(&memory->ref, &unknown);
 	close(memory->fd);
 	memory->fd = -1;
@@ -627,7 +643,8 @@ bool memory_must_wait(struct memory *memory)
 
 bool memory_is_in_use(struct memory *memory)
 {
-	return memory->is_dmabuf && memory->shared && memory->fd >= 0 && dmabuf_is_in_use(memory);
+	bool same = memory->shared || memory->range != NULL;
+	return memory->is_dmabuf && same && memory->fd >= 0 && dmabuf_is_in_use(memory);
 }
 
 /* What of the memory is there to be pushed, in bytes from its start. */
@@ -643,10 +660,28 @@ static struct mapping *pushed_from(
 	return memory->mapping;
 }
 
+/*
+ * Copies the rows there, if they are elsewhere. The other side is told, but where it is a pool's: nothing
+ * lies between the range and who looks there.
+ */
+static bool push_by_region(struct memory *memory, struct region_range *range, uint64_t offset,
+	const struct mapping *mapping, const struct channel_rows *rows)
+{
+	struct fdref_counts *counts = &memory->ref.refs->counts;
+	bool is_there = mapping == range->mapping;
+	if (!is_there) {
+		region_range_write(range, offset, rows);
+		counts->memory_shared += rows->row_bytes * rows->rows;
+	}
+	return (!is_there && !memory->is_dmabuf) ||
+		region_push_rows(range, memory->ref.id, offset, rows);
+}
+
 bool memory_push(struct memory *memory, struct region_range *range, uint64_t offset, size_t stride,
 	size_t row_bytes, size_t rows)
 {
 	uint64_t size;
+	range = memory->is_dmabuf ? memory->range : range;
 	if (memory->shared) {
 		memory->ref.refs->counts.memory_saved += row_bytes * rows;
 		return true;
@@ -662,16 +697,11 @@ bool memory_push(struct memory *memory, struct region_range *range, uint64_t off
 		.rows = rows,
 	};
 	struct fdrefs *refs = memory->ref.refs;
-	if (range != NULL && memory->ref.interface == &exported) {
-		region_range_write(range, offset, &layout);
-		refs->counts.memory_shared += row_bytes * rows;
-		return true;
-	}
-	if (range != NULL && refs->region->names_rows) {
-		return region_push_rows(range, memory->ref.id, offset, &layout);
-	}
 	if (memory->is_dmabuf) {
 		dmabuf_begin_reading(memory, false);
+	}
+	if (range != NULL && (refs->region->names_rows || mapping != range->mapping)) {
+		return push_by_region(memory, range, offset, mapping, &layout);
 	}
 	refs->counts.memory_sent += row_bytes * rows;
 	return channel_push_rows(refs->channel, memory->ref.id, offset, mapping, &layout);

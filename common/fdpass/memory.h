@@ -16,7 +16,8 @@ struct region_range;
  * (pages.h). Such a pool cannot grow: it is followed by another one.
  *
  * Where there is a region, the replica is a range of it. A pool that outgrows its range gets another
- * one; what has been made of the pool before stays in the old one, for which it keeps a use.
+ * one; what has been made of the pool before stays in the old one, for which it keeps a use. That of a
+ * dma-buf is there until CLOSED.
  */
 struct memory {
 	struct fdref ref;
@@ -71,8 +72,8 @@ bool memory_must_wait(struct memory *memory);
 bool memory_is_in_use(struct memory *memory);
 
 // Makes the other side's rows equal to ours. offset + rows must lie in the memory; what does not
-// is left out. range is the one that the memory had when what is pushed was made of it; may be NULL. Of
-// one that is shared it is only counted.
+// is left out. range is the one that the pool had when what is pushed was made of it; may be NULL. A dma-buf
+// always has the same. Of one that is shared it is only counted.
 bool memory_push(struct memory *memory, struct region_range *range, uint64_t offset, size_t stride,
 	size_t row_bytes, size_t rows);
 

@@ -20,6 +20,9 @@ const char *memory_place_in_original(
 const char *memory_place_in_replica(
 	struct fdref *ref, const struct channel_mem_write *write, struct channel_rows *rows);
 const char *memory_copy_from_twin(struct memory *memory, const struct channel_frame *frame);
+// REGION_ROWS: what is in the range is in the memory, too, after that. What it has no place for, truncated, closed or
+// for reading only, is forgotten.
+const char *memory_copy_from_region(struct memory *memory, const struct channel_frame *frame);
 int memory_get_fd(struct fdref *ref);
 
 /* dmabuf.c */

@@ -72,6 +72,7 @@ struct region *region_open(int fd)
 	if (region->at == NULL) {
 		goto err_region;
 	}
+	region->hosts_from = region->n_steps * CHANNEL_REGION_STEP;
 	wl_list_init(&region->ranges);
 	wl_list_init(&region->kept);
 	return region;
@@ -80,6 +81,12 @@ err_region:
 	free(region);
 	close(fd);
 	return NULL;
+}
+
+void region_agree(struct region *region)
+{
+	region->names_rows = true;
+	region->hosts_from = region->n_steps / 4 * 3 * CHANNEL_REGION_STEP;
 }
 
 /* ---- what is charged ---- */
@@ -147,10 +154,16 @@ static void put_at(
 	}
 }
 
+static bool is_hosts(const struct region_range *range)
+{
+	return range->offset >= range->refs->region->hosts_from;
+}
+
 static void destroy_range(struct region_range *range)
 {
 	struct region *region = range->refs->region;
 	region->used -= range->length;
+	region->hosts_used -= is_hosts(range) ? range->length : 0;
 	put_at(region, range->offset, range->length, NULL);
 	wl_list_remove(&range->link);
 	mapping_unref(range->mapping);
@@ -213,6 +226,7 @@ static struct region_range *create_range(struct fdrefs *refs, uint64_t offset, u
 	wl_list_insert(&region->ranges, &range->link);
 	put_at(region, offset, length, range);
 	region->used += length;
+	region->hosts_used += is_hosts(range) ? length : 0;
 	return range;
 }
 
@@ -224,11 +238,16 @@ static struct region_range *find_range(
 	return range != NULL && range->offset == offset && range->length == length ? range : NULL;
 }
 
+void region_range_describe(const struct region_range *range, struct channel_region_range *described)
+{
+	channel_put64(described->offset, range->offset);
+	channel_put64(described->length, range->length);
+}
+
 static bool push(const struct region_range *range, enum channel_type type, uint32_t pool)
 {
 	struct channel_region_range frame;
-	channel_put64(frame.offset, range->offset);
-	channel_put64(frame.length, range->length);
+	region_range_describe(range, &frame);
 	return channel_push(range->refs->channel, type, pool, 0, &frame, sizeof(frame), NULL, 0);
 }
 
@@ -240,11 +259,25 @@ struct region_range *region_range_use(struct region_range *range)
 	return range;
 }
 
-/* Nobody on the host uses it any more: its pages go, so that what comes there begins with zeros. */
-static void confirm_unmapped(struct region_range *range)
+/* Nobody uses it any more: its pages go, so that what comes there begins with zeros. */
+static void remove_pages(const struct region_range *range)
 {
 	madvise(range->mapping->data, range->mapping->size, MADV_REMOVE);
+}
+
+static void confirm_unmapped(struct region_range *range)
+{
+	remove_pages(range);
 	push(range, CHANNEL_REGION_UNMAP, 0);
+	destroy_range(range);
+}
+
+/* CLOSED has come, or goes. The opener has the pages removed, which uses the range again. */
+static void end_with_fdref(struct region_range *range)
+{
+	if (is_hosts(range) == is_host(range->refs)) {
+		remove_pages(range);
+	}
 	destroy_range(range);
 }
 
@@ -255,6 +288,10 @@ void region_range_release(struct region_range *range)
 	}
 	assert(range->users > 0);
 	if (--range->users > 0 || range->refs->region->stopped) {
+		return;
+	}
+	if (range->of_dmabuf) {
+		end_with_fdref(range);
 		return;
 	}
 	if (is_host(range->refs)) {
@@ -303,15 +340,22 @@ void region_let_go(struct region *region, uint32_t object)
 	}
 }
 
-static bool find_gap(const struct region *region, uint64_t length, uint64_t *offset)
+/* Between two places, which are multiples of the step. */
+static bool find_gap(
+	const struct region *region, uint64_t from, uint64_t to, uint64_t length, uint64_t *offset)
 {
 	size_t n = length / CHANNEL_REGION_STEP, free = 0;
-	*offset = 0;
-	for (size_t i = 0; i < region->n_steps && free < n; i++) {
+	*offset = from;
+	for (size_t i = from / CHANNEL_REGION_STEP; i < to / CHANNEL_REGION_STEP && free < n; i++) {
 		free = region->at[i] == NULL ? free + 1 : 0;
 		*offset = (i + 1 - free) * CHANNEL_REGION_STEP;
 	}
 	return free == n;
+}
+
+static uint64_t whole_steps(uint64_t size)
+{
+	return (size + CHANNEL_REGION_STEP - 1) & ~(uint64_t)(CHANNEL_REGION_STEP - 1);
 }
 
 struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows)
@@ -320,13 +364,42 @@ struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool gr
 	if (region == NULL || is_host(refs) || size == 0 || size > region->size) {
 		return NULL;
 	}
-	uint64_t length = (size + CHANNEL_REGION_STEP - 1) & ~(uint64_t)(CHANNEL_REGION_STEP - 1);
-	uint64_t most = grows ? region->size : region->size / 2;
+	uint64_t length = whole_steps(size);
+	uint64_t most = grows ? region->hosts_from : region->hosts_from / 2;
 	uint64_t offset;
-	if (region->used + length > most || !find_gap(region, length, &offset)) {
+	if (region->used - region->hosts_used + length > most ||
+		!find_gap(region, 0, region->hosts_from, length, &offset)) {
 		return NULL;
 	}
 	return create_range(refs, offset, length);
+}
+
+static struct region_range *allocate_hosts(struct fdrefs *refs, uint64_t size)
+{
+	struct region *region = refs->region;
+	uint64_t end = region->n_steps * CHANNEL_REGION_STEP;
+	uint64_t offset;
+	if (size > end || !find_gap(region, region->hosts_from, end, whole_steps(size), &offset) ||
+		!charge(refs, region->used + whole_steps(size))) {
+		return NULL;
+	}
+	struct region_range *range = create_range(refs, offset, whole_steps(size));
+	region_account(refs);
+	return range;
+}
+
+struct region_range *region_allocate_for_dmabuf(struct fdrefs *refs, uint64_t size)
+{
+	struct region *region = refs->region;
+	if (region == NULL || !region->names_rows || size == 0) {
+		return NULL;
+	}
+	struct region_range *range =
+		is_host(refs) ? allocate_hosts(refs, size) : region_allocate(refs, size, false);
+	if (range != NULL) {
+		range->of_dmabuf = true;
+	}
+	return range;
 }
 
 void region_forget(struct region_range *range)
@@ -450,31 +523,28 @@ bool region_push_rows(const struct region_range *range, uint32_t memory, uint64_
 
 /* ---- frames ---- */
 
-static bool decode(const struct channel_frame *frame, uint64_t *offset, uint64_t *length)
+static bool decode(const struct channel_frame *frame, struct channel_region_range *range)
 {
-	struct channel_region_range range;
-	if (frame->header.length != sizeof(range)) {
+	if (frame->header.length != sizeof(*range)) {
 		return false;
 	}
-	memcpy(&range, frame->payload, sizeof(range));
-	*offset = channel_get64(range.offset);
-	*length = channel_get64(range.length);
+	memcpy(range, frame->payload, sizeof(*range));
 	return true;
 }
 
 const char *region_find_rows(const struct fdrefs *refs, const struct channel_frame *frame,
-	uint64_t *offset, struct channel_rows *rows)
+	const struct region_range *range, uint64_t *offset, struct channel_rows *rows)
 {
 	struct channel_region_rows told;
 	const struct region *region = refs->region;
-	if (region == NULL || !region->names_rows || is_host(refs) ||
-		frame->header.length != sizeof(told)) {
+	if (region == NULL || !region->names_rows || frame->header.length != sizeof(told)) {
 		return "REGION_ROWS out of place or with a wrong length";
 	}
 	memcpy(&told, frame->payload, sizeof(told));
 	uint64_t begin = channel_get64(told.range);
-	const struct region_range *range =
-		begin < region->size ? region->at[begin / CHANNEL_REGION_STEP] : NULL;
+	if (range == NULL && begin < region->size) {
+		range = region->at[begin / CHANNEL_REGION_STEP];
+	}
 	if (range == NULL || range->offset != begin) {
 		return "REGION_ROWS of a range that is not in use";
 	}
@@ -509,20 +579,22 @@ static bool overlaps(const struct region *region, uint64_t offset, uint64_t leng
 	return false;
 }
 
-struct region_range *region_map(
-	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong)
+/* One of the other side's. What the host shares is not the guest's to answer for. */
+static struct region_range *map_range(
+	struct fdrefs *refs, const struct channel_region_range *described, const char **wrong)
 {
-	uint64_t offset, length;
+	struct region *region = refs->region;
+	uint64_t offset = channel_get64(described->offset),
+		 length = channel_get64(described->length);
 	*wrong = NULL;
-	if (refs->region == NULL || !is_host(refs)) {
-		*wrong = "REGION_MAP where no region is shared";
-	} else if (!decode(frame, &offset, &length)) {
-		*wrong = "REGION_MAP with a wrong length";
-	} else if (!lies_within(refs->region, offset, length)) {
-		*wrong = "REGION_MAP of what is not in the region";
-	} else if (overlaps(refs->region, offset, length)) {
-		*wrong = "REGION_MAP of a range that is in use";
-	} else if (!charge(refs, refs->region->used + length)) {
+	if (!lies_within(region, offset, length)) {
+		*wrong = "a range that is not in the region";
+	} else if (is_host(refs) ? offset + length > region->hosts_from
+				 : offset < region->hosts_from) {
+		*wrong = "a range in the other part of the region";
+	} else if (overlaps(region, offset, length)) {
+		*wrong = "a range of the region that is in use";
+	} else if (is_host(refs) && !charge(refs, region->used + length)) {
 		*wrong = "more memory than the session may have";
 	}
 	if (*wrong != NULL) {
@@ -530,23 +602,59 @@ struct region_range *region_map(
 	}
 	struct region_range *range = create_range(refs, offset, length);
 	if (range == NULL) {
-		region_account(refs);
 		*wrong = "out of memory for a range of the region";
+		if (is_host(refs)) {
+			region_account(refs);
+		}
 	}
 	return range;
 }
 
+struct region_range *region_map_for_dmabuf(struct fdrefs *refs, uint64_t size,
+	const struct channel_region_range *described, const char **wrong)
+{
+	if (refs->region == NULL || !refs->region->names_rows) {
+		*wrong = "OPEN of a dma-buf in a region that is not shared";
+		return NULL;
+	}
+	if (channel_get64(described->length) < size) {
+		*wrong = "OPEN of a dma-buf that is longer than its range";
+		return NULL;
+	}
+	struct region_range *range = map_range(refs, described, wrong);
+	if (range != NULL) {
+		range->of_dmabuf = true;
+	}
+	return range;
+}
+
+struct region_range *region_map(
+	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong)
+{
+	struct channel_region_range described;
+	if (refs->region == NULL || !is_host(refs)) {
+		*wrong = "REGION_MAP where no region is shared";
+		return NULL;
+	}
+	if (!decode(frame, &described)) {
+		*wrong = "REGION_MAP with a wrong length";
+		return NULL;
+	}
+	return map_range(refs, &described, wrong);
+}
+
 const char *region_handle_unmap(struct fdrefs *refs, const struct channel_frame *frame)
 {
-	uint64_t offset, length;
-	if (refs->region == NULL || !decode(frame, &offset, &length)) {
+	struct channel_region_range described;
+	if (refs->region == NULL || !decode(frame, &described)) {
 		return "REGION_UNMAP out of place or with a wrong length";
 	}
 	struct region_range *range = NULL;
+	uint64_t offset = channel_get64(described.offset), length = channel_get64(described.length);
 	if (lies_within(refs->region, offset, length)) {
 		range = find_range(refs->region, offset, length);
 	}
-	if (range == NULL || range->unmapped == is_host(refs)) {
+	if (range == NULL || range->of_dmabuf || range->unmapped == is_host(refs)) {
 		return "REGION_UNMAP of a range that is not in use";
 	}
 	if (!is_host(refs)) {

@@ -6,6 +6,7 @@
 #include <wayland-util.h>
 
 struct channel_frame;
+struct channel_region_range;
 struct channel_rows;
 struct event;
 struct fdrefs;
@@ -16,6 +17,10 @@ struct mapping;
  * gives ranges of it to its pools and copies there what their replicas are to show; the host's local
  * peer maps the same bytes. So pixels are copied once, and none go through the channel. What that peer has
  * written, the guest copies from there when the host says so.
+ *
+ * Dma-bufs have ranges, too, those that the guest opens and those of the host, which has a part of the region
+ * for them. Such a range is in use from OPEN to CLOSED. What is copied to it is told to the other side, whose
+ * dma-buf is of the same pages, or a copy.
  *
  * A range that nobody refers to any more is used again when the host has said that nobody does there,
  * either. Only ranges in use are mapped.
@@ -31,6 +36,8 @@ struct region {
 	struct wl_list kept; // see region_keep
 	bool stopped;        // no more frames can be sent
 	bool names_rows;     // both sides have agreed to REGION_ROWS
+	uint64_t hosts_from; // where the host's part begins, up to the end
+	uint64_t hosts_used; // of used: what is there
 	// The host: what is charged to refs' session, ranges or what is really there, whatever is more.
 	struct fdrefs *refs;
 	uint64_t charged;
@@ -46,7 +53,8 @@ struct region_range {
 	// The guest: the host's local peer may look at it even when nobody uses it here, and will not say
 	// when it has stopped to: it stays as it is.
 	bool held;
-	bool unmapped; // the guest has sent REGION_UNMAP
+	bool unmapped;  // the guest has sent REGION_UNMAP
+	bool of_dmabuf; // it ends with its fdref
 };
 
 // A new memory that keeps its size, of at most CHANNEL_MAX_REGION bytes. NULL with errno.
@@ -59,7 +67,12 @@ void region_destroy(struct region *region); // NULL is fine
 // The guest: a range of at least size bytes, with one user. A pool that is new gets none of the half
 // that is kept for those that grow. NULL: no room, or no region.
 struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows);
-// Gives it back before the host has heard of it. NULL is fine.
+// Both sides have agreed to REGION_ROWS: the last quarter is the host's from now on. Before any range is there.
+void region_agree(struct region *region);
+// Either side: a range of at least size bytes for a dma-buf that is about to be opened, with one user. NULL: no
+// room, no budget, or not agreed to.
+struct region_range *region_allocate_for_dmabuf(struct fdrefs *refs, uint64_t size);
+// Gives either back before the other side has heard of it. NULL is fine.
 void region_forget(struct region_range *range);
 // Tells the host that the pool is in the range from now on.
 bool region_push_map(const struct region_range *range, uint32_t pool);
@@ -68,6 +81,11 @@ bool region_push_map(const struct region_range *range, uint32_t pool);
 bool region_watch(struct fdrefs *refs);
 // The host: charges what is there now. False: over the budget; it is charged for less.
 bool region_account(struct fdrefs *refs);
+void region_range_describe(
+	const struct region_range *range, struct channel_region_range *described);
+// Either side: the range of a dma-buf of the other's, which has at least size bytes. One user; NULL with *wrong.
+struct region_range *region_map_for_dmabuf(struct fdrefs *refs, uint64_t size,
+	const struct channel_region_range *described, const char **wrong);
 // The host: a REGION_MAP frame. A range with one user; NULL with *wrong.
 struct region_range *region_map(
 	struct fdrefs *refs, const struct channel_frame *frame, const char **wrong);
@@ -86,14 +104,15 @@ void region_let_go(struct region *region, uint32_t object);
 // they have. They fit.
 void region_range_write(
 	struct region_range *range, uint64_t offset, const struct channel_rows *rows);
-// The host: tells the guest of rows that are in the range, and from offset on in the memory that is there.
-// They fit. False: out of memory.
+// Tells the other side of rows that are in the range, and from offset on in the memory that is there. They
+// fit. False: out of memory.
 bool region_push_rows(const struct region_range *range, uint32_t memory, uint64_t offset,
 	const struct channel_rows *rows);
-// The guest: where the rows are that a REGION_ROWS frame tells of, and from where on in their memory; base is
-// NULL where the range is not needed here any more. NULL, or what is wrong with the frame.
+// Where the rows are that a REGION_ROWS frame tells of, and from where on in their memory; base is NULL where
+// the range is not needed here any more. range is the only one that may be named; NULL: of a pool, any. NULL, or
+// what is wrong with the frame.
 const char *region_find_rows(const struct fdrefs *refs, const struct channel_frame *frame,
-	uint64_t *offset, struct channel_rows *rows);
+	const struct region_range *range, uint64_t *offset, struct channel_rows *rows);
 // Copies them to where their owner may truncate the memory meanwhile, with the stride that they have.
 void region_copy_rows(uint8_t *to, const struct channel_rows *rows);
 

@@ -48,37 +48,50 @@ static int make_pages(uint64_t size)
 	return fd;
 }
 
-/* A mapping of the pages shows the same bytes as one of the dma-buf, and can be read by any system call. */
-static int wrap_pages(int udmabuf, int pages, struct resolver_buffer *buffer)
+static int copy_wrap(struct resolver *resolver, int memory, uint64_t offset, uint64_t size,
+	struct resolver_buffer *buffer)
 {
 	const struct udmabuf_create create = {
-		.memfd = (uint32_t)pages,
+		.memfd = (uint32_t)memory,
 		.flags = UDMABUF_FLAGS_CLOEXEC,
-		.size = buffer->size,
+		.offset = offset,
+		.size = size,
 	};
-	buffer->mapping = mapping_create(pages, buffer->size, true);
-	if (buffer->mapping == NULL) {
+	const int udmabuf = ((const struct copy_resolver *)resolver)->udmabuf;
+	if (udmabuf < 0) {
+		return -ENODEV;
+	}
+	*buffer = (struct resolver_buffer){.size = size};
+	buffer->fd = ioctl(udmabuf, UDMABUF_CREATE, &create);
+	return buffer->fd < 0 ? -errno : 0;
+}
+
+/* A mapping of the pages shows the same bytes as one of the dma-buf, and can be read by any system call. */
+static int make_of_pages(struct resolver *resolver, int pages, struct resolver_buffer *buffer)
+{
+	struct mapping *mapping = mapping_create(pages, buffer->size, true);
+	if (mapping == NULL) {
 		return -errno;
 	}
-	buffer->fd = ioctl(udmabuf, UDMABUF_CREATE, &create);
-	if (buffer->fd < 0) {
-		int error = -errno;
-		mapping_unref(buffer->mapping);
+	int error = copy_wrap(resolver, pages, 0, buffer->size, buffer);
+	if (error < 0) {
+		mapping_unref(mapping);
 		return error;
 	}
+	buffer->mapping = mapping;
 	return 0;
 }
 
-static int make_udmabuf(int udmabuf, struct resolver_buffer *buffer)
+static int make_udmabuf(struct resolver *resolver, struct resolver_buffer *buffer)
 {
-	if (udmabuf < 0) {
+	if (((const struct copy_resolver *)resolver)->udmabuf < 0) {
 		return -ENODEV;
 	}
 	int pages = make_pages(buffer->size);
 	if (pages < 0) {
 		return -errno;
 	}
-	int error = wrap_pages(udmabuf, pages, buffer);
+	int error = make_of_pages(resolver, pages, buffer);
 	close(pages); // the mapping and the dma-buf keep what is in it
 	return error;
 }
@@ -111,7 +124,7 @@ static int copy_make(struct resolver *resolver, uint64_t size, struct resolver_b
 	const struct copy_resolver *copy = (const struct copy_resolver *)resolver;
 	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	*buffer = (struct resolver_buffer){.fd = -1, .size = (size + page - 1) / page * page};
-	int error = make_udmabuf(copy->udmabuf, buffer);
+	int error = make_udmabuf(resolver, buffer);
 	if (error < 0 && copy->heap >= 0) {
 		error = make_from_heap(copy->heap, buffer);
 	}
@@ -125,6 +138,7 @@ static int copy_make(struct resolver *resolver, uint64_t size, struct resolver_b
 static const struct resolver_interface copy_interface = {
 	.name = "copy",
 	.make = copy_make,
+	.wrap = copy_wrap,
 	.destroy = copy_destroy,
 };
 

@@ -27,6 +27,10 @@ struct resolver_interface {
 	// Makes a buffer for at least size bytes, which is not 0 and has been charged: all zeros. It is the
 	// caller's: fd and one reference to mapping. 0 or -errno, which has been logged. NULL: never.
 	int (*make)(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer);
+	// Makes one of a part of memory, which cannot shrink: size bytes from offset on, in whole pages. Its
+	// bytes are mapped elsewhere: buffer->mapping is NULL. 0 or -errno, of which nothing is logged. NULL: never.
+	int (*wrap)(struct resolver *resolver, int memory, uint64_t offset, uint64_t size,
+		struct resolver_buffer *buffer);
 	// Finds the one that the guest's GPU knows by this number, in which the guest has size bytes. The
 	// pages are the guest's. buffer->fd is the caller's. 0 or -errno, which has been logged. NULL: never.
 	int (*find)(struct resolver *resolver, uint32_t resource, uint64_t size,

@@ -147,7 +147,7 @@ void buffer_add_plane(struct buffer *buffer, struct pool *pool, const struct for
 		.offset = offset,
 		.length = length,
 		.stride = stride,
-		.range = region_range_use(pool->memory->range),
+		.range = pool->is_dmabuf ? NULL : region_range_use(pool->memory->range),
 	};
 	wl_list_insert(&pool->planes, &plane->pool_link);
 }
@@ -391,6 +391,17 @@ static bool push_plane_twin(const struct buffer_plane *plane, const struct buffe
 		rects, (size_t)n * sizeof(rects[0]));
 }
 
+static bool is_in_region(const struct buffer *buffer)
+{
+	for (size_t i = 0; i < buffer->n_planes; i++) {
+		const struct buffer_plane *plane = &buffer->planes[i];
+		if (plane->range != NULL || plane->pool->memory->range != NULL) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool has_shared(const struct buffer *buffer)
 {
 	for (size_t i = 0; i < buffer->n_planes; i++) {
@@ -410,7 +421,7 @@ bool buffer_push_twin(struct buffer *buffer, struct buffer *twin, pixman_region3
 	if (has_shared(buffer) || has_shared(twin)) {
 		return buffer_push_region(buffer, region); // the other side maps none of them
 	}
-	if (buffer->planes[0].range != NULL || twin->planes[0].range != NULL) {
+	if (is_in_region(buffer) || is_in_region(twin)) {
 		// One copy as well; and what the other side copied later could be something else by then.
 		return buffer_push_region(buffer, region);
 	}

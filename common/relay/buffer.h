@@ -41,7 +41,7 @@ struct buffer_plane {
 	uint64_t offset;            // in the pool, bytes
 	uint64_t length;            // bytes
 	uint32_t stride;            // bytes
-	struct region_range *range; // that the pool was in when it was made; NULL: none
+	struct region_range *range; // that the wl_shm_pool was in when it was made; NULL: none
 };
 
 struct buffer {

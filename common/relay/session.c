@@ -278,7 +278,9 @@ static void take_region(struct session *session, uint32_t features)
 		log_warn("cannot use the region that the host shares: %m");
 		return;
 	}
-	session->refs.region->names_rows = (features & CHANNEL_FEATURE_REGION_ROWS) != 0;
+	if ((features & CHANNEL_FEATURE_REGION_ROWS) != 0) {
+		region_agree(session->refs.region);
+	}
 }
 
 static const char *handle_welcome(struct session *session, const struct channel_frame *frame)

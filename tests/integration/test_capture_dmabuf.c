@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -17,6 +18,7 @@
 #include "image-copy-capture-client.h"
 #include "image-copy-capture-server.h"
 #include "linux-dmabuf-client.h"
+#include "relay/session.h"
 #include "screencopy-client.h"
 #include "screencopy-server.h"
 #include "tests/support/compositor.h"
@@ -39,6 +41,8 @@
 #define QUIET_TURNS  50
 #define UNKNOWN      fourcc_code('?', '?', '?', '?')
 #define TILED        I915_FORMAT_MOD_X_TILED
+
+static bool in_region; // all of it
 
 struct stage {
 	struct world *world;
@@ -157,12 +161,27 @@ static void add_captures(struct stage *stage)
 
 /* ---- the client ---- */
 
+// A region is passed by a UNIX socket only.
+static void make_channel(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void share_region(struct pair_options *options)
+{
+	options->region = true;
+	options->make_channel = make_channel;
+}
+
 /* number is 0 for a guest without a device; without a resolver, no dma-bufs cross. */
 static void begin_with(struct stage *stage, struct resolver *resolver, uint64_t number)
 {
 	*stage = (struct stage){.resolver = resolver, .rng = {.state = 3}, .fd = -1};
-	const struct pair_options options = {
+	struct pair_options options = {
 		.resolver = resolver, .device = {.number = number, .implicit_linear = false}};
+	if (in_region) {
+		share_region(&options);
+	}
 	stage->world = world_create();
 	dmabuf_screen_init(&stage->screen, stage->world->compositor, 3);
 	add_captures(stage);
@@ -599,6 +618,40 @@ static void a_late_device_delays_ready(void **state)
 	end(&stage);
 }
 
+static void all_of_it_holds_in_a_region(void **state)
+{
+	in_region = true;
+	a_screencopy_is_in_the_client_s_dma_buf_when_it_is_ready(state);
+	a_buffer_may_be_gone_when_it_is_ready(state);
+	what_was_captured_can_be_shown(state);
+	an_image_copy_is_in_the_client_s_dma_buf_when_it_is_ready(state);
+	a_capture_into_what_can_only_be_read_fails(state);
+	in_region = false;
+}
+
+static void in_a_region_no_row_goes_by_the_channel(void **state)
+{
+	(void)state;
+	struct stage stage;
+	in_region = true;
+	begin(&stage);
+	in_region = false;
+	screencopy(&stage);
+	assert_true(stage.ready);
+	const struct stats *stats = session_stats(stage.client->pair.host.session);
+	assert_int_equal(stats->memory_bytes_sent, 0);
+	assert_in_range(stats->channel_bytes_sent, 1, HEIGHT * STRIDE);
+	assert_true(session_stats(stage.client->pair.guest.session)->memory_bytes_shared > 0);
+	end(&stage);
+}
+
+static void a_late_device_delays_ready_in_a_region_too(void **state)
+{
+	in_region = true;
+	a_late_device_delays_ready(state);
+	in_region = false;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -610,6 +663,9 @@ int main(void)
 		fd_count_test(a_session_offers_linear_buffers_on_the_guest_s_device),
 		fd_count_test(a_capture_into_what_can_only_be_read_fails),
 		fd_count_test(a_late_device_delays_ready),
+		fd_count_test(all_of_it_holds_in_a_region),
+		fd_count_test(in_a_region_no_row_goes_by_the_channel),
+		fd_count_test(a_late_device_delays_ready_in_a_region_too),
 	};
 	log_init("integration", LOG_ERROR); // what stands for a dma-buf knows no DMA_BUF_IOCTL_SYNC
 	return cmocka_run_group_tests(tests, NULL, NULL);

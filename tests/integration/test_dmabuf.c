@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -61,6 +62,8 @@ struct picture {
 	struct wl_buffer *buffer;
 };
 
+static bool in_region; // all of it
+
 struct stage {
 	struct world *world;
 	struct client *client;
@@ -74,10 +77,25 @@ struct stage {
 	bool answered;
 };
 
+// A region is passed by a UNIX socket only.
+static void make_channel(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void share_region(struct pair_options *options)
+{
+	options->region = true;
+	options->make_channel = make_channel;
+}
+
 static void begin_with(struct stage *stage, struct resolver *resolver)
 {
 	*stage = (struct stage){.resolver = resolver, .rng = {.state = 11}};
-	const struct pair_options options = {.resolver = resolver, .device.implicit_linear = true};
+	struct pair_options options = {.resolver = resolver, .device.implicit_linear = true};
+	if (in_region) {
+		share_region(&options);
+	}
 	stage->world = world_create();
 	dmabuf_screen_init(&stage->screen, stage->world->compositor, 3);
 	stage->client = client_create(stage->world, &options);
@@ -289,7 +307,8 @@ static uint64_t paint(struct picture *picture, const int32_t rect[4])
 
 static uint64_t bytes_sent(const struct stage *stage)
 {
-	return session_stats(stage->client->pair.guest.session)->memory_bytes_sent;
+	const struct stats *stats = session_stats(stage->client->pair.guest.session);
+	return in_region ? stats->memory_bytes_shared : stats->memory_bytes_sent;
 }
 
 static void only_samples_that_damage_touches_are_sent(void **state)
@@ -573,6 +592,23 @@ static void a_client_that_leaves_takes_its_buffers_with_it(void **state)
 	end(&stage);
 }
 
+static void all_of_it_holds_in_a_region(void **state)
+{
+	in_region = true;
+	a_committed_buffer_holds_what_the_client_drew(state);
+	all_fds_of_one_dma_buf_are_one_memory(state);
+	only_samples_that_damage_touches_are_sent(state);
+	buffers_in_turn_show_what_was_drawn_last(state);
+	a_picture_that_stands_on_its_head_is_sent_whole(state);
+	a_buffer_that_the_compositor_makes_is_like_others(state);
+	a_compositor_may_refuse(state);
+	a_host_that_makes_no_dma_buf_says_failed(state);
+	a_plane_that_is_no_dma_buf_fails(state);
+	buffers_that_come_and_go_leave_nothing(state);
+	a_client_that_leaves_takes_its_buffers_with_it(state);
+	in_region = false;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -588,6 +624,7 @@ int main(void)
 		fd_count_test(a_plane_that_is_no_dma_buf_fails),
 		fd_count_test(buffers_that_come_and_go_leave_nothing),
 		fd_count_test(a_client_that_leaves_takes_its_buffers_with_it),
+		fd_count_test(all_of_it_holds_in_a_region),
 	};
 	log_init("integration", LOG_ERROR); // what stands for a dma-buf knows no DMA_BUF_IOCTL_SYNC
 	return cmocka_run_group_tests(tests, NULL, NULL);

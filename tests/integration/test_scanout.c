@@ -15,6 +15,7 @@
 #include "export-dmabuf-server.h"
 #include "fdpass/resolver.h"
 #include "protocol/channel.h"
+#include "relay/session.h"
 #include "tests/support/compositor.h"
 #include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
@@ -55,6 +56,8 @@ static const struct layout planar = {
 	.row_bytes = {WIDTH, WIDTH},
 	.rows = {HEIGHT, HEIGHT / 2},
 };
+
+static bool in_region; // all of it
 
 struct stage {
 	struct world *world;
@@ -126,11 +129,26 @@ static void begin_without_client(struct stage *stage, const struct layout *layou
 		capture_output, stage);
 }
 
+// A region is passed by a UNIX socket only.
+static void make_channel(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void share_region(struct pair_options *options)
+{
+	options->region = true;
+	options->make_channel = make_channel;
+}
+
 /* Takes guest_resolver, which may be NULL. */
 static void join(struct stage *stage, struct resolver *guest_resolver)
 {
-	const struct pair_options options = {
+	struct pair_options options = {
 		.resolver = stage->resolver, .guest_resolver = guest_resolver};
+	if (in_region) {
+		share_region(&options);
+	}
 	stage->guest_resolver = guest_resolver;
 	stage->client = client_create(stage->world, &options);
 }
@@ -440,6 +458,76 @@ static void a_guest_does_not_draw_on_the_screen(void **state)
 	end(&stage);
 }
 
+/* Nor by saying that rows are in the range. */
+static void a_guest_does_not_draw_on_the_screen_by_a_region(void **state)
+{
+	(void)state;
+	struct stage stage;
+	in_region = true;
+	begin(&stage, &packed);
+	in_region = false;
+	struct zwlr_export_dmabuf_frame_v1 *frame = ask(&stage);
+	assert_true(stage.ready);
+	struct {
+		struct channel_header header;
+		struct channel_region_rows rows;
+	} forged = {
+		.header = {.type = CHANNEL_REGION_ROWS,
+			.id = CHANNEL_ID_HOST | 1,
+			.length = sizeof(forged.rows)},
+		.rows = {.stride = 64, .row_bytes = 64, .rows = 1},
+	};
+	channel_put64(forged.rows.range,
+		CHANNEL_MAX_REGION / CHANNEL_REGION_STEP / 4 * 3 * CHANNEL_REGION_STEP);
+	const int fd = stage.client->pair.guest_channel;
+	assert_int_equal(send(fd, &forged, sizeof(forged), MSG_NOSIGNAL), sizeof(forged));
+	client_wait_failed(stage.client);
+	client_wait_over(stage.client);
+	assert_non_null(strstr(stage.client->pair.host.reason, "wrong type for a dma-buf"));
+	zwlr_export_dmabuf_frame_v1_destroy(frame);
+	end(&stage);
+}
+
+static void all_of_it_holds_in_a_region(void **state)
+{
+	in_region = true;
+	a_client_gets_a_copy_that_is_right_when_it_is_ready(state);
+	a_copy_does_not_change_any_more(state);
+	what_cannot_be_copied_is_cancelled_for_good(state);
+	what_is_no_dma_buf_is_cancelled_for_good(state);
+	a_guest_without_memory_cancels_for_now(state);
+	a_client_may_leave_before_it_is_told(state);
+	two_frames_at_once_are_both_right(state);
+	in_region = false;
+}
+
+/* What the channel carries for a frame. */
+static uint64_t channel_bytes_of_a_frame(void)
+{
+	struct stage stage;
+	begin(&stage, &packed);
+	const struct session *host = stage.client->pair.host.session;
+	uint64_t before = session_stats(host)->channel_bytes_sent;
+	struct zwlr_export_dmabuf_frame_v1 *frame = ask(&stage);
+	assert_true(stage.ready);
+	uint64_t bytes = session_stats(host)->channel_bytes_sent - before;
+	zwlr_export_dmabuf_frame_v1_destroy(frame);
+	end(&stage);
+	return bytes;
+}
+
+static void in_a_region_no_row_goes_by_the_channel(void **state)
+{
+	(void)state;
+	const uint64_t rows = (uint64_t)packed.row_bytes[0] * packed.rows[0];
+	uint64_t before = channel_bytes_of_a_frame();
+	in_region = true;
+	uint64_t by_region = channel_bytes_of_a_frame();
+	in_region = false;
+	assert_in_range(before, rows, 2 * rows);
+	assert_in_range(by_region, before - rows, before - rows + 64); // where it is, instead
+}
+
 static void a_late_device_delays_ready_and_nothing_before(void **state)
 {
 	(void)state;
@@ -480,6 +568,9 @@ int main(void)
 		fd_count_test(two_frames_at_once_are_both_right),
 		fd_count_test(a_guest_does_not_draw_on_the_screen),
 		fd_count_test(a_late_device_delays_ready_and_nothing_before),
+		fd_count_test(a_guest_does_not_draw_on_the_screen_by_a_region),
+		fd_count_test(all_of_it_holds_in_a_region),
+		fd_count_test(in_a_region_no_row_goes_by_the_channel),
 	};
 	log_init("integration", LOG_ERROR); // what stands for a dma-buf knows no DMA_BUF_IOCTL_SYNC
 	return cmocka_run_group_tests(tests, NULL, NULL);

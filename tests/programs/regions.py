@@ -16,7 +16,9 @@ from wayland import message
 CASES, case = case_list("regions")
 FEATURE = 4
 STEP = 65536
-SIZE = 0x7fff0000  # the most that is used, less than one and a half times --max-memory
+ROWS = 64
+SIZE = 0x7fff0000  # the most that is used, less than twice --max-memory
+HOSTS = SIZE // STEP // 4 * 3 * STEP  # where the host's part begins, if both know of it
 SHRINK_GROW_SEAL = 7
 
 
@@ -137,6 +139,27 @@ for name, expected, data in HOSTILE:
             judge(guest, expected, name)
             check("no region" not in guest.end.reason(), "it is not about the region")
         stage.check()
+
+
+@case("host: a guest that knows of it has no pools in the host's part")
+def _(suite):
+    stage = stage_of(suite)
+    for offset, length, expected in ((HOSTS - STEP, STEP, GOES_ON), (HOSTS - STEP, 2 * STEP, ENDS),
+                                     (HOSTS, STEP, ENDS), (SIZE - STEP, STEP, ENDS)):
+        with RegionGuest(stage, features=FEATURE | ROWS) as guest:
+            check(guest.features & ROWS, "WELCOME does not have the bit")
+            guest.end.send(pool(offset=offset, length=length))
+            judge(guest, expected, f"{length} bytes at {offset:#x}")
+    stage.check()
+
+
+@case("host: a guest tells of no rows in a pool")
+def _(suite):
+    stage = stage_of(suite)
+    with RegionGuest(stage, features=FEATURE | ROWS) as guest:
+        guest.end.send(pool() + frame(Type.REGION_ROWS, bytes(32), id=1))
+        judge(guest, ENDS, "REGION_ROWS")
+    stage.check()
 
 
 @case("host: a pool whose memfd was given away is not moved to the region")

@@ -51,7 +51,9 @@ static struct region *make_region(const struct pair_options *options)
 	uint64_t size = options->region_size;
 	struct region *region = region_create(size != 0 ? size : CHANNEL_MAX_REGION);
 	check(region != NULL, "a region");
-	region->names_rows = !options->no_region_rows;
+	if (!options->no_region_rows) {
+		region_agree(region);
+	}
 	return region;
 }
 

@@ -19,6 +19,7 @@
 #include "base/mapping.h"
 #include "ends.h"
 #include "fdpass/any.h"
+#include "fdpass/region.h"
 #include "fdpass/resolver.h"
 #include "tests/support/dmabufs.h"
 #include "tests/support/fd_count.h"
@@ -31,7 +32,8 @@ struct memory_resolver {
 	struct resolver base;
 	unsigned int made;
 	int error;
-	uint32_t asked; // the resource that was asked for last
+	uint32_t asked;   // the resource that was asked for last
+	uint64_t wrapped; // the offset of the last memory that a buffer was made of
 };
 
 static int make_memory(struct resolver *resolver, uint64_t size, struct resolver_buffer *buffer)
@@ -65,6 +67,24 @@ static const struct resolver_interface memory_interface = {
 	.name = "test",
 	.make = make_memory,
 	.find = find_memory,
+};
+
+static int wrap_memory(struct resolver *resolver, int memory, uint64_t offset, uint64_t size,
+	struct resolver_buffer *buffer)
+{
+	struct memory_resolver *memories = (struct memory_resolver *)resolver;
+	assert_true(memory >= 0);
+	assert_int_equal(size % PAGE, 0);
+	memories->wrapped = offset;
+	*buffer = (struct resolver_buffer){.size = size};
+	buffer->fd = memfd_create("test", MFD_CLOEXEC);
+	return 0;
+}
+
+static const struct resolver_interface wrapping_interface = {
+	.name = "test",
+	.make = make_memory,
+	.wrap = wrap_memory,
 };
 
 struct fixture {
@@ -451,6 +471,228 @@ static void a_service_cannot_pass_one(void **state)
 	ends_finish(&ends);
 }
 
+/* ---- in a region ---- */
+
+#define STEP   CHANNEL_REGION_STEP
+#define REGION (16 * STEP)
+#define HOSTS  (12 * STEP)
+
+struct open_in_region {
+	struct channel_open_dmabuf dmabuf;
+	struct channel_region_range range;
+};
+
+static void share_region(struct fixture *fixture)
+{
+	ends_share_region(&fixture->ends, REGION);
+	region_agree(fixture->ends.guest.refs.region);
+	region_agree(fixture->ends.host.refs.region);
+}
+
+static const char *open_in_region(
+	struct end *end, uint32_t id, uint64_t size, uint64_t offset, uint64_t length)
+{
+	struct open_in_region open = {.dmabuf = open_of(size)};
+	open.dmabuf.plane = CHANNEL_PLANE_REGION;
+	channel_put64(open.range.offset, offset);
+	channel_put64(open.range.length, length);
+	return end_frame(end, CHANNEL_OPEN, id, CHANNEL_KIND_DMABUF, &open, sizeof(open));
+}
+
+static const char *tell_rows(
+	struct end *end, uint32_t id, uint64_t range, uint32_t offset, uint32_t len)
+{
+	struct channel_region_rows rows = {
+		.offset = {offset}, .stride = len, .row_bytes = len, .rows = 1};
+	channel_put64(rows.range, range);
+	return end_frame(end, CHANNEL_REGION_ROWS, id, 0, &rows, sizeof(rows));
+}
+
+/* The pages are the opener's to remove. */
+static void close_and_expect_nothing(struct end *end, uint32_t id)
+{
+	assert_int_equal(fallocate(end->refs.region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				 0, REGION),
+		0);
+	assert_null(end_frame(end, CHANNEL_CLOSE, id, 0, NULL, 0));
+	assert_null(fdrefs_get(&end->refs, id));
+	assert_int_equal(end->refs.region->used, 0);
+	assert_int_equal(end->budget.used[BUDGET_MEMORY], 0);
+}
+
+static void a_range_is_made_a_dma_buf_of(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	fixture.memories.base.interface = &wrapping_interface;
+	assert_null(open_in_region(host, ID, PAGE + 1, 2 * STEP, STEP));
+	assert_int_equal(fixture.memories.wrapped, 2 * STEP);
+	assert_int_equal(fixture.memories.made, 0);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], STEP);
+	struct memory *memory = dmabuf_get(&host->refs, ID);
+	assert_int_equal(memory->size, PAGE + 1);
+	assert_null(tell_rows(host, ID, 2 * STEP, 10, 100));
+	assert_int_equal(host->refs.accessed, 1); // which the kernel is told
+	fdrefs_settle(&host->refs);
+	memory->mapping->data[10] = 'x';
+	assert_true(memory_push(memory, NULL, 0, 100, 100, 1));
+	assert_int_equal(host->refs.counts.memory_shared, 0);
+	assert_int_equal(host->refs.counts.memory_sent, 0);
+	fdrefs_settle(&host->refs);
+	close_and_expect_nothing(host, ID);
+	assert_null(open_in_region(host, ID, STEP, 2 * STEP, STEP));
+	ends_finish(&fixture.ends); // the guest has not opened what it is told of
+}
+
+static void where_none_can_be_made_of_a_range_its_rows_are_copied(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	uint8_t bytes[2 * PAGE];
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	const int region = fixture.ends.guest.refs.region->fd;
+	assert_null(open_in_region(host, ID, 2 * PAGE, STEP, STEP));
+	assert_int_equal(fixture.memories.made, 1);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], STEP + 2 * PAGE);
+	struct memory *memory = dmabuf_get(&host->refs, ID);
+	memset(bytes, 'g', sizeof(bytes));
+	assert_int_equal(pwrite(region, bytes, sizeof(bytes), STEP), sizeof(bytes));
+	assert_null(tell_rows(host, ID, STEP, 10, PAGE));
+	for (size_t i = 0; i < 2 * PAGE; i++) {
+		assert_int_equal(memory->mapping->data[i], i >= 10 && i < 10 + PAGE ? 'g' : 0);
+	}
+	memset(memory->mapping->data, 'h', 2 * PAGE);
+	assert_true(memory_push(memory, NULL, 100, 200, 200, 3));
+	assert_int_equal(host->refs.counts.memory_shared, PAGE + 600);
+	assert_int_equal(host->refs.counts.memory_sent, 0);
+	assert_int_equal(pread(region, bytes, sizeof(bytes), STEP), sizeof(bytes));
+	for (size_t i = 0; i < 2 * PAGE; i++) {
+		assert_int_equal(bytes[i], i >= 100 && i < 700 ? 'h' : 'g');
+	}
+	fdrefs_settle(&host->refs);
+	close_and_expect_nothing(host, ID);
+	ends_finish(&fixture.ends); // the guest has not opened what it is told of
+}
+
+static void copying_is_work_that_a_guest_has_its_share_of(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	const char *wrong = NULL;
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	assert_null(open_in_region(host, ID, 4 * STEP, 0, 4 * STEP));
+	host->budget.limits.rate = 100;
+	for (int i = 0; i < 1000 && wrong == NULL; i++) {
+		wrong = tell_rows(host, ID, 0, 0, 4 * STEP);
+	}
+	assert_string_equal(wrong, "more to copy than the session may ask for");
+	fixture_finish(&fixture);
+}
+
+static void what_the_host_opens_is_in_its_part(void **state)
+{
+	struct fixture fixture;
+	struct end *guest = &fixture.ends.guest;
+	const uint32_t id = CHANNEL_ID_HOST | ID;
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	fixture.memories.base.interface = &wrapping_interface;
+	guest->refs.resolver = &fixture.memories.base;
+	assert_non_null(open_in_region(guest, id, PAGE, HOSTS - STEP, STEP));
+	assert_non_null(open_in_region(guest, id, PAGE, HOSTS - STEP, 2 * STEP));
+	assert_null(open_in_region(guest, id, PAGE, HOSTS, STEP));
+	assert_int_equal(guest->budget.used[BUDGET_MEMORY], 0); // it is the host's memory
+	int fd = fdrefs_get_fd(&guest->refs, id);
+	assert_true(fd >= 0);
+	close(fd);
+	close_and_expect_nothing(guest, id);
+	ends_finish(&fixture.ends); // the host has not opened what is closed
+}
+
+static void ranges_that_make_no_sense_are_refused(void **state)
+{
+	static const struct {
+		uint64_t size, offset, length;
+	} ranges[] = {
+		{PAGE, STEP, 0},
+		{PAGE, STEP + PAGE, STEP},
+		{STEP + 1, 4 * STEP, STEP},
+		{PAGE, 2 * STEP, STEP}, // another's
+		{PAGE, STEP, 2 * STEP},
+		{PAGE, HOSTS, STEP},
+		{PAGE, HOSTS - STEP, 2 * STEP},
+		{PAGE, REGION, STEP},
+		{PAGE, UINT64_MAX - STEP + 1, STEP},
+		{PAGE, STEP, UINT64_MAX - STEP + 1},
+	};
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	assert_null(open_in_region(host, ID, PAGE, 2 * STEP, STEP));
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+		assert_non_null(open_in_region(
+			host, ID + 1, ranges[i].size, ranges[i].offset, ranges[i].length));
+		assert_null(fdrefs_get(&host->refs, ID + 1));
+	}
+	struct open_in_region open = {.dmabuf = open_of(PAGE)};
+	open.dmabuf.plane = CHANNEL_PLANE_REGION;
+	for (size_t len = 0; len < sizeof(open); len++) {
+		assert_non_null(
+			end_frame(host, CHANNEL_OPEN, ID + 1, CHANNEL_KIND_DMABUF, &open, len));
+	}
+	host->budget.limits.most[BUDGET_MEMORY] = 2 * STEP;
+	assert_non_null(open_in_region(host, ID + 1, PAGE, 0, 2 * STEP));
+	assert_non_null(open_in_region(host, ID + 1, PAGE, 0, STEP)); // its copy is too much
+	assert_int_equal(host->refs.region->used, STEP);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], STEP + PAGE);
+	host->refs.region->names_rows = false;
+	assert_non_null(open_in_region(host, ID + 1, PAGE, 0, STEP));
+	fixture_finish(&fixture);
+	fixture_init(&fixture);
+	assert_non_null(open_in_region(host, ID, PAGE, 0, STEP)); // none is shared
+	fixture_finish(&fixture);
+}
+
+static void rows_of_a_range_come_by_no_other_way(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	struct channel_rows rows;
+	const struct channel_mem_write write = {.stride = 4, .row_bytes = 4, .rows = 1};
+	const struct channel_region_range range = {.offset = {0}, .length = {STEP}};
+	struct {
+		struct channel_mem_copy copy;
+		struct channel_rect rect;
+	} twin = {.copy = {.source = ID, .stride = 4, .n_rects = 1}, .rect = {0, 0, 4, 1}};
+	(void)state;
+	fixture_init(&fixture);
+	share_region(&fixture);
+	assert_null(open_in_region(host, ID, PAGE, 0, STEP));
+	assert_null(open_in_region(host, ID + 1, PAGE, STEP, STEP));
+	assert_null(open_copy(&fixture, ID + 2, PAGE));
+	assert_non_null(end_write(host, ID, &write, &rows));
+	assert_non_null(end_frame(host, CHANNEL_MEM_COPY, ID + 2, 0, &twin, sizeof(twin)));
+	twin.copy.source = ID + 2;
+	assert_non_null(end_frame(host, CHANNEL_MEM_COPY, ID, 0, &twin, sizeof(twin)));
+	assert_non_null(tell_rows(host, ID, STEP, 0, 4));  // its neighbour's
+	assert_non_null(tell_rows(host, ID + 2, 0, 0, 4)); // that has none
+	assert_non_null(tell_rows(host, ID, 0, 0, STEP + 1));
+	assert_non_null(
+		end_frame(host, CHANNEL_REGION_UNMAP, 0, 0, &range, sizeof(range))); // by CLOSE
+	assert_null(tell_rows(host, ID, 0, 0, STEP)); // beyond the dma-buf's end
+	fixture_finish(&fixture);
+}
+
 static struct resolver *real_resolver(struct fixture *fixture)
 {
 	struct resolver *resolver = resolver_create_copy();
@@ -747,6 +989,87 @@ static void rows_come_back_to_one_that_can_be_written_to(void **state)
 	resolver_destroy(resolver);
 }
 
+/* Both ways, as in the two above, and without a byte of it on the channel. */
+static void real_ones_share_a_range(void **state)
+{
+	struct fixture fixture;
+	int memory;
+	uint8_t byte;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	share_region(&fixture);
+	struct end *guest = &fixture.ends.guest, *host = &fixture.ends.host;
+	int fd = dmabufs_new(4 * PAGE, &memory);
+	fill(memory, 4 * PAGE);
+	struct memory *original = export(&fixture, fd);
+	assert_true(memory_check(original));
+	assert_true(memory_push(original, NULL, 100, PAGE, PAGE, 2));
+	int copy = copy_of(&fixture, original);
+	struct memory *far = dmabuf_get(&host->refs, original->ref.id);
+	assert_ptr_equal(far->mapping, far->range->mapping);
+	fdrefs_settle(&guest->refs);
+	fdrefs_settle(&host->refs);
+	expect_pattern(copy, 100, 100 + 2 * PAGE, 4 * PAGE);
+	assert_int_equal(lseek(copy, 0, SEEK_END), 4 * PAGE);
+	memset(far->mapping->data, 'x', PAGE);
+	assert_true(memory_check(far));
+	assert_true(memory_push(far, NULL, 0, PAGE, PAGE, 1));
+	ends_run(&fixture.ends);
+	assert_int_equal(pread(memory, &byte, 1, PAGE - 1), 1);
+	assert_int_equal(byte, 'x');
+	assert_int_equal(host->frames[CHANNEL_MEM_WRITE] + guest->frames[CHANNEL_MEM_WRITE], 0);
+	uint32_t id = original->ref.id;
+	memory_release(original);
+	ends_run(&fixture.ends);
+	assert_int_equal(host->refs.region->used, STEP); // while somebody has it
+	close(copy);
+	while (fdrefs_get(&guest->refs, id) != NULL) {
+		run_once(&fixture);
+	}
+	assert_int_equal(host->refs.region->used + guest->refs.region->used, 0);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
+static void one_of_the_host_s_is_shared_by_a_range(void **state)
+{
+	struct fixture fixture;
+	const char *wrong;
+	int memory;
+	(void)state;
+	struct resolver *resolver = real_resolver(&fixture);
+	share_region(&fixture);
+	struct end *guest = &fixture.ends.guest, *host = &fixture.ends.host;
+	guest->refs.resolver = resolver;
+	int fd = dmabufs_new(4 * PAGE, &memory);
+	fill(memory, 4 * PAGE);
+	struct memory *original = dmabuf_export(&host->refs, fd, &wrong);
+	assert_non_null(original);
+	assert_true(memory_check(original));
+	assert_true(memory_push(original, NULL, 100, PAGE, PAGE, 2));
+	uint32_t id = original->ref.id;
+	ends_run(&fixture.ends);
+	int copy = fdrefs_get_fd(&guest->refs, id);
+	assert_int_equal(fd_kind_of(copy), FD_KIND_DMABUF);
+	fdrefs_settle(&guest->refs);
+	fdrefs_settle(&host->refs);
+	expect_pattern(copy, 100, 100 + 2 * PAGE, 4 * PAGE);
+	assert_int_equal(guest->frames[CHANNEL_MEM_WRITE], 0);
+	assert_int_equal(guest->refs.counts.memory_shared, 0); // it is not copied again
+	memory_release(original);
+	ends_run(&fixture.ends);
+	assert_int_equal(host->refs.region->used, STEP);
+	close(copy);
+	while (fdrefs_get(&host->refs, id) != NULL) {
+		run_once(&fixture);
+	}
+	assert_int_equal(host->refs.region->used + guest->refs.region->used, 0);
+	close(memory);
+	fixture_finish(&fixture);
+	resolver_destroy(resolver);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -763,6 +1086,14 @@ int main(void)
 		fd_count_test(it_never_changes_its_size),
 		fd_count_test(its_fence_is_of_no_interest_after_its_end),
 		fd_count_test(a_twin_is_copied),
+		fd_count_test(a_range_is_made_a_dma_buf_of),
+		fd_count_test(where_none_can_be_made_of_a_range_its_rows_are_copied),
+		fd_count_test(copying_is_work_that_a_guest_has_its_share_of),
+		fd_count_test(what_the_host_opens_is_in_its_part),
+		fd_count_test(ranges_that_make_no_sense_are_refused),
+		fd_count_test(rows_of_a_range_come_by_no_other_way),
+		fd_count_test(real_ones_share_a_range),
+		fd_count_test(one_of_the_host_s_is_shared_by_a_range),
 		fd_count_test(what_is_no_dmabuf_is_refused),
 		fd_count_test(a_service_cannot_pass_one),
 		fd_count_test(rows_of_a_real_one_are_in_a_real_one),

@@ -164,6 +164,60 @@ static void a_pool_that_finds_no_room_goes_by_the_channel(void **state)
 	finish(&ends);
 }
 
+static struct region_range *allocate(struct ends *ends, bool host, uint64_t size)
+{
+	return region_allocate_for_dmabuf(host ? &ends->host.refs : &ends->guest.refs, size);
+}
+
+static void a_quarter_is_the_host_s(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	region_agree(ends.guest.refs.region);
+	region_agree(ends.host.refs.region);
+	assert_null(allocate(&ends, true, REGION / 4 + 1));
+	assert_null(allocate(&ends, true, UINT64_MAX));
+	assert_null(allocate(&ends, true, 0));
+	struct region_range *first = allocate(&ends, true, STEP + 1);
+	assert_int_equal(first->offset, REGION / 4 * 3);
+	assert_int_equal(first->length, 2 * STEP);
+	struct region_range *second = allocate(&ends, true, 2 * STEP);
+	assert_int_equal(second->offset, REGION / 4 * 3 + 2 * STEP);
+	assert_null(allocate(&ends, true, 1));
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], REGION / 4);
+	struct region_range *guests = allocate(&ends, false, REGION / 8 * 3); // half of its part
+	assert_non_null(guests);
+	assert_null(allocate(&ends, false, 1));
+	assert_null(open_pool(&ends, PAGE).pool->range);
+	memset(first->mapping->data, 'x', first->length);
+	region_range_release(first); // nobody is told of it
+	first = allocate(&ends, true, 2 * STEP);
+	assert_int_equal(first->mapping->data[100], 0);
+	region_range_release(first);
+	region_range_release(second);
+	region_range_release(guests);
+	assert_int_equal(ends.host.budget.used[BUDGET_MEMORY], PAGE); // of the pool
+	assert_int_equal(ends.host.refs.region->used, 0);
+	assert_int_equal(ends.guest.refs.region->used, 0);
+	ends_run(&ends);
+	assert_int_equal(ends.host.frames[CHANNEL_REGION_UNMAP], 0);
+	finish(&ends);
+}
+
+static void the_host_s_part_is_charged_too(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	region_agree(ends.host.refs.region);
+	ends.host.budget.limits.most[BUDGET_MEMORY] = STEP;
+	assert_null(allocate(&ends, true, STEP + 1));
+	assert_int_equal(ends.host.refs.region->used, 0);
+	region_range_release(allocate(&ends, true, STEP));
+	finish(&ends);
+}
+
 /* ---- what comes back ---- */
 
 // Where rows of a layout are, in a pool that is one byte everywhere else.
@@ -630,7 +684,7 @@ static void ranges_that_are_not_in_the_region_are_wrong(void **state)
 	assert_null(open_bare(&ends.host, 7, 0));
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		const char *wrong = map(&ends.host, 7, ranges[i][0], ranges[i][1]);
-		assert_string_equal(wrong, "REGION_MAP of what is not in the region");
+		assert_string_equal(wrong, "a range that is not in the region");
 	}
 	struct channel_region_range range = range_of(0, STEP);
 	assert_non_null(end_frame(&ends.host, CHANNEL_REGION_MAP, 7, 0, &range, 15));
@@ -650,7 +704,7 @@ static void ranges_that_overlap_are_wrong(void **state)
 	assert_null(map(&ends.host, 7, 4 * STEP, 2 * STEP));
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		const char *wrong = map(&ends.host, 8, ranges[i][0], ranges[i][1]);
-		assert_string_equal(wrong, "REGION_MAP of a range that is in use");
+		assert_string_equal(wrong, "a range of the region that is in use");
 	}
 	assert_null(map(&ends.host, 8, 6 * STEP, STEP));
 	assert_null(map(
@@ -732,6 +786,21 @@ static void only_pools_of_the_guest_can_be_in_the_region(void **state)
 	struct shared_pool shared = open_pool(&ends, PAGE);
 	assert_non_null(map(&ends.guest, shared.pool->ref.id, 0, STEP));
 	assert_non_null(unmap(&ends.guest, 0, STEP)); // it was not asked for
+	finish(&ends);
+}
+
+static void a_guest_has_no_pools_in_the_host_s_part(void **state)
+{
+	(void)state;
+	struct ends ends;
+	init(&ends);
+	region_agree(ends.host.refs.region);
+	const uint64_t part = REGION / 4 * 3;
+	assert_null(open_bare(&ends.host, 7, 0));
+	assert_non_null(map(&ends.host, 7, part, STEP));
+	assert_non_null(map(&ends.host, 7, part - STEP, 2 * STEP));
+	assert_non_null(map(&ends.host, 7, REGION - STEP, STEP));
+	assert_null(map(&ends.host, 7, part - STEP, STEP));
 	finish(&ends);
 }
 
@@ -864,6 +933,8 @@ int main(void)
 		fd_count_test(much_is_put_where_it_was_too),
 		fd_count_test(pools_have_ranges_of_their_own),
 		fd_count_test(a_pool_that_finds_no_room_goes_by_the_channel),
+		fd_count_test(a_quarter_is_the_host_s),
+		fd_count_test(the_host_s_part_is_charged_too),
 		fd_count_test(what_the_host_has_painted_comes_back_by_the_region),
 		fd_count_test(to_an_older_guest_it_comes_back_by_the_channel),
 		fd_count_test(of_a_file_that_was_truncated_what_is_left_comes_back),
@@ -888,6 +959,7 @@ int main(void)
 		fd_count_test(pools_that_have_a_place_are_not_moved_to_the_region),
 		fd_count_test(a_pool_in_the_region_takes_no_rows_and_no_size),
 		fd_count_test(only_pools_of_the_guest_can_be_in_the_region),
+		fd_count_test(a_guest_has_no_pools_in_the_host_s_part),
 		fd_count_test(where_nothing_is_shared_there_are_no_ranges),
 		fd_count_test(ranges_beyond_the_budget_are_wrong),
 		fd_count_test(many_ranges_are_kept_apart),
