@@ -63,6 +63,7 @@ enum mode {
 	TIMELINES = 0x10,
 	RESOLVER = 0x20, // handles are found by a service, and the guest has such
 	DEVICE = 0x40,   // the guest has one for its clients
+	ROWS = 0x80,     // of the region are told, and dma-bufs have ranges
 };
 
 static const struct budget_limits limits = {
@@ -197,6 +198,7 @@ static uint32_t features_of(const struct fixture *fixture)
 	features |= (mode & DMABUFS) != 0 ? CHANNEL_FEATURE_DMABUF | CHANNEL_FEATURE_HANDLE : 0;
 	features |= (mode & PAGES) != 0 ? CHANNEL_FEATURE_PAGES : 0;
 	features |= (mode & TIMELINES) != 0 ? CHANNEL_FEATURE_TIMELINE : 0;
+	features |= (mode & ROWS) != 0 ? CHANNEL_FEATURE_REGION_ROWS : 0;
 	return features;
 }
 
@@ -248,6 +250,9 @@ static void set_planes(struct fixture *fixture, int which, struct session_option
 	bool shares = (mode & DMABUFS) != 0 && !pages;
 	options->dmabufs = (mode & DMABUFS) != 0;
 	options->region = shares ? region_create(REGION_SIZE) : NULL;
+	if (options->region != NULL && (mode & ROWS) != 0) {
+		region_agree(options->region);
+	}
 	options->timelines = timelines;
 	options->node = fixture->things.node;
 	if (which == GUEST) {
