@@ -379,7 +379,8 @@ static struct region_range *allocate_hosts(struct fdrefs *refs, uint64_t size)
 	struct region *region = refs->region;
 	uint64_t end = region->n_steps * CHANNEL_REGION_STEP;
 	uint64_t offset;
-	if (size > end || !find_gap(region, region->hosts_from, end, whole_steps(size), &offset) ||
+	if (!region->arrived || size > end ||
+		!find_gap(region, region->hosts_from, end, whole_steps(size), &offset) ||
 		!charge(refs, region->used + whole_steps(size))) {
 		return NULL;
 	}
@@ -530,6 +531,36 @@ static bool decode(const struct channel_frame *frame, struct channel_region_rang
 	}
 	memcpy(range, frame->payload, sizeof(*range));
 	return true;
+}
+
+static struct channel_region_range hosts_part(const struct region *region)
+{
+	struct channel_region_range part;
+	channel_put64(part.offset, region->hosts_from);
+	channel_put64(part.length, region->n_steps * CHANNEL_REGION_STEP - region->hosts_from);
+	return part;
+}
+
+bool region_push_arrived(const struct fdrefs *refs)
+{
+	const struct channel_region_range part = hosts_part(refs->region);
+	return channel_push(refs->channel, CHANNEL_REGION_MAP, 0, 0, &part, sizeof(part), NULL, 0);
+}
+
+const char *region_handle_arrived(struct fdrefs *refs, const struct channel_frame *frame)
+{
+	struct channel_region_range told;
+	struct region *region = refs->region;
+	if (region == NULL || !region->names_rows || !is_host(refs) || region->arrived ||
+		!decode(frame, &told)) {
+		return "REGION_MAP out of place or with a wrong length";
+	}
+	const struct channel_region_range part = hosts_part(region);
+	if (memcmp(&told, &part, sizeof(part)) != 0) {
+		return "REGION_MAP of what is not the host's part";
+	}
+	region->arrived = true;
+	return NULL;
 }
 
 const char *region_find_rows(const struct fdrefs *refs, const struct channel_frame *frame,

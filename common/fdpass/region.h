@@ -36,6 +36,7 @@ struct region {
 	struct wl_list kept; // see region_keep
 	bool stopped;        // no more frames can be sent
 	bool names_rows;     // both sides have agreed to REGION_ROWS
+	bool arrived;        // the host: at the guest, which has said so
 	uint64_t hosts_from; // where the host's part begins, up to the end
 	uint64_t hosts_used; // of used: what is there
 	// The host: what is charged to refs' session, ranges or what is really there, whatever is more.
@@ -69,8 +70,13 @@ void region_destroy(struct region *region); // NULL is fine
 struct region_range *region_allocate(struct fdrefs *refs, uint64_t size, bool grows);
 // Both sides have agreed to REGION_ROWS: the last quarter is the host's from now on. Before any range is there.
 void region_agree(struct region *region);
+// The guest: tells the host that it has the region, so that ranges of the host's part can come. False: out of
+// memory.
+bool region_push_arrived(const struct fdrefs *refs);
+// The host: that frame, a REGION_MAP for the session. NULL, or what is wrong with it.
+const char *region_handle_arrived(struct fdrefs *refs, const struct channel_frame *frame);
 // Either side: a range of at least size bytes for a dma-buf that is about to be opened, with one user. NULL: no
-// room, no budget, or not agreed to.
+// room, no budget, or not agreed to; or the guest has not said that it has the region.
 struct region_range *region_allocate_for_dmabuf(struct fdrefs *refs, uint64_t size);
 // Gives either back before the other side has heard of it. NULL is fine.
 void region_forget(struct region_range *range);

@@ -280,6 +280,7 @@ static void take_region(struct session *session, uint32_t features)
 	}
 	if ((features & CHANNEL_FEATURE_REGION_ROWS) != 0) {
 		region_agree(session->refs.region);
+		region_push_arrived(&session->refs);
 	}
 }
 
@@ -411,6 +412,8 @@ static const char *handle_frame(void *data, const struct channel_frame *frame)
 				       : session->peer->interface->messages(session->peer, frame);
 	case CHANNEL_CREDIT:
 		return session->peer->interface->credit(session->peer, frame->header.arg);
+	case CHANNEL_REGION_MAP:
+		return has_failed(session) ? NULL : region_handle_arrived(&session->refs, frame);
 	case CHANNEL_REGION_UNMAP:
 		return has_failed(session) ? NULL : region_handle_unmap(&session->refs, frame);
 	case CHANNEL_PING:

@@ -57,7 +57,7 @@ static const struct layout planar = {
 	.rows = {HEIGHT, HEIGHT / 2},
 };
 
-static bool in_region; // all of it
+static bool in_region, loses_region; // all of it
 
 struct stage {
 	struct world *world;
@@ -148,6 +148,7 @@ static void join(struct stage *stage, struct resolver *guest_resolver)
 		.resolver = stage->resolver, .guest_resolver = guest_resolver};
 	if (in_region) {
 		share_region(&options);
+		options.loses_region = loses_region;
 	}
 	stage->guest_resolver = guest_resolver;
 	stage->client = client_create(stage->world, &options);
@@ -501,6 +502,14 @@ static void all_of_it_holds_in_a_region(void **state)
 	in_region = false;
 }
 
+static void where_the_fd_gets_lost_rows_go_by_the_channel(void **state)
+{
+	(void)state;
+	in_region = loses_region = true;
+	frames_are_right_when_they_are_ready(&packed);
+	in_region = loses_region = false;
+}
+
 /* What the channel carries for a frame. */
 static uint64_t channel_bytes_of_a_frame(void)
 {
@@ -570,6 +579,7 @@ int main(void)
 		fd_count_test(a_late_device_delays_ready_and_nothing_before),
 		fd_count_test(a_guest_does_not_draw_on_the_screen_by_a_region),
 		fd_count_test(all_of_it_holds_in_a_region),
+		fd_count_test(where_the_fd_gets_lost_rows_go_by_the_channel),
 		fd_count_test(in_a_region_no_row_goes_by_the_channel),
 	};
 	log_init("integration", LOG_ERROR); // what stands for a dma-buf knows no DMA_BUF_IOCTL_SYNC

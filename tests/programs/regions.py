@@ -153,6 +153,18 @@ def _(suite):
     stage.check()
 
 
+@case("host: a guest says once that it has the region, and which part is the host's")
+def _(suite):
+    stage = stage_of(suite)
+    part = (HOSTS, SIZE // STEP * STEP - HOSTS)
+    for told, expected in (((part,), GOES_ON), ((part, part), ENDS), (((0, SIZE),), ENDS),
+                           (((HOSTS, STEP),), ENDS)):
+        with RegionGuest(stage, features=FEATURE | ROWS) as guest:
+            guest.end.send(b"".join(region(Type.REGION_MAP, *one) for one in told))
+            judge(guest, expected, f"{told}")
+    stage.check()
+
+
 @case("host: a guest tells of no rows in a pool")
 def _(suite):
     stage = stage_of(suite)

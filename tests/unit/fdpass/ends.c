@@ -19,9 +19,13 @@
 
 static const char *handle(struct end *end, const struct channel_frame *frame)
 {
-	return frame->header.type == CHANNEL_REGION_UNMAP && frame->header.id == 0
-		? region_handle_unmap(&end->refs, frame)
-		: fdrefs_frame(&end->refs, frame);
+	if (frame->header.id == 0 && frame->header.type == CHANNEL_REGION_MAP) {
+		return region_handle_arrived(&end->refs, frame);
+	}
+	if (frame->header.id == 0 && frame->header.type == CHANNEL_REGION_UNMAP) {
+		return region_handle_unmap(&end->refs, frame);
+	}
+	return fdrefs_frame(&end->refs, frame);
 }
 
 static const char *handle_frame(void *data, const struct channel_frame *frame)
@@ -149,6 +153,15 @@ void ends_share_region(struct ends *ends, uint64_t size)
 		region_open(fcntl(ends->host.refs.region->fd, F_DUPFD_CLOEXEC, 0));
 	assert_non_null(ends->guest.refs.region);
 	ends->host.refs.region->names_rows = ends->guest.refs.region->names_rows = true;
+}
+
+void ends_divide_region(struct ends *ends)
+{
+	region_agree(ends->guest.refs.region);
+	region_agree(ends->host.refs.region);
+	assert_true(region_push_arrived(&ends->guest.refs));
+	ends_run(ends);
+	assert_true(ends->host.refs.region->arrived);
 }
 
 static void finish_end(struct end *end)

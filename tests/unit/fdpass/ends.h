@@ -33,6 +33,8 @@ void ends_init_wayland(struct ends *ends);
 void ends_finish(struct ends *ends);
 // A region of size bytes from now on.
 void ends_share_region(struct ends *ends, uint64_t size);
+// A quarter of it is the host's, as both know.
+void ends_divide_region(struct ends *ends);
 
 // Lets the loop run until nothing happens any more.
 void ends_run(struct ends *ends);

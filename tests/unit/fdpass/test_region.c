@@ -174,8 +174,7 @@ static void a_quarter_is_the_host_s(void **state)
 	(void)state;
 	struct ends ends;
 	init(&ends);
-	region_agree(ends.guest.refs.region);
-	region_agree(ends.host.refs.region);
+	ends_divide_region(&ends);
 	assert_null(allocate(&ends, true, REGION / 4 + 1));
 	assert_null(allocate(&ends, true, UINT64_MAX));
 	assert_null(allocate(&ends, true, 0));
@@ -210,11 +209,40 @@ static void the_host_s_part_is_charged_too(void **state)
 	(void)state;
 	struct ends ends;
 	init(&ends);
-	region_agree(ends.host.refs.region);
+	ends_divide_region(&ends);
 	ends.host.budget.limits.most[BUDGET_MEMORY] = STEP;
 	assert_null(allocate(&ends, true, STEP + 1));
 	assert_int_equal(ends.host.refs.region->used, 0);
 	region_range_release(allocate(&ends, true, STEP));
+	finish(&ends);
+}
+
+static const char *tell_arrived(struct end *end, uint64_t offset, uint64_t length)
+{
+	struct channel_region_range part;
+	channel_put64(part.offset, offset);
+	channel_put64(part.length, length);
+	return end_frame(end, CHANNEL_REGION_MAP, 0, 0, &part, sizeof(part));
+}
+
+static void the_host_has_no_range_before_the_guest_has_the_region(void **state)
+{
+	(void)state;
+	const uint64_t part = REGION / 4 * 3;
+	struct ends ends;
+	init(&ends);
+	ends.host.refs.region->names_rows = false;
+	assert_non_null(tell_arrived(&ends.host, REGION, 0));
+	region_agree(ends.host.refs.region);
+	assert_null(allocate(&ends, true, STEP));
+	assert_non_null(tell_arrived(&ends.host, part, STEP));
+	assert_non_null(tell_arrived(&ends.host, part - STEP, REGION / 4 + STEP));
+	assert_non_null(tell_arrived(&ends.host, 0, REGION));
+	assert_non_null(tell_arrived(&ends.guest, part, REGION / 4));
+	assert_null(allocate(&ends, true, STEP));
+	assert_null(tell_arrived(&ends.host, part, REGION / 4));
+	region_range_release(allocate(&ends, true, STEP));
+	assert_non_null(tell_arrived(&ends.host, part, REGION / 4));
 	finish(&ends);
 }
 
@@ -935,6 +963,7 @@ int main(void)
 		fd_count_test(a_pool_that_finds_no_room_goes_by_the_channel),
 		fd_count_test(a_quarter_is_the_host_s),
 		fd_count_test(the_host_s_part_is_charged_too),
+		fd_count_test(the_host_has_no_range_before_the_guest_has_the_region),
 		fd_count_test(what_the_host_has_painted_comes_back_by_the_region),
 		fd_count_test(to_an_older_guest_it_comes_back_by_the_channel),
 		fd_count_test(of_a_file_that_was_truncated_what_is_left_comes_back),
