@@ -86,7 +86,7 @@ err_region:
 void region_agree(struct region *region)
 {
 	region->names_rows = true;
-	region->hosts_from = region->n_steps / 4 * 3 * CHANNEL_REGION_STEP;
+	region->hosts_from = (region->n_steps - region->n_steps / 4) * CHANNEL_REGION_STEP;
 }
 
 /* ---- what is charged ---- */

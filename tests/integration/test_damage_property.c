@@ -710,7 +710,7 @@ static void the_same_where_some_pools_find_no_room_in_the_region(void **state)
 	(void)state;
 	struct pair_options options = {
 		.region = true,
-		.region_size = 4 * POOL_SIZE,
+		.region_size = 6 * POOL_SIZE,
 		.make_channel = make_channel,
 	};
 	for (unsigned int seed = 501; seed <= 508; seed++) {

@@ -478,8 +478,8 @@ static void a_guest_does_not_draw_on_the_screen_by_a_region(void **state)
 			.length = sizeof(forged.rows)},
 		.rows = {.stride = 64, .row_bytes = 64, .rows = 1},
 	};
-	channel_put64(forged.rows.range,
-		CHANNEL_MAX_REGION / CHANNEL_REGION_STEP / 4 * 3 * CHANNEL_REGION_STEP);
+	const uint64_t steps = CHANNEL_MAX_REGION / CHANNEL_REGION_STEP;
+	channel_put64(forged.rows.range, (steps - steps / 4) * CHANNEL_REGION_STEP);
 	const int fd = stage.client->pair.guest_channel;
 	assert_int_equal(send(fd, &forged, sizeof(forged), MSG_NOSIGNAL), sizeof(forged));
 	client_wait_failed(stage.client);

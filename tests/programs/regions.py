@@ -18,7 +18,7 @@ FEATURE = 4
 STEP = 65536
 ROWS = 64
 SIZE = 0x7fff0000  # the most that is used, less than twice --max-memory
-HOSTS = SIZE // STEP // 4 * 3 * STEP  # where the host's part begins, if both know of it
+HOSTS = (SIZE // STEP - SIZE // STEP // 4) * STEP  # where the host's part begins, if both know of it
 SHRINK_GROW_SEAL = 7
 
 
