@@ -146,7 +146,7 @@ static void a_large_memory_may_wait_for_the_other_side(void **state)
 static void send_unknown(struct service *service, uint32_t id, uint16_t flags)
 {
 	const struct channel_header header = {
-		.type = CHANNEL_TIMELINE_WATCH + 1, .id = id, .flags = flags};
+		.type = CHANNEL_REGION_ROWS + 1, .id = id, .flags = flags};
 	assert_int_equal(send(service->channel, &header, sizeof(header), 0), sizeof(header));
 }
 
