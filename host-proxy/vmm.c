@@ -216,6 +216,7 @@ static bool open_listeners(struct vmm *vmm)
 			vmm->listeners[i] = -1;
 			return false;
 		}
+		scm_refuse_fds(vmm->listeners[i]); // a device's process has no thread for them
 	}
 	return true;
 }

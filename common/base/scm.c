@@ -15,6 +15,9 @@
 #ifndef SO_PASSPIDFD
 #define SO_PASSPIDFD 76
 #endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
 #ifndef SCM_PIDFD
 #define SCM_PIDFD 0x04
 #endif
@@ -134,6 +137,11 @@ ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct 
 {
 	struct envelope envelope;
 	return receive_with(sock, iov, n_iov, fds, &envelope, sizeof(union control));
+}
+
+void scm_refuse_fds(int sock)
+{
+	setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int));
 }
 
 // What scm_adopt changes, in the order of its result's bits.

@@ -30,6 +30,10 @@ ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds);
 // The same for who wants none.
 ssize_t scm_recv_none(int sock, void *data, size_t len, struct fdlist *fds);
 
+// Nobody can send fds to a socket, or to those that are accepted from it, as long as the kernel knows how to
+// refuse them (since Linux 6.16): what is never in a socket cannot make its close wait.
+void scm_refuse_fds(int sock);
+
 // Prepares an AF_UNIX socket that was somebody else's for the two functions below: switches off what
 // its former owner asked to have with every message, and timestamps on for records. Whoever else
 // holds that end of the socket sees the change. Returns what scm_release needs (>= 0), or -errno.

@@ -12,7 +12,7 @@ import sys
 
 import channel
 from channel import Type, connect, frame, hello
-from harness import DEADLINE, SLOW, Program, Skip, case_list, check, wait_until
+from harness import DEADLINE, SLOW, Program, Skip, case_list, check, children_of, wait_until
 from services import GUEST, HOST, Pair, check_end
 from surroundings import VSOCK
 
@@ -269,22 +269,25 @@ def lingering():
 os.setgroups([]); os.setgid(12345); os.setuid(12345)
 peers = []
 for _ in range(int(sys.argv[2])):
-    with socket.socket(socket.AF_UNIX) as end:
+    with socket.socket(socket.AF_UNIX, int(sys.argv[3])) as end:
         end.connect(sys.argv[1])
         sock, peer = lingering()
         peers.append(peer)
         with sock:
-            end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))])
+            try: end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))])
+            except PermissionError: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
 print("sent", flush=True)
 sys.stdin.read()"""
 MANY = 100  # more than there are threads to close what waits
 
 
 @contextlib.contextmanager
-def lingering_sockets(host, path):
-    """Another user connects, and is gone but for sockets in the connections whose close(2) waits for an hour."""
-    os.kill(host.pid, signal.SIGSTOP)
-    with subprocess.Popen([sys.executable, "-c", LINGERING, path, str(MANY)],
+def lingering_sockets(pid, path, kind=socket.SOCK_STREAM):
+    """Another user connects while a process is stopped, and is gone but for sockets in the connections whose
+    close(2) waits for an hour.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    with subprocess.Popen([sys.executable, "-c", LINGERING, path, str(MANY), str(int(kind))],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sender:
         try:
             check(sender.stdout.readline() == b"sent\n", "nothing could be sent")
@@ -294,11 +297,11 @@ def lingering_sockets(host, path):
 
 
 def check_not_kept_waiting(host, path, check_served):
-    with lingering_sockets(host, path):
+    with lingering_sockets(host.pid, path):
         os.kill(host.pid, signal.SIGCONT)
         check_served()
         wait_until("what was sent is closed", lambda: len(os.listdir(f"/proc/{host.pid}/task")) == 1)
-    with lingering_sockets(host, path):
+    with lingering_sockets(host.pid, path):
         os.kill(host.pid, signal.SIGTERM)
         os.kill(host.pid, signal.SIGCONT)
         check(host.wait()[1] == 0, "SIGTERM")
@@ -335,6 +338,11 @@ def check_served(sock):
     check(len(answer) == FEATURES_SIZE, f"the VMM gets {answer}")
 
 
+def comm_of(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
 def open_to_all(suite, path):
     os.chmod(suite.directory, 0o755)
     os.chmod(path, 0o777)
@@ -367,6 +375,41 @@ def _(suite):
     host = Program(suite, HOST, ["--listen", f"vhost-user:{path}", "--service", "one=unix:/nowhere"])
     open_to_all(suite, path)
     check_not_kept_waiting(host, path, lambda: vmm(path).close())
+    host.check_quiet()
+
+
+SO_PASSRIGHTS = 83
+
+
+def ask_resolver(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(DEADLINE)
+        sock.connect(path)
+        sock.sendall(b'{"GetBuffer":{"id":7}}')
+        check(sock.recv(100) == b'"Invalid"', "the resolver's answer")
+
+
+@case("vhost-user: who is turned away by the resolver cannot keep the GPU waiting")
+def _(suite):
+    if VSOCK or os.geteuid() != 0:
+        raise Skip("needs root and a UNIX socket")
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS)
+    except OSError:
+        raise Skip("this kernel lets everybody send fds")
+    path = suite.path("gpu")
+    resolver = path + ".resolver"
+    host = Program(suite, HOST, ["--listen", "unix:" + suite.path("chan"), "--service",
+                                 "one=unix:/nowhere", "--resolver", "vhost-user:" + path])
+    open_to_all(suite, resolver)
+    with vmm(path):
+        device, = (pid for pid in children_of(host.pid) if comm_of(pid) == "fdferry-gpu")
+        ask_resolver(resolver)
+        with lingering_sockets(device, resolver, socket.SOCK_SEQPACKET):
+            os.kill(device, signal.SIGCONT)
+            ask_resolver(resolver)
+    host.stop()
     host.check_quiet()
 
 

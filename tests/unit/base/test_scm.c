@@ -569,6 +569,25 @@ static void a_half_closed_stream_ends_too(void **state)
 	assert_string_equal(layout, "aa");
 }
 
+static void fds_can_be_refused(void **state)
+{
+	(void)state;
+	const struct iovec iov = {.iov_base = "x", .iov_len = 1};
+	const int fd = STDIN_FILENO;
+	const struct fdlist fds = {.fds = (int *)&fd, .count = 1};
+	int pair[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	scm_refuse_fds(pair[0]);
+	ssize_t n = scm_send(pair[1], &iov, 1, &fds, 1);
+	assert_int_equal(scm_send(pair[0], &iov, 1, &fds, 1), 1);
+	close(pair[0]);
+	close(pair[1]);
+	if (n == 1) {
+		skip(); // the kernel does not know how
+	}
+	assert_int_equal(n, -EPERM);
+}
+
 static void dropped_fds_of_a_piece_are_an_error(void **state)
 {
 	(void)state;
@@ -704,6 +723,7 @@ int main(void)
 		exact_test(credentials_do_not_disturb),
 		exact_test(credentials_and_offsets_are_switched_off_and_on_again),
 		exact_test(what_needs_no_change_stays_when_released),
+		scm_test(fds_can_be_refused),
 		exact_test(pidfds_that_nobody_wants_are_closed),
 		exact_test(bytes_out_of_band_are_left_out),
 		exact_test(pieces_end_with_a_stream_that_was_not_read_to_the_end),
