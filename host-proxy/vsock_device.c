@@ -62,8 +62,9 @@ static struct vsock_connection *find_connection(
 
 static void close_connection(struct vsock_device *device, struct vsock_connection *connection)
 {
-	log_info("vm cid %u port %u: disconnected from port %u", device->config.guest_cid,
-		connection->config.guest_port, connection->config.host_port);
+	log_limited(LOG_INFO, "vm cid %u port %u: disconnected from port %u",
+		device->config.guest_cid, connection->config.guest_port,
+		connection->config.host_port);
 	vsock_connection_destroy(connection);
 	device->n_connections--;
 	if (device->config.closed != NULL) {
@@ -268,8 +269,8 @@ static void handle_request(struct vsock_device *device, const struct virtio_vsoc
 		reject(device, header);
 		return;
 	}
-	log_info("vm cid %u port %u: connected to port %u", device->config.guest_cid, guest_port,
-		host_port);
+	log_limited(LOG_INFO, "vm cid %u port %u: connected to port %u", device->config.guest_cid,
+		guest_port, host_port);
 	connection->guest_room = le32toh(header->buf_alloc);
 	work(device, connection);
 }
@@ -557,8 +558,8 @@ int vsock_device_connect(struct vsock_device *device, int fd, uint32_t guest_por
 	if (connection == NULL) {
 		return -ENOMEM;
 	}
-	log_info("vm cid %u port %u: being connected from port %u", device->config.guest_cid,
-		guest_port, host_port);
+	log_limited(LOG_INFO, "vm cid %u port %u: being connected from port %u",
+		device->config.guest_cid, guest_port, host_port);
 	work(device, connection);
 	call_guest(device);
 	return 0;

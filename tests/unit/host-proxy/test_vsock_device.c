@@ -8,11 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/log.h"
 #include "host-proxy/vsock_connection.h"
 #include "host-proxy/vsock_device.h"
 #include "tests/support/fd_count.h"
@@ -828,6 +830,46 @@ static void connections_are_counted(void **state)
 	end(&fixture);
 }
 
+#define COMES_AND_GOES 500
+
+static size_t count_lines(int file)
+{
+	size_t n = 0;
+	char text[4096];
+	ssize_t len;
+	for (off_t at = 0; (len = pread(file, text, sizeof(text), at)) > 0; at += len) {
+		for (ssize_t i = 0; i < len; i++) {
+			n += text[i] == '\n';
+		}
+	}
+	return n;
+}
+
+static void connections_that_come_and_go_make_few_lines(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int file = memfd_create("stderr", MFD_CLOEXEC);
+	int saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+	assert_true(file >= 0 && saved >= 0);
+	begin(&fixture);
+	log_init("test", LOG_INFO);
+	dup2(file, STDERR_FILENO);
+	for (size_t i = 0; i < COMES_AND_GOES; i++) {
+		send_op(&fixture, OP(REQUEST), 0);
+		send_op(&fixture, OP(RST), 0);
+		refill(&fixture);
+	}
+	dup2(saved, STDERR_FILENO);
+	log_init("test", LOG_WARN);
+	assert_int_equal(fixture.closed, COMES_AND_GOES);
+	assert_in_range(
+		count_lines(file), 2, COMES_AND_GOES - 1); // else there would be two of each
+	end(&fixture);
+	close(saved);
+	close(file);
+}
+
 static void a_reboot_ends_all_connections(void **state)
 {
 	(void)state;
@@ -942,6 +984,7 @@ int main(void)
 		fd_count_test(the_host_connects),
 		fd_count_test(a_guest_that_does_not_listen_closes_the_socket),
 		fd_count_test(connections_are_counted),
+		fd_count_test(connections_that_come_and_go_make_few_lines),
 		fd_count_test(a_reboot_ends_all_connections),
 		fd_count_test(a_pause_ends_none),
 		fd_count_test(nothing_is_opened_after_a_stop),
