@@ -694,11 +694,13 @@ void vhost_user_give_back(struct vhost_user *vhost, unsigned int index, uint16_t
 	}
 }
 
-void vhost_user_call(struct vhost_user *vhost, unsigned int index)
+bool vhost_user_call(struct vhost_user *vhost, unsigned int index)
 {
 	assert(index < VHOST_USER_QUEUES_MAX);
 	struct queue *queue = &vhost->queues[index];
-	if (has_ring(queue) && virtqueue_wants_call(&queue->ring)) {
+	bool wanted = has_ring(queue) && virtqueue_wants_call(&queue->ring);
+	if (wanted) {
 		signal_call(queue);
 	}
+	return wanted;
 }

@@ -59,8 +59,8 @@ const struct guest_memory *vhost_user_memory(const struct vhost_user *vhost);
 void vhost_user_give_back(struct vhost_user *vhost, unsigned int queue, uint16_t head);
 // The queue that was to be drained is. The handler may be told of the end from here.
 void vhost_user_drained(struct vhost_user *vhost);
-// Calls the guest if it wants to know of what was pushed.
-void vhost_user_call(struct vhost_user *vhost, unsigned int queue);
+// Calls the guest if it wants to know of what was pushed; whether it does.
+bool vhost_user_call(struct vhost_user *vhost, unsigned int queue);
 // Ends the connection because of what the guest did; the handler is told, at once.
 void vhost_user_fail(struct vhost_user *vhost, const char *wrong);
 

@@ -279,6 +279,11 @@ bool virtqueue_wants_call(struct virtqueue *queue)
 	return (load16(&ring->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT) == 0;
 }
 
+unsigned int virtqueue_uncalled(const struct virtqueue *queue)
+{
+	return (uint16_t)(queue->next_used - queue->called);
+}
+
 size_t virtqueue_chain_slice(const struct virtqueue_chain *chain, bool writable, size_t offset,
 	size_t *len, struct iovec *pieces, size_t max)
 {

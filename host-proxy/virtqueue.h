@@ -68,6 +68,8 @@ bool virtqueue_want_kick(struct virtqueue *queue);
 void virtqueue_refuse_kick(struct virtqueue *queue);
 // Whether the guest wants to be called because of what was pushed since this was asked last.
 bool virtqueue_wants_call(struct virtqueue *queue);
+// How many were.
+unsigned int virtqueue_uncalled(const struct virtqueue *queue);
 
 // Up to len bytes of the readable (or writable) pieces from offset on, as at most max pieces of their
 // own. Their number; *len becomes how many bytes they are.

@@ -23,6 +23,8 @@
 #define RESETS_MAX       128 // that wait for room: more packets are not read meanwhile
 #define FIRST_PORT       UINT32_C(0x40000000) // of ours, as clients
 #define DRAIN_MS         2000 // that a stopped session may keep its VM from stopping
+#define LATE_SHARE       32   // of the ring: more is not given back without a call
+#define LATE_MS          2    // nor longer
 
 struct vsock_device {
 	struct vsock_device_config config;
@@ -30,6 +32,8 @@ struct vsock_device {
 	struct vhost_user *vhost;
 	struct vsock_sender *sender;
 	struct event *more;              // timer: what one wake-up left
+	struct event *late;              // timer: a call that was put off
+	bool hurry;                      // the next one is not
 	struct wl_list buckets[BUCKETS]; // vsock_connection.link
 	struct wl_list waiting;          // vsock_connection.waiting: for room
 	struct evbuffer *resets;         // headers, likewise
@@ -192,10 +196,34 @@ static bool work(struct vsock_device *device, struct vsock_connection *connectio
 	return settle(device, connection, vsock_connection_work(connection));
 }
 
+static void handle_late(evutil_socket_t fd, short what, void *data)
+{
+	(void)fd;
+	(void)what;
+	struct vsock_device *device = data;
+	vhost_user_call(device->vhost, VSOCK_TX);
+}
+
+// A guest that hears that its packets were taken does no more than free them, but is interrupted for it.
+static bool put_off(struct vsock_device *device)
+{
+	static const struct timeval later = {.tv_usec = LATE_MS * 1000};
+	const struct virtqueue *queue = vhost_user_queue(device->vhost, VSOCK_TX);
+	unsigned int n = queue != NULL ? virtqueue_uncalled(queue) : 0;
+	if (n == 0 || n >= queue->ring.num / LATE_SHARE || device->hurry) {
+		return false;
+	}
+	return event_pending(device->late, EV_TIMEOUT, NULL) != 0 ||
+		event_add(device->late, &later) == 0;
+}
+
 static void call_guest(struct vsock_device *device)
 {
-	vhost_user_call(device->vhost, VSOCK_RX);
-	vhost_user_call(device->vhost, VSOCK_TX);
+	bool called = vhost_user_call(device->vhost, VSOCK_RX);
+	if (called || !put_off(device)) {
+		vhost_user_call(device->vhost, VSOCK_TX);
+		device->hurry = false;
+	}
 }
 
 static void check_drained(struct vsock_device *device)
@@ -279,6 +307,8 @@ static void handle_request(struct vsock_device *device, const struct virtio_vsoc
 static bool handle_of_connection(struct vsock_device *device, struct vsock_connection *connection,
 	const struct virtio_vsock_hdr *header)
 {
+	// What is no session of ours may answer so soon that the call for this one wakes the guest for that.
+	device->hurry |= connection->lender == NULL;
 	enum vsock_status status = vsock_connection_handle(connection, header, &device->chain);
 	if (status == VSOCK_OK || status == VSOCK_LENT) {
 		work(device, connection);
@@ -410,6 +440,7 @@ static bool handle_drain(void *data, unsigned int queue)
 {
 	struct vsock_device *device = data;
 	const struct timeval longest = {.tv_sec = DRAIN_MS / 1000};
+	vhost_user_call(device->vhost, queue);
 	device->draining = queue == VSOCK_TX && device->loans.count > 0;
 	if (device->draining && event_add(device->drained, &longest) < 0) {
 		reset_lending(device);
@@ -480,9 +511,10 @@ static bool create_parts(struct vsock_device *device)
 	device->sender = calloc(1, sizeof(*device->sender));
 	device->resets = evbuffer_new();
 	device->more = evtimer_new(device->config.base, handle_more, device);
+	device->late = evtimer_new(device->config.base, handle_late, device);
 	device->drained = evtimer_new(device->config.base, handle_drained, device);
 	if (device->sender == NULL || device->resets == NULL || device->more == NULL ||
-		device->drained == NULL) {
+		device->late == NULL || device->drained == NULL) {
 		errno = ENOMEM;
 		return false;
 	}
@@ -526,6 +558,9 @@ void vsock_device_destroy(struct vsock_device *device)
 	}
 	if (device->more != NULL) {
 		event_free(device->more);
+	}
+	if (device->late != NULL) {
+		event_free(device->late);
 	}
 	if (device->drained != NULL) {
 		event_free(device->drained);

@@ -97,6 +97,12 @@ static void turn(struct fixture *fixture)
 	}
 }
 
+// What has come is handled, and no timer that it has set.
+static void turn_once(struct fixture *fixture)
+{
+	event_base_loop(fixture->base, EVLOOP_NONBLOCK);
+}
+
 static void begin_with(struct fixture *fixture, bool shares_pages)
 {
 	int pair[2];
@@ -255,19 +261,104 @@ static void a_chain_comes_back_when_it_is_taken(void **state)
 	end(&fixture);
 }
 
+/* The guest wants to be called for the next chain that comes back. */
+static void wait_for_call(struct fixture *fixture)
+{
+	uint64_t count;
+	machine_can_send(&fixture->machine);
+	while (read(fixture->machine.queues[TX].call_fd, &count, sizeof(count)) > 0) {
+	}
+}
+
+static bool is_called(struct fixture *fixture)
+{
+	uint64_t count;
+	return read(fixture->machine.queues[TX].call_fd, &count, sizeof(count)) > 0;
+}
+
 static void the_guest_is_called_for_it(void **state)
 {
 	(void)state;
 	struct fixture fixture;
-	uint64_t count;
 	begin_lent(&fixture);
-	machine_can_send(&fixture.machine); // and wants to be called for the next one
-	while (read(fixture.machine.queues[TX].call_fd, &count, sizeof(count)) > 0) {
-	}
+	wait_for_call(&fixture);
 	take_all(&fixture, 0);
-	turn(&fixture);
-	assert_int_equal(
-		read(fixture.machine.queues[TX].call_fd, &count, sizeof(count)), sizeof(count));
+	turn_once(&fixture);
+	assert_false(is_called(&fixture));
+	while (!is_called(&fixture)) {
+		event_base_loop(fixture.base, EVLOOP_ONCE);
+	}
+	end(&fixture);
+}
+
+/* Small packets, which are written at once. */
+static void send_some(struct fixture *fixture, unsigned int n)
+{
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST, OP(RW));
+	header.len = 10;
+	for (unsigned int i = 0; i < n; i++) {
+		assert_true(machine_send_packet(&fixture->machine, &header, "some bytes", 10));
+	}
+	turn_once(fixture);
+}
+
+static void begin_connected(struct fixture *fixture)
+{
+	begin(fixture);
+	connect_guest(fixture, GUEST);
+	wait_for_call(fixture);
+}
+
+static void the_guest_is_called_with_an_answer(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin_connected(&fixture);
+	send_some(&fixture, 1);
+	assert_false(is_called(&fixture));
+	assert_int_equal(send(fixture.sessions[0].fd, "answer", 6, 0), 6);
+	turn_once(&fixture);
+	assert_true(is_called(&fixture));
+	end(&fixture);
+}
+
+static void the_guest_is_called_for_many(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin_connected(&fixture);
+	send_some(&fixture, MACHINE_RING / 32);
+	assert_true(is_called(&fixture));
+	end(&fixture);
+}
+
+static void the_guest_is_called_before_its_ring_stops(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin_connected(&fixture);
+	send_some(&fixture, 1);
+	assert_false(is_called(&fixture));
+	machine_send_state(&fixture.machine, MACHINE_GET_VRING_BASE, TX, 0);
+	turn_once(&fixture);
+	assert_true(is_called(&fixture));
+	end(&fixture);
+}
+
+static void the_guest_is_called_at_once_where_nobody_borrows(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	begin(&fixture);
+	struct virtio_vsock_hdr header = machine_header(GUEST, HOST + 1, OP(REQUEST));
+	assert_true(machine_send_packet(&fixture.machine, &header, NULL, 0));
+	expect(&fixture, OP(RESPONSE));
+	wait_for_call(&fixture);
+	header.op = OP(RW);
+	header.len = 5;
+	assert_true(machine_send_packet(&fixture.machine, &header, "bytes", 5));
+	turn_once(&fixture);
+	assert_true(is_called(&fixture));
 	end(&fixture);
 }
 
@@ -891,6 +982,10 @@ int main(void)
 		fd_count_test(only_a_guest_that_is_root_names_pages),
 		fd_count_test(the_pages_that_are_named_are_the_guests_own),
 		fd_count_test(the_guest_is_called_for_it),
+		fd_count_test(the_guest_is_called_with_an_answer),
+		fd_count_test(the_guest_is_called_for_many),
+		fd_count_test(the_guest_is_called_before_its_ring_stops),
+		fd_count_test(the_guest_is_called_at_once_where_nobody_borrows),
 		fd_count_test(what_is_small_is_not_lent),
 		fd_count_test(sizes_mix_in_order),
 		fd_count_test(credit_comes_back_with_what_is_taken),
