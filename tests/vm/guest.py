@@ -1,16 +1,24 @@
 """A machine one of whose devices is a fdferry-host outside, or leads to it, and what its command says."""
 
 import contextlib
+import os
 import queue
 import signal
+import socket
 import threading
 
 from machine import Machine
-from processes import Failure
+from processes import Failure, wait_until
 from surroundings import patient
 
 SECONDS = 150  # that one step of a machine may take on a busy host
 CONNECT = "vsock:2:7000"
+
+
+def socket_options(directory, name):
+    """QEMU's, for a chardev that is a socket of that name."""
+    path = os.path.join(directory, name)
+    return ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
 
 
 class Guest(contextlib.ExitStack):
@@ -57,3 +65,32 @@ class Guest(contextlib.ExitStack):
         self.machine.qemu.send_signal(signal.SIGKILL)
         self.machine.qemu.wait()
         self.reader.join()
+
+
+class OrderedGuest(Guest):
+    """One whose command is given orders (orders.py). Its sockets are in a directory."""
+
+    def __init__(self, device, command, directory, options=(), lasts=2 * SECONDS):
+        self.directory = directory
+        super().__init__(device, command, [
+            *socket_options(directory, "orders"),
+            "-device", "virtserialport,chardev=orders,name=orders", *options], lasts)
+        try:
+            self.orders = self.connect("orders")
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, name):
+        def connected():
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            try:
+                sock.connect(os.path.join(self.directory, name))
+            except OSError:
+                sock.close()
+                return None
+            return self.enter_context(sock)
+        return wait_until(f"QEMU listens for {name}", connected, SECONDS)
+
+    def order(self, word):
+        self.orders.sendall(f"{word}\n".encode())

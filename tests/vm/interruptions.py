@@ -38,40 +38,22 @@ def wake_ups(pid):
         return int(status.read().split("nonvoluntary_ctxt_switches:")[0].split()[-1])
 
 
-class Guest(guest.Guest):
-    """The machine of patron, which can be given orders, and a monitor of QEMU."""
+class Guest(guest.OrderedGuest):
+    """The machine of patron, and a monitor of QEMU."""
 
     def __init__(self, build, directory, device, options):
         self.device = device
-        self.ports = {name: os.path.join(directory, name) for name in ("monitor", "orders")}
-        words = [word for name, path in self.ports.items()
-                 for word in ("-chardev", f"socket,id={name},path={path},server=on,wait=off")]
         super().__init__(
-            device, [os.path.join(HERE, "patron"), "--build", build, *options],
-            [*words, "-mon", "chardev=monitor,mode=control", "-action", "reboot=reset",
-             "-device", "virtserialport,chardev=orders,name=orders"], 4 * SECONDS)
+            device, [os.path.join(HERE, "patron"), "--build", build, *options], directory,
+            [*guest.socket_options(directory, "monitor"), "-mon", "chardev=monitor,mode=control",
+             "-action", "reboot=reset"], 4 * SECONDS)
         try:
-            self.orders = self.connect("orders")
             self.monitor = self.connect("monitor").makefile("rw")
             self.wait_for_message("QMP")
             self.command("qmp_capabilities")
         except BaseException:
             self.close()
             raise
-
-    def connect(self, name):
-        def connected():
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                sock.connect(self.ports[name])
-            except OSError:
-                sock.close()
-                return None
-            return self.enter_context(sock)
-        return wait_until(f"QEMU listens for {name}", connected, SECONDS)
-
-    def order(self, word):
-        self.orders.sendall(f"{word}\n".encode())
 
     def command(self, name, **arguments):
         """QEMU's answer."""
