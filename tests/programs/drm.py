@@ -55,6 +55,14 @@ class Picture:
     def sync(self, flags):
         fcntl.ioctl(self.fd, SYNC, struct.pack("=Q", flags))
 
+    def paint(self):
+        """Noise, by its mapping."""
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        self.sync(SYNC_START | SYNC_WRITE)
+        with mmap.mmap(self.fd, size) as data:
+            data[:] = os.urandom(size)
+        self.sync(SYNC_END | SYNC_WRITE)
+
     def rows(self, width, height):
         size = os.lseek(self.fd, 0, os.SEEK_END)
         self.sync(SYNC_START | SYNC_READ)
@@ -69,20 +77,17 @@ class Picture:
 
 
 class Dumb(Picture):
-    """Painted with noise by its mapping."""
+    """Painted with noise."""
 
     def __init__(self, card, width, height):
         dumb = bytearray(struct.pack("=IIIIIIQ", height, width, 32, 0, 0, 0, 0))
         fcntl.ioctl(card, CREATE_DUMB, dumb)
-        *_, handle, stride, size = struct.unpack("=IIIIIIQ", dumb)
+        *_, handle, stride, _ = struct.unpack("=IIIIIIQ", dumb)
         prime = bytearray(struct.pack("=IIi", handle, os.O_RDWR | os.O_CLOEXEC, -1))
         fcntl.ioctl(card, PRIME_HANDLE_TO_FD, prime)
         fcntl.ioctl(card, CLOSE, struct.pack("=II", handle, 0))
         super().__init__(struct.unpack("=IIi", prime)[2], stride)
-        self.sync(SYNC_START | SYNC_WRITE)
-        with mmap.mmap(self.fd, size) as data:
-            data[:] = os.urandom(size)
-        self.sync(SYNC_END | SYNC_WRITE)
+        self.paint()
 
 
 # ---- Mesa ----

@@ -1,5 +1,4 @@
-"""What a client in a machine needs to show buffers of its virtio-gpu, made on a render node as an unprivileged one
-could."""
+"""Buffers of a machine's virtio-gpu, made on a render node as an unprivileged client could."""
 
 import fcntl
 import glob
@@ -8,13 +7,9 @@ import os
 import struct
 import time
 
-from wayland import Client
-
 TARGET_2D = 2
 FORMAT_BGRX = 2  # virtio_gpu.h
 BIND_RENDER_TARGET = 2
-XRGB8888 = 0x34325258  # drm_fourcc.h; it is linear
-SECONDS = 1500  # for an answer: clocks may run fast in a machine in a machine
 
 
 def request(number, size, direction=3):
@@ -83,42 +78,3 @@ class Buffer:
         self.pixels.close()
         os.close(self.fd)
         node.close(self.handle)
-
-
-class Window:
-    """A surface without a role, whose buffers are shown all the same."""
-
-    def __init__(self):
-        self.client = Client(os.path.join(os.environ["XDG_RUNTIME_DIR"],
-                                          os.environ["WAYLAND_DISPLAY"]))
-        self.client.get_registry()
-        self.client.sync(SECONDS)
-        self.dmabuf = self.client.bind("zwp_linux_dmabuf_v1")
-        compositor = self.client.bind("wl_compositor", 4)
-        self.surface = self.client.new_id()
-        self.client.request(compositor, 0, self.surface)
-
-    def show(self, buffer, width=None, height=None):
-        """A new wl_buffer, which the compositor has then. A buffer that has no size is told it."""
-        width, height = width or buffer.width, height or buffer.height
-        params, made = self.client.new_id(), self.client.new_id()
-        self.client.request(self.dmabuf, 1, params)
-        self.client.request(params, 1, 0, buffer.offset, buffer.stride, 0, 0, fds=[buffer.fd])
-        self.client.request(params, 3, made, width, height, XRGB8888, 0)
-        self.client.request(params, 0)
-        self.client.request(self.surface, 1, made, 0, 0)
-        self.client.request(self.surface, 9, 0, 0, width, height)
-        self.client.request(self.surface, 6)
-        self.client.sync(SECONDS)
-        return made
-
-    def wait_for_releases(self, made, number):
-        """The compositor has released it so many times."""
-        self.client.wait_for(lambda: len(self.client.got(made, 0)) == number, SECONDS)
-
-    def destroy(self, made):
-        """The window goes first."""
-        self.client.request(self.surface, 1, 0, 0, 0)
-        self.client.request(self.surface, 6)
-        self.client.request(made, 0)
-        self.client.sync(SECONDS)

@@ -12,13 +12,12 @@ import dmabufs
 import drm
 from compositors import Weston as AnyWeston
 from processes import Failure, Process, wait_until
-from surroundings import LOOPBACK, Channel, patient
+from surroundings import LOOPBACK, Channel
 from virtio_gpu import Resolver, open_render_node, resource_of
-from wayland import Client, words
+from window import Toplevel
 
 PACKAGES = ("weston", "libegl-mesa0", "libgl1-mesa-dri", "libgbm1")
 SIZE = dmabufs.WIDTH, dmabufs.HEIGHT  # of the screen, too
-SECONDS = patient(30)
 # It takes the first device that it finds, and then only what that has made: it must not find one.
 HIDE = 'mkdir -p /dev/dri && mount -t tmpfs none /dev/dri && exec "$@"'
 
@@ -67,47 +66,6 @@ class Weston(AnyWeston):
         return [[tuple(row[at:at + 3]) for at in range(0, len(row), 3)] for row in self.shot().rows]
 
 
-class Window:
-    """All of the screen."""
-
-    def __init__(self, display):
-        self.client = Client(display)
-        self.dmabuf = self.bind("zwp_linux_dmabuf_v1", 3)
-        compositor, base = self.bind("wl_compositor", 4), self.bind("xdg_wm_base", 1)
-        self.surface, xdg_surface, toplevel = (self.client.new_id() for _ in range(3))
-        self.client.request(compositor, 0, self.surface)
-        self.client.request(base, 2, xdg_surface, self.surface)
-        self.client.request(xdg_surface, 1, toplevel)
-        self.client.request(self.surface, 6)
-        self.client.wait_for(lambda: self.client.got(xdg_surface, 0), SECONDS)
-        self.client.request(xdg_surface, 4, words(self.client.got(xdg_surface, 0)[-1])[0])
-
-    def bind(self, interface, version):
-        if self.client.registry_id is None:
-            self.client.get_registry()
-            self.client.sync(SECONDS)
-        if interface not in self.client.globals:
-            raise Failure(f"no {interface} but {sorted(self.client.globals)}")
-        return self.client.bind(interface, version)
-
-    def show(self, picture):
-        """The new wl_buffer."""
-        params, made = self.client.new_id(), self.client.new_id()
-        self.client.request(self.dmabuf, 1, params)
-        self.client.request(params, 1, 0, picture.offset, picture.stride, 0, 0, fds=[picture.fd])
-        self.client.request(params, 3, made, *SIZE, dmabufs.XRGB8888, 0)
-        self.client.request(params, 0)
-        self.client.request(self.surface, 1, made, 0, 0)
-        self.client.request(self.surface, 9, 0, 0, *SIZE)
-        self.client.request(self.surface, 6)
-        self.client.sync(SECONDS)
-        return made
-
-    def destroy(self, made):
-        self.client.request(made, 0)
-        self.client.sync(SECONDS)
-
-
 class Trial:
     """What has to hold, in the order of `tests`, which raise Failure."""
 
@@ -124,7 +82,7 @@ class Trial:
         self.guest = self.start(build, directory, "guest", [
             "--connect", channel.connect, "--display", display])
         self.node, self.card = open_render_node(), drm.open_card("virtio_gpu")
-        self.window = Window(display)
+        self.window = Toplevel(display)
 
     @staticmethod
     def start(build, directory, name, options):
@@ -139,7 +97,8 @@ class Trial:
             if self.resolver:
                 picture.resource = resource_of(self.node, picture.fd)
                 self.resolver.know(picture)
-            made = self.window.show(picture)
+            made = self.window.buffer_of(picture, *SIZE)
+            self.window.show(made, *SIZE)
             self.count += 1
             wait_until("the screen shows it", lambda: self.weston.seen() == painted)
             self.window.destroy(made)
