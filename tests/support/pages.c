@@ -43,12 +43,15 @@ static int pin(struct page_pinner *pinner, int fd, uint64_t size, struct wl_arra
 	if (world->refuses) {
 		return -EPERM;
 	}
+	void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	if (data == MAP_FAILED) {
+		return -errno; // sealed
+	}
 	struct pinned_file *file = calloc(1, sizeof(*file));
 	check(file != NULL, "a file");
 	file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	check(file->fd >= 0, "dup");
-	file->data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-	check(file->data != MAP_FAILED, "mmap");
+	file->data = data;
 	file->size = size;
 	file->address = world->next;
 	file->number = number++;
