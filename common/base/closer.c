@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -139,10 +138,9 @@ static bool close_by_thread(int fd)
 	return copied;
 }
 
-/* Something is or may be unread. A socket that listens does not tell. */
 static bool may_hold_fds(int fd)
 {
-	int domain, type, unread;
+	int domain, type;
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) < 0 ||
 		domain != AF_UNIX) {
 		return false;
@@ -151,7 +149,7 @@ static bool may_hold_fds(int fd)
 		type == SOCK_SEQPACKET) {
 		return !scm_is_empty(fd);
 	}
-	return ioctl(fd, FIONREAD, &unread) < 0 || unread > 0;
+	return scm_may_hold_fds(fd);
 }
 
 void closer_close_socket(int fd)

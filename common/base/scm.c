@@ -403,6 +403,18 @@ ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)
 	return n;
 }
 
+bool scm_may_hold_fds(int sock)
+{
+	unsigned char bytes[LOOK_MAX];
+	struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+	int queued;
+	bool fds;
+	if (ioctl(sock, SIOCINQ, &queued) < 0 || queued > LOOK_MAX) {
+		return true;
+	}
+	return queued > 0 && (peek(sock, &iov, 1, &fds) < 0 || fds);
+}
+
 bool scm_is_empty(int sock)
 {
 	unsigned char byte;

@@ -58,6 +58,10 @@ void scm_use_bytewise(bool bytewise);
 // -EMSGSIZE: the record was longer than len and is lost, its fds are closed.
 ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds);
 
+// Whether fds may be unread in a SOCK_STREAM socket. True also where much is, and of one that listens, in whose
+// connections they could be.
+bool scm_may_hold_fds(int sock);
+
 // Whether nothing is to be read from a SOCK_SEQPACKET socket now, not even an empty record. Its records have
 // timestamps from then on, as by scm_adopt.
 bool scm_is_empty(int sock);

@@ -662,6 +662,25 @@ static void records_sent_before_the_adoption_are_told_from_the_end(void **state)
 	expect_record(SCM_END, NULL, 0);
 }
 
+static void fds_are_seen_wherever_they_are_queued(void **state)
+{
+	(void)state;
+	static const char many[4097];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	add_fds(&fds, 1);
+	assert_false(scm_may_hold_fds(pair[1]));
+	send_text("none", &fds, 0);
+	send_text("none", &fds, 0);
+	assert_false(scm_may_hold_fds(pair[1]));
+	send_text("one", &fds, 1);
+	assert_true(scm_may_hold_fds(pair[1]));
+	// what is long is not looked at
+	assert_int_equal(send(pair[1], many, sizeof(many), 0), sizeof(many));
+	assert_true(scm_may_hold_fds(pair[0]));
+	fdlist_finish(&fds);
+}
+
 static void a_socket_is_empty_when_empty_records_are_read_too(void **state)
 {
 	(void)state;
@@ -715,6 +734,7 @@ int main(void)
 		scm_test(nothing_to_read_does_not_block),
 		scm_test(a_full_socket_does_not_block_and_keeps_the_fds),
 		scm_test(the_end_is_zero_when_read_and_epipe_when_written),
+		scm_test(fds_are_seen_wherever_they_are_queued),
 		scm_test(this_kernel_tells_positions),
 		exact_test(fds_stay_with_their_bytes),
 		exact_test(long_pieces_are_found),
