@@ -33,7 +33,7 @@
 #define SKIPPED     77 // for Meson
 #define QUIET_TURNS 50
 #define MAX_KNOWN   4
-#define CYCLES      1000
+#define CYCLES      10000
 #define AGAIN       50
 
 struct service {
@@ -346,7 +346,7 @@ static bool all_closed(void *data)
 	return stage->client->pair.host.budget.used[BUDGET_FDS] == 0;
 }
 
-static void a_thousand_come_and_go(void **state)
+static void ten_thousand_come_and_go(void **state)
 {
 	struct stage stage;
 	struct gpu_buffer probe;
@@ -426,6 +426,7 @@ static void a_late_fence_delays_its_commit(void **state)
 	}
 	begin(&stage);
 	gpu_buffer_init(&memory, stage.client_node);
+	fence.fd = memory.fd;
 	know(&stage.service, 0, &memory);
 	assert_int_equal(drmPrimeFDToHandle(fence.card, memory.fd, &fence.handle), 0);
 	struct wl_buffer *buffer = make_buffer(&stage, memory.fd);
@@ -459,7 +460,7 @@ int main(void)
 		fd_count_test(two_buffers_of_a_surface_need_no_copy_either),
 		fd_count_test(what_others_have_made_is_copied),
 		fd_count_test(what_the_resolver_does_not_know_fails),
-		fd_count_test(a_thousand_come_and_go),
+		fd_count_test(ten_thousand_come_and_go),
 		fd_count_test(one_that_is_made_anew_again_and_again_is_there_once),
 		fd_count_test(a_late_fence_delays_its_commit),
 	};

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 /**
  * dma-bufs as a machine has them or not: memory behind /dev/udmabuf, and buffers of the kernel's vgem,
@@ -35,6 +36,7 @@ struct vgem_buffer {
 	uint32_t stride; // bytes; of 32 bits a pixel
 	uint8_t *data;   // where its device writes
 	uint32_t fence;  // the last one that was attached
+	time_t attached; // CLOCK_MONOTONIC, seconds
 };
 
 // False: there is no vgem.
@@ -45,8 +47,8 @@ void vgem_buffer_attach(struct vgem_buffer *buffer);
 // The same; it is being read.
 void vgem_buffer_attach_reader(struct vgem_buffer *buffer);
 void vgem_buffer_signal(struct vgem_buffer *buffer);
-// Its fence has not signalled. On a machine so slow that the ten seconds are over, this and vgem_buffer_signal
-// end the program as one that Meson takes for skipped.
+// Its fence has not signalled. On a machine so slow that the ten seconds are over, and on no other, this and
+// vgem_buffer_signal end the program as one that Meson takes for skipped.
 void vgem_buffer_expect_busy(const struct vgem_buffer *buffer);
 
 #define GPU_WIDTH  64 // pixels
