@@ -188,13 +188,14 @@ def nest(stage, side):
     with side(stage, "stream") as peer:
         peer.end.send(nesting(peer, one(peer), DEEP))
         holder, depth = peer.local, 0
+        holder.settimeout(SLOW)  # nobody takes any before all are there
         for depth in range(DEEP):
             data, fds = receive(holder)
             check(data == b"x" and len(fds) == 1, f"at depth {depth}: {data!r}, {len(fds)} fds")
             if holder is not peer.local:
                 holder.close()
             holder = socket.socket(fileno=fds[0])
-            holder.settimeout(DEADLINE)
+            holder.settimeout(SLOW)
         peer.end.send(stream_data(one(peer) + DEEP - 1, b"bottom"))
         check(read_exactly(holder, 6) == b"bottom", "something else comes")
         holder.close()
