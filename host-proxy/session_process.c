@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/scm.h"
 #include "base/workers.h"
 #include "channel/input.h"
 #include "channel/transport.h"
@@ -344,13 +344,6 @@ static void open_pages(struct preparation *preparation, const struct worker_peer
 	session->page_buffers = preparation->page_buffers;
 }
 
-static bool is_unix(int fd)
-{
-	int domain;
-	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) == 0 &&
-		domain == AF_UNIX;
-}
-
 // A quarter is ours, and new pools get half of the rest at most. What they keep for good must leave room for pools that
 // go by the channel; what grows should find that there is too little memory before it finds no room.
 static uint64_t region_size(const struct budget_limits *limits)
@@ -379,7 +372,7 @@ static struct region *create_region(const struct preparation *preparation, int c
 	const struct handshake_hello *hello = &preparation->hello;
 	if (!program->region || program->record != NULL || session->service != NULL ||
 		(hello->features & CHANNEL_FEATURE_REGION) == 0 || !handshake_is_local(hello) ||
-		peer->by_device || !is_unix(channel_fd)) {
+		peer->by_device || !scm_is_unix(channel_fd)) {
 		return NULL;
 	}
 	struct region *region = region_create(region_size(&preparation->options->limits));

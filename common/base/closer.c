@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/fdlist.h"
@@ -138,23 +137,9 @@ static bool close_by_thread(int fd)
 	return copied;
 }
 
-static bool may_hold_fds(int fd)
-{
-	int domain, type;
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) < 0 ||
-		domain != AF_UNIX) {
-		return false;
-	}
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) == 0 &&
-		type == SOCK_SEQPACKET) {
-		return !scm_is_empty(fd);
-	}
-	return scm_may_hold_fds(fd);
-}
-
 void closer_close_socket(int fd)
 {
-	if (!may_hold_fds(fd) || !close_by_thread(fd)) {
+	if (!scm_is_unix(fd) || !scm_may_hold_fds(fd) || !close_by_thread(fd)) {
 		close(fd);
 	}
 }

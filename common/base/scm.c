@@ -139,6 +139,13 @@ ssize_t scm_recv_pieces(int sock, const struct iovec *iov, size_t n_iov, struct 
 	return receive_with(sock, iov, n_iov, fds, &envelope, sizeof(union control));
 }
 
+bool scm_is_unix(int fd)
+{
+	int domain;
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){sizeof(domain)}) == 0 &&
+		domain == AF_UNIX;
+}
+
 void scm_refuse_fds(int sock)
 {
 	setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int));
@@ -403,19 +410,8 @@ ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds)
 	return n;
 }
 
-bool scm_may_hold_fds(int sock)
-{
-	unsigned char bytes[LOOK_MAX];
-	struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
-	int queued;
-	bool fds;
-	if (ioctl(sock, SIOCINQ, &queued) < 0 || queued > LOOK_MAX) {
-		return true;
-	}
-	return queued > 0 && (peek(sock, &iov, 1, &fds) < 0 || fds);
-}
-
-bool scm_is_empty(int sock)
+/* Nothing is to be read now, not even an empty record. */
+static bool has_no_record(int sock)
 {
 	unsigned char byte;
 	struct iovec iov = {.iov_base = &byte, .iov_len = sizeof(byte)};
@@ -428,6 +424,22 @@ bool scm_is_empty(int sock)
 		n = peek(sock, &iov, 1, &record); // told once
 	}
 	return n == -EAGAIN || (n == 0 && !record);
+}
+
+bool scm_may_hold_fds(int sock)
+{
+	unsigned char bytes[LOOK_MAX];
+	struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+	int type, queued;
+	bool fds;
+	if (getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) == 0 &&
+		type == SOCK_SEQPACKET) {
+		return !has_no_record(sock);
+	}
+	if (ioctl(sock, SIOCINQ, &queued) < 0 || queued > LOOK_MAX) {
+		return true;
+	}
+	return queued > 0 && (peek(sock, &iov, 1, &fds) < 0 || fds);
 }
 
 void scm_discard(int sock, int type)

@@ -30,6 +30,9 @@ ssize_t scm_recv_one(int sock, void *data, size_t len, struct fdlist *fds);
 // The same for who wants none.
 ssize_t scm_recv_none(int sock, void *data, size_t len, struct fdlist *fds);
 
+// Whether an fd of any kind is an AF_UNIX socket.
+bool scm_is_unix(int fd);
+
 // Nobody can send fds to a socket, or to those that are accepted from it, as long as the kernel knows how to
 // refuse them (since Linux 6.16): what is never in a socket cannot make its close wait.
 void scm_refuse_fds(int sock);
@@ -58,13 +61,10 @@ void scm_use_bytewise(bool bytewise);
 // -EMSGSIZE: the record was longer than len and is lost, its fds are closed.
 ssize_t scm_recv_record(int sock, void *data, size_t len, struct fdlist *fds);
 
-// Whether fds may be unread in a SOCK_STREAM socket. True also where much is, and of one that listens, in whose
-// connections they could be.
+// Whether fds may be unread in an AF_UNIX socket. True also where much is, where a record is, which is not looked
+// into, and of a socket that listens, in whose connections they could be. Records have timestamps from then on,
+// as by scm_adopt.
 bool scm_may_hold_fds(int sock);
-
-// Whether nothing is to be read from a SOCK_SEQPACKET socket now, not even an empty record. Its records have
-// timestamps from then on, as by scm_adopt.
-bool scm_is_empty(int sock);
 
 // Ends reading: the peer can write no more, and what it has written is dropped, with its fds. sock is
 // one that scm_adopt has seen.

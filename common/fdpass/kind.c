@@ -15,6 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/scm.h"
 #include "protocol/channel.h"
 
 #ifndef DMA_BUF_MAGIC
@@ -98,12 +99,7 @@ bool fd_info_number(int info, const char *name, int base, uint64_t *number)
 
 static enum fd_kind socket_kind(int fd)
 {
-	int domain;
-	socklen_t len = sizeof(domain);
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX) {
-		return FD_KIND_UNIX_SOCKET;
-	}
-	return FD_KIND_OTHER_SOCKET;
+	return scm_is_unix(fd) ? FD_KIND_UNIX_SOCKET : FD_KIND_OTHER_SOCKET;
 }
 
 static uint32_t file_system_of(int fd)

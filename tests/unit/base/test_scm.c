@@ -681,17 +681,17 @@ static void fds_are_seen_wherever_they_are_queued(void **state)
 	fdlist_finish(&fds);
 }
 
-static void a_socket_is_empty_when_empty_records_are_read_too(void **state)
+static void a_socket_holds_none_when_empty_records_are_read_too(void **state)
 {
 	(void)state;
-	assert_true(scm_is_empty(pair[1]));
+	assert_false(scm_may_hold_fds(pair[1]));
 	send_record("", 1);
-	assert_false(scm_is_empty(pair[1]));
+	assert_true(scm_may_hold_fds(pair[1]));
 	assert_int_equal(send(pair[1], "unread", 6, 0), 6);
 	close_end(0);
-	assert_false(scm_is_empty(pair[1]));
+	assert_true(scm_may_hold_fds(pair[1]));
 	expect_record(0, NULL, 1);
-	assert_true(scm_is_empty(pair[1]));
+	assert_false(scm_may_hold_fds(pair[1]));
 }
 
 static void records_survive_that_the_peer_has_not_read_all(void **state)
@@ -758,7 +758,7 @@ int main(void)
 		record_test(records_are_not_joined),
 		record_test(an_empty_record_is_not_the_end),
 		record_test(records_sent_before_the_adoption_are_told_from_the_end),
-		record_test(a_socket_is_empty_when_empty_records_are_read_too),
+		record_test(a_socket_holds_none_when_empty_records_are_read_too),
 		record_test(records_survive_that_the_peer_has_not_read_all),
 		record_test(a_record_that_is_too_long_is_lost_with_its_fds),
 		record_test(dropped_fds_of_a_record_are_an_error),

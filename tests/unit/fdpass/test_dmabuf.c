@@ -988,6 +988,23 @@ static void rows_come_back_to_one_that_can_be_written_to(void **state)
 	resolver_destroy(resolver);
 }
 
+/* original is released here, its copy closed. */
+static void expect_range_goes_with(struct fixture *fixture, struct memory *original, int copy)
+{
+	struct fdrefs *opener = original->ref.refs;
+	const struct region *host = fixture->ends.host.refs.region,
+			    *guest = fixture->ends.guest.refs.region;
+	const uint32_t id = original->ref.id;
+	memory_release(original);
+	ends_run(&fixture->ends);
+	assert_int_equal(host->used, STEP); // while somebody has it
+	close(copy);
+	while (fdrefs_get(opener, id) != NULL) {
+		run_once(fixture);
+	}
+	assert_int_equal(host->used + guest->used, 0);
+}
+
 /* Both ways, as in the two above, and without a byte of it on the channel. */
 static void real_ones_share_a_range(void **state)
 {
@@ -1017,15 +1034,7 @@ static void real_ones_share_a_range(void **state)
 	assert_int_equal(pread(memory, &byte, 1, PAGE - 1), 1);
 	assert_int_equal(byte, 'x');
 	assert_int_equal(host->frames[CHANNEL_MEM_WRITE] + guest->frames[CHANNEL_MEM_WRITE], 0);
-	uint32_t id = original->ref.id;
-	memory_release(original);
-	ends_run(&fixture.ends);
-	assert_int_equal(host->refs.region->used, STEP); // while somebody has it
-	close(copy);
-	while (fdrefs_get(&guest->refs, id) != NULL) {
-		run_once(&fixture);
-	}
-	assert_int_equal(host->refs.region->used + guest->refs.region->used, 0);
+	expect_range_goes_with(&fixture, original, copy);
 	close(memory);
 	fixture_finish(&fixture);
 	resolver_destroy(resolver);
@@ -1056,14 +1065,7 @@ static void one_of_the_host_s_is_shared_by_a_range(void **state)
 	expect_pattern(copy, 100, 100 + 2 * PAGE, 4 * PAGE);
 	assert_int_equal(guest->frames[CHANNEL_MEM_WRITE], 0);
 	assert_int_equal(guest->refs.counts.memory_shared, 0); // it is not copied again
-	memory_release(original);
-	ends_run(&fixture.ends);
-	assert_int_equal(host->refs.region->used, STEP);
-	close(copy);
-	while (fdrefs_get(&host->refs, id) != NULL) {
-		run_once(&fixture);
-	}
-	assert_int_equal(host->refs.region->used + guest->refs.region->used, 0);
+	expect_range_goes_with(&fixture, original, copy);
 	close(memory);
 	fixture_finish(&fixture);
 	resolver_destroy(resolver);
