@@ -86,7 +86,8 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
 	ssize_t (*call)(int, struct msghdr *, int) = NEXT(recvmsg);
 	ssize_t n = call(fd, message, flags);
-	if (n > 0 && message->msg_iovlen > 0) {
+	// A parent looks at what a session's connection still holds: those bytes are not for it.
+	if (n > 0 && message->msg_iovlen > 0 && (flags & MSG_PEEK) == 0) {
 		size_t len = message->msg_iov[0].iov_len;
 		look_for_trigger(message->msg_iov[0].iov_base, (size_t)n < len ? (size_t)n : len);
 	}
