@@ -45,6 +45,12 @@ struct vmm {
 	bool stopping;
 };
 
+// Nothing else is looked at any further: one that was taken over could let the parent wait for its close.
+static bool is_connection(const struct fdlist *fds)
+{
+	return fds->count == 1 && scm_is_unix(*fdlist_peek(fds));
+}
+
 static bool handle_record(void *data, const void *bytes, size_t len, struct fdlist *fds)
 {
 	struct vmm *vmm = data;
@@ -57,7 +63,7 @@ static bool handle_record(void *data, const void *bytes, size_t len, struct fdli
 	} else if (vmm->stopping) {
 		log_debug("a connection came too late");
 	} else if (len == sizeof(*record) && record->type == DEVICE_CONNECTION &&
-		vmm->config.start == DEVICE_START_VSOCK && fds->count == 1) {
+		vmm->config.start == DEVICE_START_VSOCK && is_connection(fds)) {
 		const struct worker_peer peer = {
 			.cid = vmm->config.options->guest_cid,
 			.port = record->port,
