@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fdpass/kind.h"
 
 void guest_memory_init(struct guest_memory *memory)
 {
@@ -99,12 +100,10 @@ static void forbid_writing(int fd)
 	}
 }
 
-// A description of its own, by which nobody can write: fd can be the VMM's very own one.
+// By what it returns nobody can write: fd can be the VMM's very own one.
 static int open_read_only(int fd)
 {
-	char path[32];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	int own = open(path, O_RDONLY | O_CLOEXEC);
+	int own = fd_open_again(fd, O_RDONLY);
 	if (own < 0) {
 		log_info("the guest's memory is not shared with sessions: %s", strerror(errno));
 	} else {

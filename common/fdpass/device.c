@@ -9,10 +9,6 @@
 
 #include "fdpass/kind.h"
 
-static_assert(O_RDONLY == CHANNEL_ACCESS_READ && O_WRONLY == CHANNEL_ACCESS_WRITE &&
-		O_RDWR == CHANNEL_ACCESS_BOTH,
-	"access modes are those of O_ACCMODE");
-
 struct device {
 	struct fdref ref;
 	enum channel_device device; // of an import, as the next

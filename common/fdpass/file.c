@@ -308,18 +308,6 @@ static void store(struct file *file)
 	}
 }
 
-static int open_again(int fd, uint32_t access)
-{
-	static const int flags[] = {
-		[CHANNEL_ACCESS_READ] = O_RDONLY,
-		[CHANNEL_ACCESS_WRITE] = O_WRONLY,
-		[CHANNEL_ACCESS_BOTH] = O_RDWR,
-	};
-	char path[32];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, flags[access] | O_CLOEXEC);
-}
-
 static int get_fd(struct fdref *ref)
 {
 	struct file *file = (struct file *)ref;
@@ -332,8 +320,7 @@ static int get_fd(struct fdref *ref)
 		}
 		store(file);
 	}
-	// A description of its own: the offset is not shared with anybody.
-	int fd = open_again(file->fd, file->open.access);
+	int fd = fd_open_again(file->fd, (int)file->open.access);
 	if (fd < 0) {
 		return -errno;
 	}

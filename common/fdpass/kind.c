@@ -59,6 +59,17 @@ static void read_link(int fd, char *link, size_t len)
 	link[n > 0 ? n : 0] = '\0';
 }
 
+static_assert(O_RDONLY == CHANNEL_ACCESS_READ && O_WRONLY == CHANNEL_ACCESS_WRITE &&
+		O_RDWR == CHANNEL_ACCESS_BOTH,
+	"access modes are those of O_ACCMODE");
+
+int fd_open_again(int fd, int flags)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
 int fd_info_open(int fd)
 {
 	char path[40];

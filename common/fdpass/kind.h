@@ -54,6 +54,10 @@ const char *fd_describe(int fd, char text[FD_DESCRIPTION_MAX]);
 // Who has made a dma-buf: a driver's name, as its fdinfo has it. False: it is not known (Linux 5.3).
 bool fd_dmabuf_exporter(int fd, char name[FD_DESCRIPTION_MAX]);
 
+// A description of its own of what is behind fd, with flags as for open(2), CLOEXEC: neither its offset nor
+// its flags are shared with anybody. The caller's; -1 with errno.
+int fd_open_again(int fd, int flags);
+
 // The seals of a memfd, CHANNEL_NO_SEALS where there can be none.
 uint32_t fd_seals(int fd);
 

@@ -113,28 +113,6 @@ static bool map(struct shared *shared, bool writable)
 	return true;
 }
 
-static struct fd_identity identity_of(int fd)
-{
-	struct stat st;
-	if (fstat(fd, &st) < 0) {
-		return (struct fd_identity){0};
-	}
-	return (struct fd_identity){.device = st.st_dev, .number = st.st_ino};
-}
-
-/* A description of its own: neither offset nor flags are shared with anybody. */
-static int open_again(int fd, uint32_t access)
-{
-	static const int flags[] = {
-		[CHANNEL_ACCESS_READ] = O_RDONLY,
-		[CHANNEL_ACCESS_WRITE] = O_WRONLY,
-		[CHANNEL_ACCESS_BOTH] = O_RDWR,
-	};
-	char path[32];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, flags[access] | O_CLOEXEC);
-}
-
 /* How much of the memory is there: its holders may truncate it. */
 static uint64_t end_of(struct shared *shared)
 {
@@ -247,7 +225,7 @@ static struct shared *open_shared(
 	}
 	shared->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	shared->access = (uint32_t)(fcntl(fd, F_GETFL) & O_ACCMODE);
-	shared->identity = identity_of(fd);
+	fd_identity_of(fd, &shared->identity);
 	bool writable = shared->access == CHANNEL_ACCESS_BOTH;
 	struct channel_open_shared open = {.seals = seals};
 	channel_put64(open.size, size);
@@ -329,7 +307,7 @@ static int create_copy(uint64_t size, uint32_t seals)
 	if (made < 0) {
 		return -1;
 	}
-	int fd = ftruncate(made, (off_t)size) < 0 ? -1 : open_again(made, CHANNEL_ACCESS_BOTH);
+	int fd = ftruncate(made, (off_t)size) < 0 ? -1 : fd_open_again(made, O_RDWR);
 	close(made);
 	return fd;
 }
@@ -369,7 +347,7 @@ static const char *import_memory(
 		destroy_shared(&shared->ref);
 		return "out of memory for shared memory";
 	}
-	shared->identity = identity_of(shared->fd);
+	fd_identity_of(shared->fd, &shared->identity);
 	*ref = &shared->ref;
 	return NULL;
 }
@@ -445,7 +423,7 @@ static int get_fd(struct fdref *ref)
 	if (home && shared->access != CHANNEL_ACCESS_BOTH) {
 		return -EACCES; // more than came from here
 	}
-	int fd = open_again(shared->fd, handle->access);
+	int fd = fd_open_again(shared->fd, (int)handle->access);
 	if (fd < 0) {
 		return -errno;
 	}
@@ -506,7 +484,8 @@ static struct shared *find_in(const struct fdrefs *refs, const struct fdref_tabl
 
 static struct shared *find(const struct fdrefs *refs, int fd)
 {
-	const struct fd_identity identity = identity_of(fd);
+	struct fd_identity identity;
+	fd_identity_of(fd, &identity);
 	if (refs->shared == 0 || identity.number == 0) {
 		return NULL;
 	}

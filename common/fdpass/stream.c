@@ -440,15 +440,10 @@ static void handle_drained(struct fdref *ref)
 	}
 }
 
-/*
- * A description of its own of the pipe that fd is an end of. It is opened without waiting for
- * anybody, as a named FIFO would.
- */
+/* The pipe that fd is an end of, without waiting for anybody, as a named FIFO would. */
 static int reopen(int fd, int access, bool nonblocking)
 {
-	char path[32];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	int own = open(path, access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	int own = fd_open_again(fd, access | O_NONBLOCK | O_NOCTTY);
 	if (own >= 0 && !nonblocking) {
 		fcntl(own, F_SETFL, 0);
 	}
