@@ -442,8 +442,8 @@ static void a_compositor_that_gives_no_fence_is_told_so(void **state)
 	release_with(&stage, fd);
 	close(fd);
 	client_wait_failed(stage.client);
-	assert_non_null(strstr(stage.client->pair.host.reason, "no sync_file"));
 	client_wait_over(stage.client);
+	assert_non_null(strstr(stage.client->pair.host.reason, "no sync_file"));
 	assert_int_equal(stage.immediate + stage.fenced, 0);
 	end(&stage);
 }

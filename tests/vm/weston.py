@@ -124,6 +124,11 @@ class Trial:
     tests = (dumb_buffers_are_shown_right, buffers_of_gbm_are_shown_right,
              what_opengl_es_has_drawn_is_shown_right, only_copies_have_gone_over_the_channel)
 
+    def said(self):
+        """By the programs, for a test that has failed."""
+        return "\n".join(f"{program.name}: {line}" for program in (self.host, self.guest, self.weston.process)
+                         for line in program.output().splitlines()[-8:])
+
     def close(self):
         self.window.client.close()
         os.close(self.node)
