@@ -209,6 +209,17 @@ static bool add_file(struct borrower *borrower, int fd)
 	return true;
 }
 
+/* False: nothing can be returned any more. */
+static bool return_bytes(struct borrower *borrower, size_t len)
+{
+	const struct loan_return record = {.length = (uint32_t)len};
+	ssize_t n;
+	do {
+		n = write(borrower->returns, &record, sizeof(record));
+	} while (n < 0 && errno == EINTR);
+	return n == sizeof(record);
+}
+
 static bool take_files(struct borrower *borrower, uint32_t count)
 {
 	size_t n_fds = (size_t)count + (borrower->returns < 0);
@@ -224,6 +235,7 @@ static bool take_files(struct borrower *borrower, uint32_t count)
 			return false;
 		}
 	}
+	return_bytes(borrower, 0); // a device that does not want to know lends nothing any more
 	return true;
 }
 
@@ -377,13 +389,9 @@ static ssize_t copy_known(struct borrower *borrower, struct target *target, bool
 
 static bool give_back(struct borrower *borrower)
 {
-	const struct loan_return record = {.length = (uint32_t)borrower->owed};
-	ssize_t n;
-	do {
-		n = write(borrower->returns, &record, sizeof(record));
-	} while (n < 0 && errno == EINTR);
+	size_t len = borrower->owed;
 	borrower->owed = 0;
-	return n == sizeof(record);
+	return return_bytes(borrower, len);
 }
 
 static bool is_lent(const struct borrower *borrower)

@@ -33,7 +33,8 @@ struct lender {
 	int their_end;             // of it; -1: the session has it
 	struct wl_list chains;     // loan.link, the oldest first
 	size_t lent;               // bytes
-	uint32_t known;            // guest_memory.version that the session has; 0: none
+	uint32_t known;            // guest_memory.version that the session was told of; 0: none
+	bool untaken;              // it has not taken the files of that yet, so they are in flight
 	struct page_lender *pages; // NULL: there are none for this session
 };
 
@@ -101,6 +102,7 @@ static bool read_returns(struct lender *lender)
 		return errno == EAGAIN;
 	}
 	for (size_t i = 0; i < (size_t)n / sizeof(returns[0]); i++) {
+		lender->untaken = lender->untaken && returns[i].length > 0;
 		if (!take_back(lender, returns[i].length)) {
 			log_limited(LOG_WARN, "a session has returned what it was not lent");
 			return false;
@@ -202,7 +204,7 @@ size_t lender_lent(const struct lender *lender)
 bool lender_is_stale(const struct lender *lender)
 {
 	return lender->known != 0 && lender->known != memory_of(lender)->version &&
-		lender->returns >= 0;
+		!lender->untaken && lender->returns >= 0;
 }
 
 /* Borrowed: what the session is to get, in order. Their number. */
@@ -224,8 +226,8 @@ static size_t collect_fds(const struct lender *lender, int *fds)
 bool lender_update(struct lender *lender)
 {
 	const struct guest_memory *memory = memory_of(lender);
-	if (lender->known == memory->version) {
-		return true;
+	if (lender->known == memory->version || lender->untaken) {
+		return lender->known == memory->version;
 	}
 	int fds[1 + LOAN_FILES_MAX];
 	size_t n = collect_fds(lender, fds);
@@ -241,6 +243,7 @@ bool lender_update(struct lender *lender)
 		return false;
 	}
 	lender->known = memory->version;
+	lender->untaken = true;
 	if (lender->their_end >= 0) {
 		close(lender->their_end);
 		lender->their_end = -1;

@@ -50,9 +50,10 @@ int lender_lend(struct lender *lender, uint16_t head, const struct iovec *pieces
 // Bytes that are lent.
 size_t lender_lent(const struct lender *lender);
 
-// The session has files that are no longer the guest's memory: lender_update.
+// The session has taken files that are no longer the guest's memory: lender_update.
 bool lender_is_stale(const struct lender *lender);
-// Tells it of those that are, while nothing else waits to be written. False: the socket has no room.
+// Tells it of those that are, while nothing else waits to be written. False: the socket has no room, or the
+// session has not taken those that it was told of last. It is heard of by returned when it has.
 bool lender_update(struct lender *lender);
 
 #endif

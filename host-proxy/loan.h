@@ -37,7 +37,8 @@ struct loan_segment {
 	uint32_t file;
 };
 
-// In the pipe: bytes of records whose segments have all been copied.
+// In the pipe: bytes of records whose segments have all been copied. 0: files were taken. None are told of
+// before those of the last record were, as each of them is an fd in flight of the user's until then.
 struct loan_return {
 	uint32_t length;
 };

@@ -797,6 +797,52 @@ static void begin_without_borrower(struct fixture *fixture)
 	assert_int_equal(chains(fixture), 1);
 }
 
+/* Reads all that there is for a session without a borrower. How many fds came; *first is the caller's. */
+static size_t receive_fds(struct fixture *fixture, int *first)
+{
+	uint8_t bytes[4096];
+	struct fdlist fds;
+	fdlist_init(&fds);
+	turn(fixture);
+	while (scm_recv(fixture->sessions[0].fd, bytes, sizeof(bytes), &fds) > 0) {
+	}
+	size_t n = fds.count;
+	*first = fdlist_take(&fds);
+	fdlist_finish(&fds);
+	return n;
+}
+
+static void change_memory_often(struct fixture *fixture)
+{
+	for (int i = 0; i < 50; i++) {
+		machine_send_memory(&fixture->machine);
+		turn(fixture);
+	}
+}
+
+/* A guest can have its VMM change the table as often as it likes, and each fd that nobody has read is in flight. */
+static void files_are_told_of_again_when_they_were_taken(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	const uint32_t taken = 0;
+	int returns, file;
+	begin_without_borrower(&fixture);
+	change_memory_often(&fixture);
+	assert_int_equal(receive_fds(&fixture, &returns), 2);
+	for (int i = 0; i < 2; i++) {
+		change_memory_often(&fixture);
+		assert_int_equal(receive_fds(&fixture, &file), 0);
+		assert_int_equal(write(returns, &taken, sizeof(taken)), sizeof(taken));
+		turn(&fixture);
+		change_memory_often(&fixture);
+		assert_int_equal(receive_fds(&fixture, &file), 1);
+		close(file);
+	}
+	close(returns);
+	end(&fixture);
+}
+
 static void more_than_was_lent_cannot_be_returned(void **state)
 {
 	(void)state;
@@ -1006,6 +1052,7 @@ int main(void)
 		fd_count_test(a_wrong_memory_table_gives_nothing_back),
 		fd_count_test(a_new_memory_table_is_told_at_once),
 		fd_count_test(a_session_that_does_not_read_is_told_later),
+		fd_count_test(files_are_told_of_again_when_they_were_taken),
 		fd_count_test(more_than_was_lent_cannot_be_returned),
 		fd_count_test(half_a_return_is_none),
 		fd_count_test(a_return_of_nothing_is_nothing),
