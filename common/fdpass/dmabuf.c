@@ -31,6 +31,8 @@ struct dmabuf {
 static const struct fdref_interface exported;
 static const struct fdref_interface imported;
 
+static const char too_much[] = "more memory than the session may have";
+
 static void destroy_dmabuf(struct fdref *ref)
 {
 	struct dmabuf *dmabuf = (struct dmabuf *)ref;
@@ -290,7 +292,7 @@ static const char *make_buffer(struct fdrefs *refs, struct memory *memory)
 	struct resolver_buffer buffer;
 	struct resolver *resolver = refs->resolver;
 	if (!charge_grow(memory->ref.memory, whole_pages(memory->size))) {
-		return "more memory than the session may have";
+		return too_much;
 	}
 	if (resolver != NULL && resolver->interface->make(resolver, memory->size, &buffer) == 0) {
 		memory->fd = buffer.fd;
@@ -342,13 +344,17 @@ static const char *find_buffer(struct fdrefs *refs, struct dmabuf *dmabuf, uint3
 	struct memory *memory = &dmabuf->memory;
 	memory->shared = true;
 	if (!charge_grow(memory->ref.memory, whole_pages(memory->size))) {
-		return "more memory than the session may have";
+		return too_much;
 	}
-	if (handles->interface->find(handles, resource, memory->size, &buffer) == 0) {
-		memory->fd = buffer.fd;
-		refs->counts.dmabufs_shared++;
-		identify(refs, dmabuf);
+	if (handles->interface->find(handles, resource, memory->size, &buffer) < 0) {
+		return NULL;
 	}
+	memory->fd = buffer.fd;
+	if (!charge_grow(memory->ref.memory, buffer.size)) { // the guest may have said less
+		return too_much;
+	}
+	refs->counts.dmabufs_shared++;
+	identify(refs, dmabuf);
 	return NULL;
 }
 

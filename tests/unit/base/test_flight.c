@@ -401,9 +401,9 @@ static size_t fill(void)
 	return n;
 }
 
-static void fds_wait_while_the_user_has_too_many_in_flight(void **state)
+// Calls good as a user who is not root, whom it has to be true for.
+static void run_as_nobody(bool (*good)(void))
 {
-	(void)state;
 	struct rlimit limit;
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
 	if (limit.rlim_max < 1024 || geteuid() != 0) {
@@ -415,7 +415,7 @@ static void fds_wait_while_the_user_has_too_many_in_flight(void **state)
 		limit.rlim_cur = 1024;
 		bool ok = setrlimit(RLIMIT_NOFILE, &limit) == 0 && setgid(NOBODY) == 0 &&
 			setuid(NOBODY) == 0;
-		_exit(!ok ? 2 : fill() > FLIGHT_USER_MAX + 28);
+		_exit(!ok ? 2 : !good());
 	}
 	int status;
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -424,6 +424,44 @@ static void fds_wait_while_the_user_has_too_many_in_flight(void **state)
 		skip();
 	}
 	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static bool one_fills_half(void)
+{
+	return fill() <= FLIGHT_USER_MAX + 28;
+}
+
+static void fds_wait_while_the_user_has_too_many_in_flight(void **state)
+{
+	(void)state;
+	run_as_nobody(one_fills_half);
+}
+
+#define MACHINES 8
+
+static bool one_is_left_room(void)
+{
+	struct fixture machines[MACHINES], late;
+	for (size_t i = 0; i < MACHINES; i++) {
+		begin(&machines[i], SOCK_STREAM);
+		machines[i].budget.limits.most[BUDGET_FLIGHT] = 256;
+		while (try_to_send(&machines[i], 4, NULL) == 1) {
+		}
+	}
+	begin(&late, SOCK_STREAM);
+	bool good = try_to_send(&late, 4, NULL) == 1 && try_to_send(&late, 4, NULL) == 1;
+	end(&late);
+	for (size_t i = 0; i < MACHINES; i++) {
+		end(&machines[i]);
+	}
+	return good;
+}
+
+// Each may have a share, and there may be any number.
+static void others_leave_room_for_who_has_few_in_flight(void **state)
+{
+	(void)state;
+	run_as_nobody(one_is_left_room);
 }
 
 int main(void)
@@ -443,6 +481,7 @@ int main(void)
 		fd_count_test(who_waits_first_goes_first),
 		fd_count_test(a_parcel_in_parts_is_in_flight_by_its_parts),
 		fd_count_test(fds_wait_while_the_user_has_too_many_in_flight),
+		fd_count_test(others_leave_room_for_who_has_few_in_flight),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

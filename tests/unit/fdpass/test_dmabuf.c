@@ -33,6 +33,7 @@ struct memory_resolver {
 	unsigned int made;
 	int error;
 	uint32_t asked;   // the resource that was asked for last
+	uint64_t surplus; // bytes by which what is found is longer than what was asked for
 	uint64_t wrapped; // the offset of the last memory that a buffer was made of
 };
 
@@ -54,8 +55,9 @@ static int make_memory(struct resolver *resolver, uint64_t size, struct resolver
 static int find_memory(
 	struct resolver *resolver, uint32_t resource, uint64_t size, struct resolver_buffer *buffer)
 {
-	((struct memory_resolver *)resolver)->asked = resource;
-	int error = make_memory(resolver, size, buffer);
+	struct memory_resolver *memories = (struct memory_resolver *)resolver;
+	memories->asked = resource;
+	int error = make_memory(resolver, size + memories->surplus, buffer);
 	if (error == 0) {
 		mapping_unref(buffer->mapping);
 		buffer->mapping = NULL;
@@ -259,6 +261,32 @@ static void one_by_a_handle_is_found(void **state)
 	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
 	assert_null(fdrefs_get(&host->refs, ID));
 	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	fixture_finish(&fixture);
+}
+
+// A guest may say less than its GPU has, and have that forget the buffer at once.
+static void one_by_a_handle_costs_all_of_its_pages(void **state)
+{
+	struct fixture fixture;
+	struct end *host = &fixture.ends.host;
+	const struct open_handle open = handle_of(PAGE);
+	(void)state;
+	fixture_init(&fixture);
+	host->refs.handles = &fixture.memories.base;
+	fixture.memories.surplus = 7 * PAGE;
+	assert_null(end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)));
+	assert_int_equal(dmabuf_get(&host->refs, ID)->size, PAGE);
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 8 * PAGE);
+	assert_null(end_frame(host, CHANNEL_CLOSE, ID, 0, NULL, 0));
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+
+	host->budget.limits.most[BUDGET_MEMORY] = 7 * PAGE;
+	assert_string_equal(
+		end_frame(host, CHANNEL_OPEN, ID, CHANNEL_KIND_DMABUF, &open, sizeof(open)),
+		"more memory than the session may have");
+	assert_null(fdrefs_get(&host->refs, ID));
+	assert_int_equal(host->budget.used[BUDGET_MEMORY], 0);
+	assert_int_equal(host->refs.counts.dmabufs_shared, 1);
 	fixture_finish(&fixture);
 }
 
@@ -1079,6 +1107,7 @@ int main(void)
 		fd_count_test(a_copy_costs_whole_pages_and_gives_them_back),
 		fd_count_test(rows_have_their_place_in_the_copy),
 		fd_count_test(one_by_a_handle_is_found),
+		fd_count_test(one_by_a_handle_costs_all_of_its_pages),
 		fd_count_test(nothing_is_pushed_into_one_that_is_shared),
 		fd_count_test(one_that_is_shared_is_not_read),
 		fd_count_test(one_that_is_not_found_is_there_without_an_fd),
