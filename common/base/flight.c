@@ -13,6 +13,7 @@
 #include <wayland-util.h>
 
 #include "base/budget.h"
+#include "base/log.h"
 #include "base/scm.h"
 
 #define LOOK_MS 100
@@ -45,6 +46,7 @@ struct flights {
 	struct wl_list list;    // flight.link
 	struct wl_list waiting; // flight.turn: who came first goes first
 	struct event *timer;    // pending while there are parcels
+	bool told;              // that the user has too many in flight
 };
 
 /* ---- parcels ---- */
@@ -225,21 +227,42 @@ void flight_destroy(struct flight *flight)
 }
 
 /*
+ * How many the user may have in flight before a message whose fds the budget counts already. Others, of any
+ * number of VMs, can fill what all may have: who has few goes on, and takes a fifth of what is left at most.
+ */
+static rlim_t user_limit(const struct budget *budget)
+{
+	uint64_t own = budget != NULL ? budget_total(budget, BUDGET_FLIGHT) : UINT64_MAX;
+	uint64_t left = own < FLIGHT_USER_ALL / 4 ? FLIGHT_USER_ALL - 4 * own : 0;
+	return left > FLIGHT_USER_MAX ? left : FLIGHT_USER_MAX;
+}
+
+/*
  * The kernel compares what the user has in flight with the sender's limit of open files, which need not
  * be the same at other times. It knows what all sessions have, also those that have ended.
  */
-static ssize_t send_below_limit(
-	int sock, const struct iovec *iov, size_t n_iov, const struct fdlist *fds, size_t n_fds)
+static ssize_t send_below_limit(const struct flight *flight, const struct iovec *iov, size_t n_iov,
+	const struct fdlist *fds, size_t n_fds)
 {
 	struct rlimit own;
-	if (n_fds == 0 || getrlimit(RLIMIT_NOFILE, &own) < 0 || own.rlim_cur <= FLIGHT_USER_MAX) {
-		return scm_send(sock, iov, n_iov, fds, n_fds);
+	const rlim_t limit = n_fds > 0 ? user_limit(flight->budget) : 0;
+	if (n_fds == 0 || getrlimit(RLIMIT_NOFILE, &own) < 0 || own.rlim_cur <= limit) {
+		return scm_send(flight->fd, iov, n_iov, fds, n_fds);
 	}
-	const struct rlimit low = {.rlim_cur = FLIGHT_USER_MAX, .rlim_max = own.rlim_max};
+	const struct rlimit low = {.rlim_cur = limit, .rlim_max = own.rlim_max};
 	setrlimit(RLIMIT_NOFILE, &low);
-	ssize_t n = scm_send(sock, iov, n_iov, fds, n_fds);
+	ssize_t n = scm_send(flight->fd, iov, n_iov, fds, n_fds);
 	setrlimit(RLIMIT_NOFILE, &own);
 	return n;
+}
+
+static void tell_once(struct flights *flights)
+{
+	if (flights != NULL && !flights->told) {
+		flights->told = true;
+		log_warn("fds wait until others are read: this user's programs have too many in "
+		         "flight");
+	}
 }
 
 ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov,
@@ -253,7 +276,10 @@ ssize_t flight_send(struct flight *flight, const struct iovec *iov, size_t n_iov
 	if (!take_off(flight, n_fds)) {
 		return -ETOOMANYREFS;
 	}
-	ssize_t n = send_below_limit(flight->fd, iov, n_iov, fds, n_fds);
+	ssize_t n = send_below_limit(flight, iov, n_iov, fds, n_fds);
+	if (n == -ETOOMANYREFS) {
+		tell_once(flight->flights);
+	}
 	if (n < 0) {
 		land(flight, n_fds);
 	} else {

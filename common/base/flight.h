@@ -26,6 +26,8 @@ struct iovec;
 
 // Fds that the user may have in flight when a message with fds is sent; with it, it may be more.
 #define FLIGHT_USER_MAX 512
+// Where it is more, this less four times what the session's VM has in flight with that message.
+#define FLIGHT_USER_ALL 896
 
 struct flights; // of a session
 struct flight;  // of a socket
