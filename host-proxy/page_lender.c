@@ -20,7 +20,8 @@
 #define LOOKED_AT 2 // dma-bufs, for each that is made
 
 struct page_loan {
-	struct wl_list link; // page_loans.list
+	struct wl_list link;      // page_loans.list
+	struct wl_list of_lender; // page_lender.lent; empty once that is gone
 	int fd;
 	uint64_t size; // bytes
 };
@@ -30,6 +31,7 @@ struct page_lender {
 	const struct guest_memory *memory;
 	int fd;
 	struct event *readable;
+	struct wl_list lent; // page_loan.of_lender
 };
 
 /* ---- what is lent ---- */
@@ -39,22 +41,26 @@ static void end_loan(struct page_loans *loans, struct page_loan *loan)
 	loans->count--;
 	loans->bytes -= loan->size;
 	wl_list_remove(&loan->link);
+	wl_list_remove(&loan->of_lender);
 	close(loan->fd);
 	free(loan);
 }
 
-/* At n of them, the next ones. */
-static void look(struct page_loans *loans, size_t n)
+/* Ends it if nobody else has it. */
+static void look_at(struct page_loans *loans, struct page_loan *loan)
 {
-	for (size_t left = loans->count < n ? loans->count : n; left > 0; left--) {
-		struct page_loan *loan = wl_container_of(loans->list.next, loan, link);
-		if (departure_count_references(loan->fd) == 1) {
-			end_loan(loans, loan);
-		} else {
-			wl_list_remove(&loan->link);
-			wl_list_insert(loans->list.prev, &loan->link);
-		}
+	if (departure_count_references(loan->fd) == 1) {
+		end_loan(loans, loan);
+	} else {
+		wl_list_remove(&loan->link);
+		wl_list_insert(loans->list.prev, &loan->link);
 	}
+}
+
+static void look_at_next(struct page_loans *loans)
+{
+	struct page_loan *loan = wl_container_of(loans->list.next, loan, link);
+	look_at(loans, loan);
 }
 
 static bool has_room(const struct page_loans *loans, const struct guest_memory *memory)
@@ -126,16 +132,16 @@ static bool send_answer(const struct page_lender *lender, const struct page_answ
 
 static const char *make_room(struct page_loans *loans, const struct guest_memory *memory)
 {
-	if (!has_room(loans, memory)) {
-		look(loans, SIZE_MAX);
+	for (size_t left = loans->count; left > 0 && !has_room(loans, memory); left--) {
+		look_at_next(loans);
 	}
 	return has_room(loans, memory) ? NULL
 				       : "more pages than its virtual machine may have shared";
 }
 
 /* NULL: *wrong says why. */
-static struct page_loan *make_loan(const struct page_lender *lender, const struct ram_range *ranges,
-	size_t n, const char **wrong)
+static struct page_loan *make_loan(
+	struct page_lender *lender, const struct ram_range *ranges, size_t n, const char **wrong)
 {
 	struct page_loans *loans = lender->loans;
 	struct page_loan *loan = calloc(1, sizeof(*loan));
@@ -151,15 +157,17 @@ static struct page_loan *make_loan(const struct page_lender *lender, const struc
 	loans->count++;
 	loans->bytes += loan->size;
 	wl_list_insert(loans->list.prev, &loan->link);
+	wl_list_insert(&lender->lent, &loan->of_lender);
 	return loan;
 }
 
 /* False: the session is gone, or asks without reading the answers. */
-static bool answer_request(
-	const struct page_lender *lender, const struct ram_range *ranges, size_t n)
+static bool answer_request(struct page_lender *lender, const struct ram_range *ranges, size_t n)
 {
 	struct page_answer answer = {0};
-	look(lender->loans, LOOKED_AT);
+	for (size_t i = 0; i < LOOKED_AT && lender->loans->count > i; i++) {
+		look_at_next(lender->loans);
+	}
 	const char *wrong = make_room(lender->loans, lender->memory);
 	struct page_loan *loan = wrong == NULL ? make_loan(lender, ranges, n, &wrong) : NULL;
 	if (loan == NULL) {
@@ -173,7 +181,7 @@ static bool answer_request(
 }
 
 /* One at a time: making a large one takes a while, and the guest's packets wait. */
-static bool handle_request(const struct page_lender *lender)
+static bool handle_request(struct page_lender *lender)
 {
 	struct ram_range ranges[CHANNEL_MAX_RANGES + 1];
 	struct fdlist fds;
@@ -219,6 +227,7 @@ struct page_lender *page_lender_create(struct event_base *base, struct page_loan
 		return NULL;
 	}
 	*lender = (struct page_lender){.loans = loans, .memory = memory, .fd = ends[0]};
+	wl_list_init(&lender->lent);
 	lender->readable = event_new(base, ends[0], EV_READ | EV_PERSIST, handle_readable, lender);
 	if (lender->readable == NULL || event_add(lender->readable, NULL) < 0) {
 		close(ends[1]);
@@ -230,11 +239,22 @@ struct page_lender *page_lender_create(struct event_base *base, struct page_loan
 	return lender;
 }
 
+/* What it has lent is left to others to look at, if somebody still has it. */
+static void leave_loans(struct page_lender *lender)
+{
+	struct page_loan *loan, *next;
+	wl_list_for_each_safe (loan, next, &lender->lent, of_lender) {
+		wl_list_remove(&loan->of_lender);
+		wl_list_init(&loan->of_lender);
+		look_at(lender->loans, loan);
+	}
+}
+
 void page_lender_destroy(struct page_lender *lender)
 {
 	if (lender != NULL) {
 		stop(lender);
-		look(lender->loans, SIZE_MAX);
+		leave_loans(lender);
 		free(lender);
 	}
 }

@@ -280,6 +280,11 @@ static void what_a_session_leaves_behind_still_counts(void **state)
 	assert_int_equal(borrow_all(&fixture, too_many), -1);
 	close(fd);
 	close_some(fds);
+	for (size_t i = 0; i < PAGE_LOANS_TIMES; i++) {
+		fd = borrow_all(&fixture, "");
+		assert_true(fd >= 0);
+		close(fd);
+	}
 	page_lender_destroy(fixture.lender);
 	fixture.lender = NULL;
 	assert_int_equal(fixture.loans.count, 0);
@@ -300,6 +305,46 @@ static void what_comes_back_is_noticed_without_need(void **state)
 		close(fd);
 		assert_true(fixture.loans.count <= 2);
 	}
+	finish(&fixture);
+}
+
+// Each look is three system calls, and a guest may have thousands.
+static void room_is_looked_for_until_there_is_some(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init_with_udmabuf(&fixture);
+	int fds[PAGE_LOANS_TIMES - 1];
+	borrow_some(&fixture, fds);
+	int fd = borrow_all(&fixture, "");
+	assert_true(fd >= 0);
+	// The first and the third are looked at next in any case.
+	close(fds[1]);
+	close(fd);
+	fds[1] = borrow_all(&fixture, "");
+	assert_true(fds[1] >= 0);
+	assert_int_equal(fixture.loans.count, PAGE_LOANS_TIMES);
+	close_some(fds);
+	finish(&fixture);
+}
+
+// Any number of connections can come and go.
+static void who_has_borrowed_nothing_is_not_looked_after(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	int their_end;
+	init_with_udmabuf(&fixture);
+	close(borrow_all(&fixture, ""));
+	struct page_lender *other =
+		page_lender_create(fixture.base, &fixture.loans, &fixture.memory, &their_end);
+	assert_non_null(other);
+	page_lender_destroy(other);
+	close(their_end);
+	assert_int_equal(fixture.loans.count, 1);
+	page_lender_destroy(fixture.lender);
+	fixture.lender = NULL;
+	assert_int_equal(fixture.loans.count, 0);
 	finish(&fixture);
 }
 
@@ -459,6 +504,8 @@ int main(void)
 		fd_count_test(no_page_is_lent_many_times),
 		fd_count_test(what_a_session_leaves_behind_still_counts),
 		fd_count_test(what_comes_back_is_noticed_without_need),
+		fd_count_test(room_is_looked_for_until_there_is_some),
+		fd_count_test(who_has_borrowed_nothing_is_not_looked_after),
 		fd_count_test(answers_that_make_no_sense_are_refused),
 		fd_count_test(a_text_without_an_end_is_cut),
 		fd_count_test(a_device_that_is_gone_does_not_answer),
