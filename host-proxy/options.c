@@ -21,6 +21,7 @@
 // With less, answers would come later than they are waited for; no session reads more.
 #define MIN_THROUGHPUT (64u * 1024)
 #define MAX_THROUGHPUT (UINT64_C(16) << 30)
+#define MIN_TOLD       4096
 // Connections of a VM per second, and at once in seconds of that.
 #define CONNECTION_RATE  100
 #define CONNECTION_BURST 10
@@ -40,6 +41,7 @@ static const struct budget_limits default_limits = {
 		},
 	.rate = 100000,
 	.burst = 2000000,
+	.told = 48 << 10, // a socket has room for four times that, in messages of any length
 };
 
 static const char *set_listen(void *data, const char *value)
@@ -273,6 +275,12 @@ static const char *set_throughput(uint64_t *throughput, const char *value)
 	return wrong == NULL && *throughput > MAX_THROUGHPUT ? "too large" : wrong;
 }
 
+static const char *set_told(uint64_t *told, const char *value)
+{
+	const char *wrong = options_size(value, MIN_TOLD, told);
+	return wrong == NULL && *told > MAX_THROUGHPUT ? "too large" : wrong;
+}
+
 // A limit of a session, and the same of a VM.
 #define LIMIT(name, set, member) \
 	static const char *set_max_##name(void *data, const char *value) \
@@ -297,6 +305,7 @@ LIMIT(fds_in_flight, set_flight, most[BUDGET_FLIGHT])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
 LIMIT(throughput, set_throughput, throughput)
+LIMIT(told, set_told, told)
 
 static const char *set_max_vm_sessions(void *data, const char *value)
 {
@@ -384,6 +393,8 @@ static const struct option_spec specs[] = {
 		"limits"},
 	{"max-throughput", "BYTES[K|M|G]", "what a session reads per second (default: any)", false,
 		set_max_throughput, "limits"},
+	{"max-told", "BYTES[K|M|G]", "what others are told of a session per second (default 48K)",
+		false, set_max_told, "limits"},
 	{"max-vm-sessions", "N", "clients of a VM at a time (default: half of all)", false,
 		set_max_vm_sessions, "limits"},
 	{"connection-rate", "N[:BURST]", "connections of a VM per second (default 100:1000)", false,
@@ -414,6 +425,8 @@ static const struct option_spec specs[] = {
 		set_max_vm_burst, "limits"},
 	{"max-vm-throughput", "BYTES[K|M|G]", "as --max-throughput, of a VM (default: any)", false,
 		set_max_vm_throughput, "limits"},
+	{"max-vm-told", "BYTES[K|M|G]", "as --max-told, of a VM (default: twice that)", false,
+		set_max_vm_told, "limits"},
 	{"device-fd", "N", NULL, false, set_device_fd},
 	PROGRAM_OPTIONS,
 };
@@ -447,6 +460,7 @@ static void settle_limits(struct host_options *options)
 	}
 	settle(&vm->rate, session->rate, VM_RATE_FACTOR);
 	settle(&vm->burst, session->burst, VM_RATE_FACTOR);
+	settle(&vm->told, session->told, VM_RATE_FACTOR);
 	if (options->vms.max_sessions == 0) {
 		// Where there can be several, one VM leaves room for the others.
 		bool several = options->listen.kind == TRANSPORT_VSOCK;

@@ -42,7 +42,7 @@ static_assert(sizeof(struct slot) % 64 == 0, "sessions do not share cache lines"
 struct shared {
 	struct budget_limits limits;
 	_Atomic uint64_t peak[BUDGET_COUNT];
-	_Atomic uint64_t messages_until, bytes_until;
+	_Atomic uint64_t messages_until, bytes_until, told_until;
 	_Atomic uint64_t n_used; // slots from there on are not in use
 	struct slot slots[];
 };
@@ -233,6 +233,30 @@ uint64_t budget_bytes(struct budget *budget, uint64_t n)
 	}
 	budget->paused += pause;
 	return pause;
+}
+
+static bool take_told(_Atomic uint64_t *until, uint64_t told, uint64_t n, uint64_t time)
+{
+	const struct rate rate = {.per_second = told, .burst = told};
+	return told == 0 || rate_take(until, &rate, n < told ? n : told, time);
+}
+
+uint64_t budget_tell(struct budget *budget, uint64_t n)
+{
+	struct budget_page *page = budget->page;
+	uint64_t of_vm = page != NULL ? page->limits.told : 0;
+	uint64_t least = budget->limits.told != 0 ? budget->limits.told : of_vm;
+	if (least == 0) {
+		return 0;
+	}
+	uint64_t time = now();
+	_Atomic uint64_t until = budget->told_until;
+	if (!take_told(&until, budget->limits.told, n, time) ||
+		(of_vm != 0 && !take_told(&page->shared->told_until, of_vm, n, time))) {
+		return n < least ? n * SECOND / least : SECOND;
+	}
+	budget->told_until = until;
+	return 0;
 }
 
 const char *budget_exceeded(const struct budget *budget)

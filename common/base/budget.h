@@ -35,6 +35,7 @@ struct budget_limits {
 	uint64_t rate;       // messages per second; 0: any number
 	uint64_t burst;      // messages at once, beyond the rate; at least 1
 	uint64_t throughput; // bytes per second, and at once beyond that; 0: any number
+	uint64_t told;       // bytes per second that others are told, and at once; 0: any number
 };
 
 struct budget_page;
@@ -46,9 +47,9 @@ struct budget {
 	struct budget_page *page; // NULL: of no VM
 	size_t slot;
 	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
-	uint64_t messages_until, bytes_until; // see base/rate.h
-	uint64_t paused;                      // nanoseconds, by budget_bytes
-	char exceeded[160];                   // empty: nothing
+	uint64_t messages_until, bytes_until, told_until; // see base/rate.h
+	uint64_t paused;    // nanoseconds, by budget_bytes
+	char exceeded[160]; // empty: nothing
 	// Gives back what is needed no more without anybody having noticed; NULL: there is nothing
 	// like that. Called before a charge fails.
 	void (*reclaim)(void *data);
@@ -68,6 +69,8 @@ bool budget_set(struct budget *budget, enum budget_kind kind, uint64_t amount);
 bool budget_messages(struct budget *budget, uint64_t n);
 // n bytes came, not more than some MiB. How many nanoseconds nothing is to be read that comes after them.
 uint64_t budget_bytes(struct budget *budget, uint64_t n);
+// Others are to be told of something, in n bytes. 0, or how many nanoseconds to wait before asking again.
+uint64_t budget_tell(struct budget *budget, uint64_t n);
 // What all sessions of its VM have now, or this one if it is of none.
 uint64_t budget_total(const struct budget *budget, enum budget_kind kind);
 // NULL, or which budget was exceeded last since budget_forget: "over the session's budget of fds: 4096

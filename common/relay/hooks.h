@@ -7,7 +7,7 @@
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and buffers),
  * feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and
  * timelines), surface.c (damage), rectangles.c (what a compositor adds up), offers.c (types of what can be
- * pasted), popups.c, capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
+ * pasted), told.c (what others hear of), popups.c, capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
  * names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -100,6 +100,8 @@ enum wayland_verdict rectangles_import_place(struct wayland_call *call);
 enum wayland_verdict rectangles_import_desync(struct wayland_call *call);
 
 enum wayland_verdict offers_import_offer(struct wayland_call *call);
+// Of the messages that a source's types were told by; NULL is fine.
+uint32_t offers_bytes(const struct object_state *source);
 enum wayland_verdict popups_import_create(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
@@ -126,6 +128,17 @@ enum wayland_verdict labels_import_title(struct wayland_call *call);
 enum wayland_verdict labels_import_app_id(struct wayland_call *call);
 enum wayland_verdict labels_import_icon(struct wayland_call *call);
 enum wayland_verdict labels_import_window(struct wayland_call *call);
+
+enum wayland_verdict told_import_window(struct wayland_call *call);
+enum wayland_verdict told_import_title(struct wayland_call *call);
+enum wayland_verdict told_import_app_id(struct wayland_call *call);
+enum wayland_verdict told_import_parent(struct wayland_call *call);
+enum wayland_verdict told_import_maximized(struct wayland_call *call);
+enum wayland_verdict told_import_fullscreen(struct wayland_call *call);
+enum wayland_verdict told_import_minimized(struct wayland_call *call);
+enum wayland_verdict told_import_selection(struct wayland_call *call);
+// Nothing of what waits is sent any more.
+void told_stop(struct wayland *wayland);
 
 // The hook of a request that is imported and that a rule is about; NULL if none is.
 wayland_hook_func denied_find(const struct wayland *wayland, const struct wire_op *op);

@@ -64,3 +64,8 @@ enum wayland_verdict offers_import_offer(struct wayland_call *call)
 	source->bytes += size;
 	return WAYLAND_FORWARD;
 }
+
+uint32_t offers_bytes(const struct object_state *source)
+{
+	return source != NULL ? ((const struct source *)source)->bytes : 0;
+}

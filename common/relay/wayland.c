@@ -39,6 +39,7 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 	wl_array_init(&wayland->globals);
 	wl_array_init(&wayland->pending);
 	wl_list_init(&wayland->dmabufs);
+	wl_list_init(&wayland->told);
 	wayland->imported = calloc(MAX_IMPORTED, sizeof(*wayland->imported));
 	if (wayland->imported == NULL || !objects_init(&wayland->objects, options->refs->budget)) {
 		wayland_finish(wayland);
@@ -50,6 +51,7 @@ bool wayland_init(struct wayland *wayland, const struct wayland_options *options
 
 void wayland_finish(struct wayland *wayland)
 {
+	told_stop(wayland);
 	objects_finish(&wayland->objects);
 	if (wayland->n_imported > 0) {
 		budget_release(wayland->options.refs->budget, BUDGET_PENDING, wayland->n_imported);
@@ -698,6 +700,12 @@ bool wayland_send_event(struct wayland *wayland, const struct wl_array *event)
 	}
 	push_messages(wayland, event->data, event->size);
 	return true;
+}
+
+bool wayland_send_request(struct wayland *wayland, const struct wl_array *request)
+{
+	wayland->messages[WIRE_REQUEST]++;
+	return push_local(wayland, request->data, request->size, NULL, NULL);
 }
 
 static bool flush_local(struct wayland *wayland, struct wayland_run *run)

@@ -13,6 +13,7 @@
 #include "wire/message.h"
 
 struct channel;
+struct event;
 struct channel_frame;
 struct denied_request;
 struct fdrefs;
@@ -72,8 +73,10 @@ struct wayland {
 	uint32_t unreported;    // bytes of messages written to the local peer since the last CREDIT
 	uint32_t import_credit; // bytes of messages that may still come
 	unsigned int n_popups;  // the host's: that are open
-	int host_clock;         // clockid_t of presentation times as the compositor gives them
-	bool error_seen;        // the compositor has sent wl_display.error
+	struct wl_list told;    // the host's: told.link; see told.c
+	struct event *told_timer;
+	int host_clock;  // clockid_t of presentation times as the compositor gives them
+	bool error_seen; // the compositor has sent wl_display.error
 	uint32_t
 		error_object; // what the client's error is about: wl_display, or the object at fault
 	bool failed;
@@ -147,6 +150,8 @@ int wayland_take_fd(struct wayland_call *call);
 // Sends the client an event that no compositor has sent, after all that it was sent before. Not
 // while events are exported. False: the session cannot go on.
 bool wayland_send_event(struct wayland *wayland, const struct wl_array *event);
+// Gives the compositor a request that came earlier, after all that came since. False: as above.
+bool wayland_send_request(struct wayland *wayland, const struct wl_array *request);
 // Everything that was exported so far goes to the channel: what is pushed next comes after it.
 void wayland_flush_exports(struct wayland *wayland);
 // The object that was made by the message's new_id argument.

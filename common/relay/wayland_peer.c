@@ -7,6 +7,7 @@
 
 #include "base/fdlist.h"
 #include "fdpass/fdref.h"
+#include "relay/hooks.h"
 #include "relay/session.h"
 #include "relay/wayland.h"
 #include "wire/message.h"
@@ -150,6 +151,7 @@ static void end(struct peer *peer)
 {
 	struct wayland_peer *self = (struct wayland_peer *)peer;
 	self->ending = true;
+	told_stop(&self->wayland);
 	if (self->local != NULL) {
 		wire_socket_shutdown(self->local);
 		wire_socket_set_reading(self->local, true);

@@ -325,6 +325,40 @@ static void the_sessions_of_a_vm_share_its_throughput(void **state)
 	budget_page_destroy(page);
 }
 
+// Nothing of it is taken where it has to be waited for.
+static void what_others_are_told_waits_beyond_its_limit(void **state)
+{
+	(void)state;
+	const uint64_t second = 1000000000, mib = 1 << 20;
+	struct budget free = {0}, budget = {.limits.told = mib};
+	assert_int_equal(budget_tell(&free, 1000 * mib), 0);
+	assert_int_equal(budget_tell(&budget, mib), 0);
+	budget.told_until = UINT64_MAX / 2;
+	assert_int_equal(budget_tell(&budget, mib / 2), second / 2);
+	assert_int_equal(budget_tell(&budget, 1000 * mib), second);
+	assert_int_equal(budget.told_until, UINT64_MAX / 2);
+	budget.told_until = 0;
+	assert_int_equal(budget_tell(&budget, 1000 * mib), 0); // all that there is
+}
+
+static void the_sessions_of_a_vm_share_what_others_are_told(void **state)
+{
+	(void)state;
+	const uint64_t gib = 1 << 30;
+	struct budget_limits limits = {.told = gib};
+	int fd;
+	struct budget_page *page = budget_page_create(&limits, 2, &fd);
+	struct budget one = {0}, other = {.limits.told = 2 * gib};
+	assert_true(budget_join(&one, fcntl(fd, F_DUPFD_CLOEXEC, 0), 0));
+	assert_true(budget_join(&other, fd, 1));
+	assert_int_equal(budget_tell(&one, gib), 0);
+	assert_true(budget_tell(&other, gib) > 0);
+	assert_int_equal(other.told_until, 0);
+	budget_leave(&one);
+	budget_leave(&other);
+	budget_page_destroy(page);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +373,8 @@ int main(void)
 		fd_count_test(messages_may_come_in_a_burst_and_then_at_the_rate),
 		fd_count_test(bytes_beyond_the_throughput_are_waited_for),
 		fd_count_test(the_sessions_of_a_vm_share_its_throughput),
+		fd_count_test(what_others_are_told_waits_beyond_its_limit),
+		fd_count_test(the_sessions_of_a_vm_share_what_others_are_told),
 		fd_count_test(the_sessions_of_a_vm_share_its_rate),
 		fd_count_test(a_page_that_was_written_over_does_no_harm),
 		fd_count_test(a_slot_that_is_not_there_cannot_be_joined),

@@ -156,6 +156,7 @@ static void limits_of_a_vm_follow_from_those_of_a_session(void **state)
 	assert_int_equal(options.limits.rate, 7);
 	assert_int_equal(options.vms.limits.rate, 14);
 	assert_int_equal(options.vms.limits.burst, 18);
+	assert_int_equal(options.vms.limits.told, 2 * options.limits.told);
 	assert_int_equal(options.vms.max_sessions, 256);
 	assert_int_equal(
 		parse(&options, "--listen", "vsock:1", "--max-sessions", "7"), OPTIONS_STATUS_RUN);
@@ -191,7 +192,14 @@ static void every_limit_has_its_options(void **state)
 		assert_int_equal(parse(&options, LISTEN, options_of[i], "0"), OPTIONS_STATUS_USAGE);
 		assert_int_equal(parse(&options, LISTEN, vm, "x"), OPTIONS_STATUS_USAGE);
 	}
-	struct host_options options; // a message's fds would wait for ever
+	struct host_options options;
+	assert_int_equal(parse(&options, LISTEN, "--max-told", "4K", "--max-vm-told", "1M"),
+		OPTIONS_STATUS_RUN);
+	assert_int_equal(options.limits.told, 4096);
+	assert_int_equal(options.vms.limits.told, 1 << 20);
+	assert_int_equal(parse(&options, LISTEN, "--max-told", "4095"), OPTIONS_STATUS_USAGE);
+	assert_int_equal(parse(&options, LISTEN, "--max-vm-told", "17G"), OPTIONS_STATUS_USAGE);
+	// A message's fds would wait for ever.
 	assert_int_equal(
 		parse(&options, LISTEN, "--max-fds-in-flight", "252"), OPTIONS_STATUS_USAGE);
 }
