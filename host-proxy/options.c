@@ -38,6 +38,7 @@ static const struct budget_limits default_limits = {
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
 			[BUDGET_FLIGHT] = 256,
+			[BUDGET_LISTED] = 256,
 		},
 	.rate = 100000,
 	.burst = 2000000,
@@ -302,6 +303,7 @@ LIMIT(pools, set_count, most[BUDGET_POOLS])
 LIMIT(mapped, set_size, most[BUDGET_MAPPED])
 LIMIT(frames, set_count, most[BUDGET_FRAMES])
 LIMIT(fds_in_flight, set_flight, most[BUDGET_FLIGHT])
+LIMIT(listed, set_count, most[BUDGET_LISTED])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
 LIMIT(throughput, set_throughput, throughput)
@@ -387,6 +389,8 @@ static const struct option_spec specs[] = {
 		set_max_frames, "limits"},
 	{"max-fds-in-flight", "N", "fds of a session that are not read yet (default 256)", false,
 		set_max_fds_in_flight, "limits"},
+	{"max-listed", "N", "objects that a compositor has a list of (default 256)", false,
+		set_max_listed, "limits"},
 	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
 		"limits"},
 	{"max-burst", "N", "messages at once, beyond that (default 2000000)", false, set_max_burst,
@@ -419,6 +423,8 @@ static const struct option_spec specs[] = {
 		set_max_vm_frames, "limits"},
 	{"max-vm-fds-in-flight", "N", "as --max-fds-in-flight, of a VM (default: the same)", false,
 		set_max_vm_fds_in_flight, "limits"},
+	{"max-vm-listed", "N", "as --max-listed, of a VM (default: 4 times that)", false,
+		set_max_vm_listed, "limits"},
 	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,
 		"limits"},
 	{"max-vm-burst", "N", "as --max-burst, of a VM (default: twice that)", false,

@@ -31,6 +31,7 @@ static const struct {
 	[BUDGET_MAPPED] = {"mapped bytes", "mapped"},
 	[BUDGET_FRAMES] = {"waiting frames", "frames"},
 	[BUDGET_FLIGHT] = {"fds in flight", "fds-in-flight"},
+	[BUDGET_LISTED] = {"listed objects", "listed"},
 };
 
 struct slot {
@@ -208,6 +209,17 @@ bool budget_messages(struct budget *budget, uint64_t n)
 	return true;
 }
 
+static uint64_t cut(const struct budget_limits *limits, uint64_t n)
+{
+	return limits->rate != 0 && limits->burst < n ? limits->burst : n;
+}
+
+uint64_t budget_burst(const struct budget *budget, uint64_t n)
+{
+	n = cut(&budget->limits, n);
+	return budget->page != NULL ? cut(&budget->page->limits, n) : n;
+}
+
 /* Whoever has the page of a VM may write anything to it. */
 static uint64_t add_bytes(_Atomic uint64_t *until, uint64_t throughput, uint64_t n, uint64_t time)
 {
@@ -273,19 +285,25 @@ void budget_forget(struct budget *budget)
 
 struct charge {
 	struct budget *budget;
-	uint64_t bytes;
+	enum budget_kind kind;
+	uint64_t amount;
 	unsigned int refs;
 };
 
-struct charge *charge_create(struct budget *budget, uint64_t bytes)
+struct charge *charge_create_of(struct budget *budget, enum budget_kind kind, uint64_t amount)
 {
 	struct charge *charge = calloc(1, sizeof(*charge));
-	if (charge == NULL || !budget_charge(budget, BUDGET_MEMORY, bytes)) {
+	if (charge == NULL || !budget_charge(budget, kind, amount)) {
 		free(charge);
 		return NULL;
 	}
-	*charge = (struct charge){.budget = budget, .bytes = bytes, .refs = 1};
+	*charge = (struct charge){.budget = budget, .kind = kind, .amount = amount, .refs = 1};
 	return charge;
+}
+
+struct charge *charge_create(struct budget *budget, uint64_t bytes)
+{
+	return charge_create_of(budget, BUDGET_MEMORY, bytes);
 }
 
 struct charge *charge_ref(struct charge *charge)
@@ -301,20 +319,20 @@ void charge_unref(struct charge *charge)
 	}
 	assert(charge->refs > 0);
 	if (--charge->refs == 0) {
-		budget_release(charge->budget, BUDGET_MEMORY, charge->bytes);
+		budget_release(charge->budget, charge->kind, charge->amount);
 		free(charge);
 	}
 }
 
-bool charge_grow(struct charge *charge, uint64_t bytes)
+bool charge_grow(struct charge *charge, uint64_t amount)
 {
-	if (bytes <= charge->bytes) {
+	if (amount <= charge->amount) {
 		return true;
 	}
-	if (!budget_charge(charge->budget, BUDGET_MEMORY, bytes - charge->bytes)) {
+	if (!budget_charge(charge->budget, charge->kind, amount - charge->amount)) {
 		return false;
 	}
-	charge->bytes = bytes;
+	charge->amount = amount;
 	return true;
 }
 

@@ -27,6 +27,7 @@ enum budget_kind {
 	BUDGET_MAPPED,  // bytes of them
 	BUDGET_FRAMES,  // that wait for a local peer
 	BUDGET_FLIGHT,  // fds in sockets whose local peers have not read them (base/flight.h)
+	BUDGET_LISTED,  // objects of which the compositor has one list for all of its clients
 	BUDGET_COUNT,
 };
 
@@ -48,8 +49,8 @@ struct budget {
 	size_t slot;
 	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
 	uint64_t messages_until, bytes_until, told_until; // see base/rate.h
-	uint64_t paused;    // nanoseconds, by budget_bytes
-	char exceeded[160]; // empty: nothing
+	uint64_t paused;                                  // nanoseconds, by budget_bytes
+	char exceeded[160];                               // empty: nothing
 	// Gives back what is needed no more without anybody having noticed; NULL: there is nothing
 	// like that. Called before a charge fails.
 	void (*reclaim)(void *data);
@@ -67,6 +68,8 @@ void budget_release(struct budget *budget, enum budget_kind kind, uint64_t amoun
 bool budget_set(struct budget *budget, enum budget_kind kind, uint64_t amount);
 // n messages came. False as above.
 bool budget_messages(struct budget *budget, uint64_t n);
+// n, or the most that may come at once, if that is less.
+uint64_t budget_burst(const struct budget *budget, uint64_t n);
 // n bytes came, not more than some MiB. How many nanoseconds nothing is to be read that comes after them.
 uint64_t budget_bytes(struct budget *budget, uint64_t n);
 // Others are to be told of something, in n bytes. 0, or how many nanoseconds to wait before asking again.
@@ -81,10 +84,12 @@ void budget_forget(struct budget *budget);
 // Bytes of memory that several may keep: they are given back by the last of them. NULL: over the
 // budget, or ENOMEM.
 struct charge *charge_create(struct budget *budget, uint64_t bytes);
+// The same of another kind.
+struct charge *charge_create_of(struct budget *budget, enum budget_kind kind, uint64_t amount);
 struct charge *charge_ref(struct charge *charge);
 void charge_unref(struct charge *charge); // NULL is fine
-// To so many bytes in all, if they are more. False as budget_charge.
-bool charge_grow(struct charge *charge, uint64_t bytes);
+// To so much in all, if that is more. False as budget_charge.
+bool charge_grow(struct charge *charge, uint64_t amount);
 
 // Joins the sum of a VM. Takes fd, the page's. False with errno.
 bool budget_join(struct budget *budget, int fd, size_t slot);

@@ -174,6 +174,7 @@ void buffer_unref(struct buffer *buffer)
 		region_range_release(buffer->planes[i].range);
 		pool_unref(buffer->planes[i].pool);
 	}
+	charge_unref(buffer->fds);
 	wl_list_remove(&buffer->surface_link);
 	pixman_region32_fini(&buffer->stale);
 	unchanged_finish(&buffer->unchanged);

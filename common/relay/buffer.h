@@ -12,6 +12,7 @@
 #include "relay/unchanged.h"
 
 struct budget;
+struct charge;
 struct memory;
 struct region_range;
 struct surface;
@@ -54,6 +55,7 @@ struct buffer {
 	uint32_t format; // as its protocol numbers it
 	size_t n_planes;
 	struct buffer_plane planes[FORMAT_MAX_PLANES];
+	struct charge *fds; // the host's: that its compositor keeps, of dma-bufs; else NULL
 
 	// How the copy on the other side differs from this one, since its last commit:
 	struct surface

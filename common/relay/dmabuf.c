@@ -23,6 +23,7 @@ struct buffer_params {
 	struct object_state state;
 	struct params params;
 	struct pool *pools[PARAMS_MAX_PLANES]; // NULL: not set, or not usable
+	struct charge *fds[PARAMS_MAX_PLANES]; // the host's: that its compositor keeps; else NULL
 	struct buffer *buffer;                 // that "created" is to give; NULL: none
 };
 
@@ -31,6 +32,7 @@ static void destroy_params(struct object_state *state)
 	struct buffer_params *self = (struct buffer_params *)state;
 	for (size_t i = 0; i < PARAMS_MAX_PLANES; i++) {
 		pool_unref(self->pools[i]);
+		charge_unref(self->fds[i]);
 	}
 	buffer_unref(self->buffer);
 	free(self);
@@ -157,13 +159,26 @@ enum wayland_verdict dmabuf_import_add(struct wayland_call *call)
 		set_plane(call, NULL);
 		return WAYLAND_DROP;
 	}
-	if (!set_plane(call, memory_use(memory))) {
+	struct buffer_params *self = (struct buffer_params *)call->object->state;
+	struct charge *fd = charge_create_of(memory->ref.refs->budget, BUDGET_FDS, 1);
+	self->fds[call->message.args[1].value] = fd;
+	if (fd == NULL || !set_plane(call, memory_use(memory))) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
 	return WAYLAND_FORWARD;
 }
 
 /* ---- buffers ---- */
+
+/* A compositor may keep an fd for each plane of each buffer, also where they are of one dma-buf. */
+static bool charge_fds(struct buffer *buffer, size_t n)
+{
+	const struct fdrefs *refs = buffer->planes[0].pool->memory->ref.refs;
+	if (refs->own_bit == CHANNEL_ID_HOST) {
+		buffer->fds = charge_create_of(refs->budget, BUDGET_FDS, n);
+	}
+	return buffer->fds != NULL || refs->own_bit != CHANNEL_ID_HOST;
+}
 
 struct buffer *dmabuf_make_buffer(const struct params *params, const struct params_picture *picture,
 	struct pool *const pools[])
@@ -182,6 +197,10 @@ struct buffer *dmabuf_make_buffer(const struct params *params, const struct para
 		bool upright = (picture->flags & PARAMS_Y_INVERT) == 0;
 		buffer_add_plane(buffer, pools[i], upright ? sample : &unknown, plane->offset,
 			plane->stride, plane->stride * rows);
+	}
+	if (!charge_fds(buffer, format->n_planes)) {
+		buffer_unref(buffer);
+		return NULL;
 	}
 	return buffer;
 }

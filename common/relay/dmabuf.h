@@ -47,7 +47,7 @@ bool dmabuf_offers(const struct wayland *wayland, uint32_t format, uint64_t modi
 // NULL is ENOMEM.
 struct pool *dmabuf_get_pool(struct wayland *wayland, struct memory *memory);
 // The buffer of a picture that has been checked, in the pools of its planes, which are borrowed. NULL is
-// ENOMEM.
+// ENOMEM, or over the budget of fds.
 struct buffer *dmabuf_make_buffer(const struct params *params, const struct params_picture *picture,
 	struct pool *const pools[]);
 

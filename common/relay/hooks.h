@@ -7,7 +7,7 @@
  * The messages that are more than forwarded, by room: registry.c (globals), shm.c (pools and buffers),
  * feedback.c and dmabuf.c (linux-dmabuf), drm.c (wl_drm), synchronization.c and syncobj.c (fences and
  * timelines), surface.c (damage), rectangles.c (what a compositor adds up), offers.c (types of what can be
- * pasted), told.c (what others hear of), popups.c, capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
+ * pasted), told.c (what others hear of), popups.c, listed.c (of which a compositor has few), capture.c (buffers that the compositor writes), scanout.c (its own, given away), times.c (clocks), labels.c (titles, app ids and
  * names of icons). hooks.c holds the table. denied.c has what may be any request.
  */
 
@@ -94,6 +94,7 @@ enum wayland_verdict rectangles_import_region_args(struct wayland_call *call);
 enum wayland_verdict rectangles_import_opaque(struct wayland_call *call);
 enum wayland_verdict rectangles_import_input(struct wayland_call *call);
 enum wayland_verdict rectangles_import_damage(struct wayland_call *call);
+enum wayland_verdict rectangles_import_attach(struct wayland_call *call);
 enum wayland_verdict rectangles_import_commit(struct wayland_call *call);
 enum wayland_verdict rectangles_import_subsurface(struct wayland_call *call);
 enum wayland_verdict rectangles_import_place(struct wayland_call *call);
@@ -103,6 +104,7 @@ enum wayland_verdict offers_import_offer(struct wayland_call *call);
 // Of the messages that a source's types were told by; NULL is fine.
 uint32_t offers_bytes(const struct object_state *source);
 enum wayland_verdict popups_import_create(struct wayland_call *call);
+enum wayland_verdict listed_import_create(struct wayland_call *call);
 
 enum wayland_verdict capture_attach(struct wayland_call *call);
 enum wayland_verdict capture_export_begin(struct wayland_call *call);
@@ -137,6 +139,9 @@ enum wayland_verdict told_import_maximized(struct wayland_call *call);
 enum wayland_verdict told_import_fullscreen(struct wayland_call *call);
 enum wayland_verdict told_import_minimized(struct wayland_call *call);
 enum wayland_verdict told_import_selection(struct wayland_call *call);
+enum wayland_verdict told_import_accept(struct wayland_call *call);
+enum wayland_verdict told_import_actions(struct wayland_call *call);
+enum wayland_verdict told_import_receive(struct wayland_call *call);
 // Nothing of what waits is sent any more.
 void told_stop(struct wayland *wayland);
 

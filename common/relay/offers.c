@@ -1,6 +1,8 @@
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "base/log.h"
+#include "fdpass/fdref.h"
 #include "relay/hooks.h"
 
 /*
@@ -17,23 +19,30 @@ struct source {
 	struct object_state state;
 	unsigned int n_types;
 	uint32_t bytes;
-	bool told; // that something was left out
+	struct charge *charge; // of bytes: the compositor keeps as many, or more
+	bool told;             // that something was left out
 };
 
 static void destroy_source(struct object_state *state)
 {
+	charge_unref(((struct source *)state)->charge);
 	free(state);
 }
 
 /* NULL on ENOMEM. */
-static struct source *get_source(struct object *object)
+static struct source *get_source(struct wayland_call *call)
 {
+	struct object *object = call->object;
 	if (object->state == NULL) {
 		struct source *source = calloc(1, sizeof(*source));
-		if (source == NULL) {
+		struct charge *charge = charge_create(call->wayland->options.refs->budget, 0);
+		if (source == NULL || charge == NULL) {
+			charge_unref(charge);
+			free(source);
 			return NULL;
 		}
 		source->state.destroy = destroy_source;
+		source->charge = charge;
 		object->state = &source->state;
 	}
 	return (struct source *)object->state;
@@ -52,13 +61,17 @@ static enum wayland_verdict leave_out(const struct wayland_call *call, struct so
 /* wl_data_source.offer(mime_type), and the like of other selections */
 enum wayland_verdict offers_import_offer(struct wayland_call *call)
 {
-	struct source *source = get_source(call->object);
+	struct source *source = get_source(call);
 	const uint32_t size = call->message.header.size;
 	if (source == NULL) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
 	}
 	if (source->n_types == TYPES_MAX || size > BYTES_MAX - source->bytes) {
 		return leave_out(call, source);
+	}
+	if (!charge_grow(source->charge, source->bytes + size)) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_NO_MEMORY, "more memory than the session may have");
 	}
 	source->n_types++;
 	source->bytes += size;

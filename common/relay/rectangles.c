@@ -4,6 +4,7 @@
 
 #include "base/budget.h"
 #include "fdpass/fdref.h"
+#include "relay/buffer.h"
 #include "relay/hooks.h"
 
 /*
@@ -12,7 +13,8 @@
  * rectangles of a region are counted as the compositor's will be, and charged, also where it copies
  * them; damage, which is only a hint, becomes the whole surface where there is much of it.
  *
- * The same goes for sub-surfaces, which it goes through at each commit of a surface above them.
+ * The same goes for sub-surfaces, which it goes through at each commit of a surface above them. And each
+ * surface may be a copy of its picture for the compositor, also where many show the same bytes.
  */
 
 #define REGION_MAX_RECTS  4096
@@ -20,6 +22,8 @@
 #define DAMAGE_MAX        128u // requests
 
 #define SUBSURFACES_MAX_DEPTH 64u
+
+#define TEXTURE_PIXEL 4u // bytes
 
 /* ---- regions ---- */
 
@@ -163,6 +167,11 @@ struct counted_surface {
 	bool whole;              // damage since the last commit
 	unsigned int n_damage;   // requests that the compositor may have added up
 	uint32_t opaque, input;  // rectangles of the regions that it has
+	uint64_t picture;        // bytes of the buffer that it shows: charged to budget
+	uint64_t next_picture;   // of what was attached last
+	struct budget *budget;   // NULL: nothing was attached yet
+	struct charge *fds;      // of the dma-bufs that it shows; NULL: of none
+	struct charge *next_fds; // of what was attached last
 	struct subsurface *role; // NULL: it is no sub-surface
 	struct wl_list children; // subsurface.link
 	uint32_t n_below;        // sub-surfaces, of its children, too
@@ -216,6 +225,11 @@ static void destroy_surface(struct object_state *state)
 		leave_parent(surface->role);
 		surface->role->surface = NULL;
 	}
+	if (surface->picture > 0) {
+		budget_release(surface->budget, BUDGET_MEMORY, surface->picture);
+	}
+	charge_unref(surface->fds);
+	charge_unref(surface->next_fds);
 	free(surface);
 }
 
@@ -288,6 +302,46 @@ enum wayland_verdict rectangles_import_input(struct wayland_call *call)
 	return charge_work(call, surface->input / RECTS_PER_MESSAGE);
 }
 
+/* That a compositor keeps of it beside it, at most: a texture, where it is no dma-buf. */
+static uint64_t copied_bytes(const struct buffer *buffer)
+{
+	uint64_t length = buffer->planes[0].length;
+	uint64_t pixels = (uint64_t)buffer->width * (uint64_t)buffer->height;
+	uint64_t texture = pixels * TEXTURE_PIXEL;
+	return buffer_is_dmabuf(buffer) ? 0 : length > texture ? length : texture;
+}
+
+/* wl_surface.attach(buffer, x, y) */
+enum wayland_verdict rectangles_import_attach(struct wayland_call *call)
+{
+	struct counted_surface *surface = get_surface(call->object);
+	const struct buffer *buffer =
+		(const struct buffer *)wayland_arg_state(call, 0, "wl_buffer");
+	if (surface == NULL) {
+		return out_of_memory(call);
+	}
+	surface->next_picture = buffer != NULL ? copied_bytes(buffer) : 0;
+	surface->budget = budget_of(call);
+	charge_unref(surface->next_fds);
+	surface->next_fds = buffer != NULL && buffer->fds != NULL ? charge_ref(buffer->fds) : NULL;
+	return WAYLAND_FORWARD;
+}
+
+static bool charge_picture(struct counted_surface *surface)
+{
+	uint64_t now = surface->picture, next = surface->next_picture;
+	if (next > now && !budget_charge(surface->budget, BUDGET_MEMORY, next - now)) {
+		return false;
+	}
+	if (next < now) {
+		budget_release(surface->budget, BUDGET_MEMORY, now - next);
+	}
+	surface->picture = next;
+	charge_unref(surface->fds);
+	surface->fds = surface->next_fds != NULL ? charge_ref(surface->next_fds) : NULL;
+	return true;
+}
+
 /* wl_surface.commit() */
 enum wayland_verdict rectangles_import_commit(struct wayland_call *call)
 {
@@ -298,6 +352,10 @@ enum wayland_verdict rectangles_import_commit(struct wayland_call *call)
 	bool begins_anew = surface->whole || !surface->adds_up;
 	surface->n_damage = begins_anew ? 0 : surface->n_damage;
 	surface->whole = false;
+	if (!charge_picture(surface)) {
+		return wayland_fail(
+			call, WAYLAND_ERROR_NO_MEMORY, "more memory than the session may have");
+	}
 	uint64_t rects = (uint64_t)surface->opaque + surface->input;
 	return charge_work(call, surface->n_below + rects / RECTS_PER_MESSAGE);
 }

@@ -3,13 +3,14 @@
 #include <string.h>
 
 #include "base/budget.h"
+#include "base/log.h"
 #include "fdpass/fdref.h"
 #include "relay/hooks.h"
 #include "wire/socket.h"
 
 /*
  * What a compositor tells other programs of, as the host sees it: of windows its panels, of a selection who
- * has the keyboard. It disconnects those whose sockets take no more. So only so much is told, and of what
+ * has the keyboard, of a paste or a drop whose it is. It disconnects those whose sockets take no more. So only so much is told, and of what
  * comes faster only the last: each request here says how something is from now on, and waits until the next
  * one, or its turn, comes.
  */
@@ -29,7 +30,10 @@ enum told_what {
 	TOLD_MINIMIZED,
 	TOLD_COUNT,
 
-	TOLD_SELECTION = 0, // of another object
+	// Of other objects:
+	TOLD_SELECTION = 0,
+	TOLD_ACCEPT = 0,
+	TOLD_ACTIONS,
 };
 
 struct told_request {
@@ -39,7 +43,7 @@ struct told_request {
 	struct charge *charge; // of bytes
 };
 
-/* Of a window or a wl_data_device: what waits. */
+/* Of a window, a wl_data_device or a wl_data_offer: what waits. */
 struct told {
 	struct object_state state;
 	struct wayland *wayland;
@@ -193,11 +197,9 @@ static enum wayland_verdict tell(struct wayland_call *call, enum told_what what,
 	if (verdict != WAYLAND_FORWARD && verdict != WAYLAND_REPLACE) {
 		return verdict;
 	}
-	struct told *told = get_told(call);
-	if (told == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	if (call->object->state != NULL) {
+		forget(&((struct told *)call->object->state)->requests[what]);
 	}
-	forget(&told->requests[what]);
 	bool replaced = verdict == WAYLAND_REPLACE;
 	const void *data = replaced ? call->replacement->data : call->message.data;
 	size_t size = replaced ? call->replacement->size : call->message.header.size;
@@ -206,7 +208,9 @@ static enum wayland_verdict tell(struct wayland_call *call, enum told_what what,
 	if (wait == 0) {
 		return verdict;
 	}
-	if (!make_timer(call->wayland) || !keep(call, &told->requests[what], data, size, cost)) {
+	struct told *told = get_told(call);
+	if (told == NULL || !make_timer(call->wayland) ||
+		!keep(call, &told->requests[what], data, size, cost)) {
 		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "no room for what has to wait");
 	}
 	wait_for(call->wayland, wait);
@@ -249,17 +253,42 @@ enum wayland_verdict told_import_minimized(struct wayland_call *call)
 	return tell(call, TOLD_MINIMIZED, WAYLAND_FORWARD, 0);
 }
 
-/* wl_data_device.set_selection(source, serial): whoever has the keyboard is told of its types. */
+/* wl_data_device.set_selection(source, serial), and the like: who has the keyboard is told of its types. */
 enum wayland_verdict told_import_selection(struct wayland_call *call)
 {
-	const struct object_state *source = wayland_arg_state(call, 0, "wl_data_source");
+	const struct wl_interface *interface = call->message.op->args[0].interface;
+	const struct object_state *source = wayland_arg_state(call, 0, interface->name);
 	return tell(call, TOLD_SELECTION, WAYLAND_FORWARD, offers_bytes(source));
+}
+
+/* wl_data_offer.accept(serial, mime_type): whose it is that is being dragged, is told. */
+enum wayland_verdict told_import_accept(struct wayland_call *call)
+{
+	return tell(call, TOLD_ACCEPT, WAYLAND_FORWARD, 0);
+}
+
+/* wl_data_offer.set_actions(dnd_actions, preferred_action) */
+enum wayland_verdict told_import_actions(struct wayland_call *call)
+{
+	return tell(call, TOLD_ACTIONS, WAYLAND_FORWARD, 0);
+}
+
+/* wl_data_offer.receive(mime_type, fd), and the like. Each one counts: who asks too often reads an end. */
+enum wayland_verdict told_import_receive(struct wayland_call *call)
+{
+	if (budget_tell(budget_of(call->wayland), MESSAGE_COST + call->message.header.size) == 0) {
+		return WAYLAND_FORWARD;
+	}
+	log_limited(LOG_WARN, "%s.receive: left out: pastes too often (--max-told)",
+		call->object->interface->name);
+	return WAYLAND_DROP;
 }
 
 /* xdg_surface.get_toplevel(id), and the like of other shells */
 enum wayland_verdict told_import_window(struct wayland_call *call)
 {
-	return budget_messages(budget_of(call->wayland), MESSAGES_PER_WINDOW)
+	struct budget *budget = budget_of(call->wayland);
+	return budget_messages(budget, budget_burst(budget, MESSAGES_PER_WINDOW))
 		? labels_import_window(call)
 		: wayland_fail(
 			  call, WAYLAND_ERROR_NO_MEMORY, "more windows than the session may open");

@@ -243,6 +243,55 @@ static void expect_shown(const struct stage *stage, const struct picture *pictur
 	}
 }
 
+static uint64_t charged_fds(const struct stage *stage)
+{
+	return stage->client->pair.host.budget.used[BUDGET_FDS];
+}
+
+static bool four_are_charged(void *data)
+{
+	return charged_fds(data) == 4;
+}
+
+static bool two_are_charged(void *data)
+{
+	return charged_fds(data) == 2;
+}
+
+static bool none_is_charged(void *data)
+{
+	return charged_fds(data) == 0;
+}
+
+// Of one dma-buf, a compositor has as many fds as there are planes of it.
+static void each_fd_that_the_compositor_keeps_is_charged(void **state)
+{
+	(void)state;
+	struct stage stage;
+	struct picture picture;
+	begin(&stage);
+	assert_int_equal(layouts[0].n_planes, 1);
+	make_apart(&stage, &picture, &layouts[0]);
+	make_buffer(&stage, &picture);
+	commit(&stage, &picture, everything);
+	struct zwp_linux_buffer_params_v1 *params[2];
+	for (int i = 0; i < 2; i++) {
+		params[i] = add_planes(&stage, &picture);
+	}
+	client_roundtrip(stage.client);
+	// The fdref, the buffer and the params, when no fd is on its way any more.
+	world_wait(stage.world, four_are_charged, &stage);
+	for (int i = 0; i < 2; i++) {
+		zwp_linux_buffer_params_v1_destroy(params[i]);
+	}
+	world_wait(stage.world, two_are_charged, &stage);
+	wl_surface_attach(stage.surface, NULL, 0, 0);
+	wl_surface_commit(stage.surface);
+	destroy_picture(&picture);
+	world_wait(stage.world, none_is_charged, &stage);
+	end(&stage);
+}
+
 static void a_committed_buffer_holds_what_the_client_drew(void **state)
 {
 	(void)state;
@@ -612,6 +661,7 @@ static void all_of_it_holds_in_a_region(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		fd_count_test(each_fd_that_the_compositor_keeps_is_charged),
 		fd_count_test(a_committed_buffer_holds_what_the_client_drew),
 		fd_count_test(all_fds_of_one_dma_buf_are_one_memory),
 		fd_count_test(only_samples_that_damage_touches_are_sent),

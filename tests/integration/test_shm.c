@@ -362,6 +362,61 @@ static void two_surfaces_show_one_buffer(void **state)
 	end(&stage);
 }
 
+/* Beside the pool itself. */
+static uint64_t charged_pictures(const struct stage *stage)
+{
+	uint64_t used = stage->client->pair.host.budget.used[BUDGET_MEMORY];
+	return used - stage->pool.size;
+}
+
+// A compositor may have a copy of it for each of them.
+static void what_each_surface_shows_is_charged(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage, 2 * SIZE);
+	struct wl_buffer *small = make_buffer(&stage, 0);
+	struct wl_buffer *tall =
+		wl_shm_pool_create_buffer(stage.pool.pool, 0, WIDTH, 2 * HEIGHT, STRIDE, ARGB);
+	struct wl_surface *other = wl_compositor_create_surface(stage.compositor);
+	commit(&stage, stage.surface, small);
+	assert_int_equal(charged_pictures(&stage), SIZE);
+	commit(&stage, other, small);
+	assert_int_equal(charged_pictures(&stage), 2 * SIZE);
+	commit(&stage, other, tall);
+	assert_int_equal(charged_pictures(&stage), 3 * SIZE);
+	wl_surface_attach(other, small, 0, 0); // and not committed
+	client_roundtrip(stage.client);
+	assert_int_equal(charged_pictures(&stage), 3 * SIZE);
+	wl_surface_destroy(other);
+	commit(&stage, stage.surface, NULL);
+	assert_int_equal(charged_pictures(&stage), 0);
+	wl_buffer_destroy(tall);
+	wl_buffer_destroy(small);
+	end(&stage);
+}
+
+static void more_pictures_than_there_is_memory_end_the_session(void **state)
+{
+	(void)state;
+	struct stage stage;
+	const struct pair_options options = {.max_memory = 4 * SIZE};
+	struct wl_surface *surfaces[4];
+	begin_with(&stage, SIZE, &options);
+	struct wl_buffer *buffer = make_buffer(&stage, 0);
+	for (int i = 0; i < 4; i++) {
+		surfaces[i] = wl_compositor_create_surface(stage.compositor);
+		paint_show(surfaces[i], buffer);
+	}
+	client_wait_failed(stage.client);
+	assert_non_null(strstr(stage.client->error, "--max-memory"));
+	for (int i = 0; i < 4; i++) {
+		wl_surface_destroy(surfaces[i]);
+	}
+	wl_buffer_destroy(buffer);
+	end(&stage);
+}
+
 static void a_format_that_nobody_knows_crosses(void **state)
 {
 	(void)state;
@@ -685,6 +740,8 @@ int main(void)
 		fd_count_test(a_thousand_pools_come_and_go),
 		fd_count_test(buffers_that_overlap_are_both_right),
 		fd_count_test(two_surfaces_show_one_buffer),
+		fd_count_test(what_each_surface_shows_is_charged),
+		fd_count_test(more_pictures_than_there_is_memory_end_the_session),
 		fd_count_test(a_format_that_nobody_knows_crosses),
 		fd_count_test(all_planes_of_a_picture_cross),
 		fd_count_test(damage_of_every_size_is_taken),

@@ -1,9 +1,11 @@
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <wayland-server-protocol.h>
 
 #include <cmocka.h>
@@ -25,6 +27,8 @@ struct stage {
 	size_t n_titles, n_parents, n_fullscreen, n_selections;
 	char title[64];
 	bool unset; // came last
+	size_t n_pastes;
+	struct wl_data_offer *offer;
 };
 
 struct window {
@@ -258,6 +262,86 @@ static void a_selection_costs_what_its_types_are(void **state)
 	end(&stage);
 }
 
+static void take_receive(void *data, struct wl_resource *resource, const union wl_argument *args)
+{
+	(void)resource;
+	close(args[1].h);
+	((struct stage *)data)->n_pastes++;
+}
+
+static void take_device(void *data, struct wl_resource *resource, const union wl_argument *args)
+{
+	struct stage *stage = data;
+	struct wl_resource *device = compositor_made(resource, &args[0]);
+	struct wl_resource *offer =
+		compositor_make(stage->world->compositor, device, &wl_data_offer_interface);
+	wl_data_device_send_data_offer(device, offer);
+	wl_data_device_send_selection(device, offer);
+}
+
+static void handle_offer(void *data, struct wl_data_device *device, struct wl_data_offer *offer)
+{
+	(void)device;
+	((struct stage *)data)->offer = offer;
+}
+
+static void handle_selection(void *data, struct wl_data_device *device, struct wl_data_offer *offer)
+{
+	(void)data;
+	(void)device;
+	(void)offer;
+}
+
+static const struct wl_data_device_listener device_listener = {
+	.data_offer = handle_offer,
+	.selection = handle_selection,
+};
+
+static bool reads_an_end(int fd)
+{
+	char byte;
+	return read(fd, &byte, 1) == 0;
+}
+
+// Whose selection it is would be disconnected for those that it has not read.
+static void who_pastes_too_often_reads_an_end(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	compositor_hook(stage.world->compositor, "wl_data_device_manager", "get_data_device",
+		take_device, &stage);
+	compositor_hook(stage.world->compositor, "wl_data_offer", "receive", take_receive, &stage);
+	struct wl_data_device_manager *manager =
+		client_bind(stage.client, &wl_data_device_manager_interface, 3);
+	struct wl_seat *seat = client_bind(stage.client, &wl_seat_interface, 1);
+	struct wl_data_device *device = wl_data_device_manager_get_data_device(manager, seat);
+	wl_data_device_add_listener(device, &device_listener, &stage);
+	client_roundtrip(stage.client);
+	assert_non_null(stage.offer);
+	set_told(&stage, AT_ONCE * COST);
+	int ends[100];
+	for (size_t i = 0; i < 100; i++) {
+		int fds[2];
+		assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+		wl_data_offer_receive(stage.offer, "text/plain", fds[1]);
+		close(fds[1]);
+		ends[i] = fds[0];
+	}
+	client_roundtrip(stage.client);
+	assert_in_range(stage.n_pastes, AT_ONCE, 99);
+	for (size_t i = 0; i < 100; i++) {
+		world_until_readable(stage.world, ends[i]);
+		assert_true(reads_an_end(ends[i]));
+		close(ends[i]);
+	}
+	wl_data_offer_destroy(stage.offer);
+	wl_data_device_destroy(device);
+	wl_seat_destroy(seat);
+	wl_data_device_manager_destroy(manager);
+	end(&stage);
+}
+
 // 125 of them are what the default burst lets come at once.
 static void windows_take_of_the_rate(void **state)
 {
@@ -293,6 +377,7 @@ int main(void)
 		fd_count_test(what_waits_is_charged_and_goes_with_its_window),
 		fd_count_test(what_names_an_object_that_has_gone_is_not_told),
 		fd_count_test(a_selection_costs_what_its_types_are),
+		fd_count_test(who_pastes_too_often_reads_an_end),
 		fd_count_test(windows_take_of_the_rate),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,7 +83,8 @@ def end_of_or_answer(client):
 def _(suite):
     with Stage(suite, ["--max-memory", "1M"]) as stage:
         prepared = Prepared(stage)
-        pool = prepared.pool(prepared.fd(memfd(1 << 20)), 1 << 20)
+        size = (1 << 20) - 64 * 256  # and what the surface shows
+        pool = prepared.pool(prepared.fd(memfd(size)), size)
         commit(prepared, pool, 0, 64, 64, 256)
         prepared.client.sync()
         prepared.pool(prepared.fd(memfd(4096)))

@@ -341,6 +341,24 @@ static void what_others_are_told_waits_beyond_its_limit(void **state)
 	assert_int_equal(budget_tell(&budget, 1000 * mib), 0); // all that there is
 }
 
+static void what_costs_more_than_may_come_at_once_costs_that(void **state)
+{
+	(void)state;
+	struct budget_limits limits = {.rate = 1, .burst = 50};
+	int fd;
+	struct budget_page *page = budget_page_create(&limits, 1, &fd);
+	struct budget budget = {.limits.burst = 10}; // without a rate
+	assert_int_equal(budget_burst(&budget, 1000), 1000);
+	budget.limits.rate = 1;
+	assert_int_equal(budget_burst(&budget, 9), 9);
+	assert_int_equal(budget_burst(&budget, 1000), 10);
+	budget.limits.burst = 100;
+	assert_true(budget_join(&budget, fd, 0));
+	assert_int_equal(budget_burst(&budget, 1000), 50);
+	budget_leave(&budget);
+	budget_page_destroy(page);
+}
+
 static void the_sessions_of_a_vm_share_what_others_are_told(void **state)
 {
 	(void)state;
@@ -375,6 +393,7 @@ int main(void)
 		fd_count_test(the_sessions_of_a_vm_share_its_throughput),
 		fd_count_test(what_others_are_told_waits_beyond_its_limit),
 		fd_count_test(the_sessions_of_a_vm_share_what_others_are_told),
+		fd_count_test(what_costs_more_than_may_come_at_once_costs_that),
 		fd_count_test(the_sessions_of_a_vm_share_its_rate),
 		fd_count_test(a_page_that_was_written_over_does_no_harm),
 		fd_count_test(a_slot_that_is_not_there_cannot_be_joined),

@@ -182,10 +182,16 @@ static void hooks_find_the_arguments_that_they_look_at(void **state)
 			uses(hook, capture_export_ready_time) || uses(hook, scanout_export_ready)) {
 			right = begins_with_a_time(op);
 		} else if (uses(hook, labels_import_title) || uses(hook, labels_import_app_id) ||
-			uses(hook, labels_import_icon)) {
+			uses(hook, labels_import_icon) || uses(hook, told_import_title) ||
+			uses(hook, told_import_app_id)) {
 			right = op->n_fds == 0 && !op->makes_object && has_text(op);
-		} else if (uses(hook, labels_import_window)) {
+		} else if (uses(hook, told_import_window) || uses(hook, listed_import_create)) {
 			right = op->n_args > 0 && op->args[0].type == WIRE_ARG_NEW_ID;
+		} else if (uses(hook, told_import_selection)) {
+			right = op->n_args == 2 && op->args[0].type == WIRE_ARG_OBJECT &&
+				op->args[0].interface != NULL;
+		} else if (uses(hook, told_import_receive)) {
+			right = op->n_fds == 1 && !op->makes_object;
 		} else if (uses(hook, capture_attach) || uses(hook, capture_copy)) {
 			right = names_a_buffer(op);
 		} else if (uses(hook, surface_attach)) {

@@ -4,9 +4,13 @@
 
 #include <cmocka.h>
 
+#include "base/budget.h"
+#include "fdpass/fdref.h"
 #include "relay/hooks.h"
 #include "tests/support/fd_count.h"
 
+static struct budget budget; // without limits
+static struct fdrefs refs = {.budget = &budget};
 static struct wayland wayland;
 static struct object object;
 static struct wl_array original, replacement;
@@ -55,7 +59,7 @@ static void make_call(uint32_t opcode, const char *text)
 static int setup(void **state)
 {
 	hooks_init();
-	wayland = (struct wayland){.options = {.failed = handle_failed}};
+	wayland = (struct wayland){.options = {.refs = &refs, .failed = handle_failed}};
 	object = (struct object){.interface = wire_schema_find("xdg_toplevel")};
 	failed_code = UINT32_MAX;
 	return fd_count_setup(state);

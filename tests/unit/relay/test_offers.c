@@ -4,11 +4,24 @@
 
 #include <cmocka.h>
 
+#include "base/budget.h"
+#include "fdpass/fdref.h"
 #include "relay/hooks.h"
 #include "tests/support/fd_count.h"
 
+static struct budget budget;
+static struct fdrefs refs;
 static struct wayland wayland;
 static struct object object;
+static bool failed;
+
+static void handle_failed(void *data, uint32_t code, const char *text)
+{
+	(void)data;
+	(void)code;
+	(void)text;
+	failed = true;
+}
 
 static int teardown(void **state)
 {
@@ -16,6 +29,7 @@ static int teardown(void **state)
 		object.state->destroy(object.state);
 	}
 	object = (struct object){0};
+	assert_int_equal(budget.used[BUDGET_MEMORY], 0);
 	wire_schema_finish();
 	return fd_count_teardown(state);
 }
@@ -23,7 +37,10 @@ static int teardown(void **state)
 static int setup(void **state)
 {
 	hooks_init();
-	wayland = (struct wayland){0};
+	budget = (struct budget){.limits.most[BUDGET_MEMORY] = 1 << 20};
+	refs = (struct fdrefs){.budget = &budget};
+	wayland = (struct wayland){.options = {.refs = &refs, .failed = handle_failed}};
+	failed = false;
 	object = (struct object){0};
 	return fd_count_setup(state);
 }
@@ -87,12 +104,28 @@ static void of_a_source_64_kib_of_types_go_on(void **state)
 	assert_int_equal(offer("wl_data_source", 16), WAYLAND_DROP);
 }
 
+// A session has as many sources as it has objects.
+static void what_a_compositor_keeps_of_them_is_charged(void **state)
+{
+	(void)state;
+	budget.limits.most[BUDGET_MEMORY] = 10000;
+	assert_int_equal(offer("wl_data_source", 4000), WAYLAND_FORWARD);
+	assert_int_equal(offer("wl_data_source", 6000), WAYLAND_FORWARD);
+	assert_int_equal(budget.used[BUDGET_MEMORY], 10000);
+	assert_int_equal(offer("wl_data_source", 16), WAYLAND_FAIL);
+	assert_true(failed);
+	assert_non_null(strstr(budget_exceeded(&budget), "--max-memory"));
+	forget_source();
+	assert_int_equal(budget.used[BUDGET_MEMORY], 0);
+}
+
 int main(void)
 {
 #define offers_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		offers_test(of_a_source_512_types_go_on),
 		offers_test(of_a_source_64_kib_of_types_go_on),
+		offers_test(what_a_compositor_keeps_of_them_is_charged),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
