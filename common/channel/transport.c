@@ -167,14 +167,15 @@ static int connect_to(int fd, const struct address *address)
 	return result < 0 ? -errno : 0;
 }
 
-// Whether a file is the socket of a listener that is gone.
+// Whether a file is the socket of a listener that is gone. It is asked by a socket of another type: who
+// is there refuses that before there is a connection.
 static bool is_dead(const struct transport *transport, const struct address *address)
 {
 	struct stat st;
 	if (transport->path[0] == '@' || lstat(transport->path, &st) < 0 || !S_ISSOCK(st.st_mode)) {
 		return false;
 	}
-	int fd = open_socket(transport, SOCK_NONBLOCK);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0) {
 		return false;
 	}

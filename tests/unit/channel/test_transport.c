@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -169,6 +170,8 @@ static void a_dead_socket_is_replaced_but_a_live_one_is_not(void **state)
 	int first = transport_listen(&transport);
 	assert_true(first >= 0);
 	assert_int_equal(transport_listen(&transport), -EADDRINUSE);
+	assert_int_equal(accept(first, NULL, NULL), -1); // it was not even connected to
+	assert_int_equal(errno, EAGAIN);
 	close(first);
 	int second = transport_listen(&transport);
 	assert_true(second >= 0);
