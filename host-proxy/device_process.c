@@ -116,9 +116,7 @@ int device_process_run(const struct host_options *options)
 	fdlist_init(&fds);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); // of a terminal: the parent decides
-	if (options->policy_path != NULL) {
-		signal(SIGHUP, SIG_IGN); // the parent reads it again
-	}
+	signal(SIGHUP, SIG_IGN); // as well
 	signal(SIGBUS, handle_sigbus);
 	rlimit_raise_files();
 	bool ok = run(options, &fds);

@@ -457,7 +457,6 @@ int host_session_run(struct host_options *options, int argc, char *argv[])
 		.options = &options->program,
 		.exports = WIRE_EVENT,
 		.limits = &options->limits,
-		.ignores_hangup = options->policy_path != NULL,
 		.attached = handle_attached,
 		.strict_sandbox = true,
 		.prepare = prepare,

@@ -493,6 +493,13 @@ static void handle_deadline(evutil_socket_t fd, short what, void *data)
 	stop(data);
 }
 
+// Started by nohup(1), or by who wants the same.
+static bool ignores_hangup(void)
+{
+	struct sigaction action;
+	return sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 static bool add_signals(struct server *server)
 {
 	struct event_base *base = server->config.base;
@@ -503,6 +510,8 @@ static bool add_signals(struct server *server)
 	size_t n = 3;
 	if (server->config.reload != NULL) {
 		server->signals[n++] = evsignal_new(base, SIGHUP, handle_reload_signal, server);
+	} else if (!ignores_hangup()) { // its terminal is gone
+		server->signals[n++] = evsignal_new(base, SIGHUP, handle_stop_signal, server);
 	}
 	for (size_t i = 0; i < n; i++) {
 		if (server->signals[i] == NULL || event_add(server->signals[i], NULL) < 0) {

@@ -41,7 +41,7 @@ struct server_config {
 	const struct vms_options *vms; // of sessions by their VM; NULL: they are of none. Copied
 	bool keeps_contents;           // sessions get the files that earlier ones stored
 	bool waits_for_finish;         // --oneshot is over with server_finish, not before
-	void (*reload)(void *data);    // SIGHUP; NULL: it ends the program
+	void (*reload)(void *data);    // SIGHUP; NULL: it is as SIGTERM
 	void (*prepare)(void *data);   // a session is about to begin; may be NULL
 	// Tells a connection's peer why it is turned away. fd is borrowed. Must not block.
 	void (*refuse)(int fd, uint32_t service, const char *text);
@@ -67,7 +67,7 @@ void server_set_vms(struct server *server, const struct vms_options *vms);
 
 // Tells everybody who wants to know that we are listening.
 void server_announce(const struct server *server);
-// Runs the loop until SIGTERM, SIGINT or server_finish; the exit status.
+// Runs the loop until SIGTERM, SIGINT, a SIGHUP that is not for reload, or server_finish; the exit status.
 int server_run(struct server *server);
 // Accepts nobody any more; server_run returns status when the last session has ended, but in two
 // seconds at the latest.

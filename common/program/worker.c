@@ -405,9 +405,7 @@ int worker_run(const struct worker_config *config)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); // a recording that may not grow is told so by write
 	signal(SIGINT, SIG_IGN);  // of a terminal: the parent decides
-	if (config->ignores_hangup) {
-		signal(SIGHUP, SIG_IGN);
-	}
+	signal(SIGHUP, SIG_IGN);  // as well
 	if (!worker_init(&worker, config)) {
 		log_error("cannot create an event loop");
 		worker_finish(&worker);

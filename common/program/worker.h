@@ -27,7 +27,6 @@ struct worker_config {
 	enum wire_direction exports;           // of the sessions
 	const struct budget_limits *limits;    // of a session; borrowed
 	bool keeps_contents;                   // what the session stores is reported
-	bool ignores_hangup;                   // SIGHUP means something to the parent alone
 	// What server_attach was given when the session began; takes fd. Called before prepare; may
 	// be NULL.
 	void (*attached)(void *data, int fd);

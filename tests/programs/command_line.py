@@ -339,9 +339,9 @@ def _(suite):
                 client.sync()
 
 
-@case("SIGTERM and SIGINT end both programs with status 0, their sockets, locks and children")
+@case("SIGTERM, SIGINT and SIGHUP end both programs with status 0, their sockets and children")
 def _(suite):
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         stage = Stage(suite)
         with stage:
             stage.host.popen.send_signal(number)
@@ -355,6 +355,26 @@ def _(suite):
             check(not left, f"files are left: {left}")
             for program in stage.programs():
                 program.check_quiet()
+
+
+@case("a terminal that is closed ends a guest and its sessions in good order, but not with nohup")
+def _(suite):
+    with Stage(suite) as stage:
+        stage.guest.settled_files()
+        os.killpg(stage.guest.pid, signal.SIGHUP)
+        text = stage.witness.wait_end()
+        check(text and "fdferry-guest is stopping" in text, f"the client is told {text!r}")
+        check(stage.guest.stop(None) == 0, stage.guest.errors())
+        check(not os.path.exists(stage.display), "the display's socket is left")
+        start = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+        display = suite.path("display")
+        guest = Program(suite, GUEST, ["--connect", f"unix:{stage.chan.path}", "--display",
+                                       display], launcher=start)
+        os.killpg(guest.pid, signal.SIGHUP)
+        with Client(display) as client:
+            client.sync()
+        check(guest.stop() == 0, guest.errors())
+        stage.start_guest()
 
 
 @case("SIGTERM ends a guest whose clients are told why, also when they read nothing")
