@@ -40,6 +40,7 @@ struct player {
 	unsigned int impatience; // waits given up one after another
 	uint32_t used;           // of the window for messages
 	struct wl_array windows; // struct used_window
+	bool holds;              // at the end, until a signal
 	bool ending;             // END was sent or came
 	bool shut;
 	bool over;
@@ -309,8 +310,14 @@ static bool play(struct player *player, const struct recorded_frame *frame)
 
 static bool is_held(const struct player *player, const struct recorded_frame *frame)
 {
-	return player->options->hold && frame->direction == RECORD_TO_HOST &&
+	return player->holds && frame->direction == RECORD_TO_HOST &&
 		frame->header.type == CHANNEL_END;
+}
+
+static bool is_holding(const struct player *player)
+{
+	const struct recorded_frame *frame = wl_container_of(player->next, frame, link);
+	return player->next == &player->recording->frames ? player->holds : is_held(player, frame);
 }
 
 /* Goes on as far as that is possible now. */
@@ -330,7 +337,7 @@ static void advance(struct player *player)
 		player->next = player->next->next;
 		player->heard = false;
 	}
-	if (player->over || player->shut || player->options->hold) {
+	if (player->over || player->shut || player->holds) {
 		return;
 	}
 	player->shut = true;
@@ -480,6 +487,11 @@ static void handle_signal(evutil_socket_t signal, short what, void *data)
 	(void)signal;
 	(void)what;
 	struct player *player = data;
+	if (is_holding(player)) {
+		player->holds = false;
+		handle_moved(player);
+		return;
+	}
 	player->result->stopped = true;
 	stop(player, "stopped by a signal");
 }
@@ -549,6 +561,7 @@ void player_run(const struct player_options *options, const struct recording *re
 	struct player player = {
 		.options = options,
 		.result = result,
+		.holds = options->hold,
 		.recording = recording,
 		.next = recording->frames.next,
 		.recorded_start = first_clock(recording),

@@ -1,6 +1,7 @@
 """Sessions that are recorded, and played again on another compositor."""
 
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -73,7 +74,7 @@ def play(suite, stage, recording, *options):
 
 
 def paint(client):
-    """A surface with a buffer of PATTERN."""
+    """A surface with a buffer of PATTERN; its id."""
     compositor, shm = client.bind("wl_compositor"), client.bind("wl_shm")
     surface, pool, buffer = client.new_id(), client.new_id(), client.new_id()
     fd = memfd(SIZE)
@@ -86,6 +87,7 @@ def paint(client):
     client.request(surface, 6)
     client.sync()
     os.close(fd)
+    return surface
 
 
 def record(suite, side, act):
@@ -125,6 +127,26 @@ for side in ("guest", "host"):
         expected = [list(other).index(name) + 1 for name in ("wl_compositor", "wl_shm")]
         check(names == expected, f"bound are {names}, not {expected}")
         check(status == 0, f"status {status}")
+
+
+@case("a replay that holds its windows is complete when a signal ends it")
+def _(suite):
+    # No answer comes to the last request: once it is there, nothing is waited for but a signal.
+    recording = record(suite, "guest", lambda client: client.request(paint(client), 6))
+    with Stage(suite) as stage:
+        before = len(stage.compositor.connections)
+        program = Program(suite, "fdferry-guest", [
+            "--connect", stage.chan.connect, "--replay", recording, "--hold", "--speed", "max"],
+            ready=False)
+        wait_until("the replay connects", lambda: len(stage.compositor.connections) > before)
+        connection = stage.compositor.connections[-1]
+        wait_until("its last request", lambda: len(connection.got("wl_surface", 6)) == 2)
+        program.popen.send_signal(signal.SIGTERM)
+        output, status = program.wait()
+        program.check_quiet()
+        stage.check()
+        check(status == 0 and "ended early" not in output, f"status {status}: {output}")
+        check("was lost" not in stage.host.errors(), stage.host.errors())
 
 
 @case("a recording has what crossed, in files of their owner alone")
