@@ -316,6 +316,7 @@ int explain_run(struct host_options *options, int argc, char *argv[])
 			return EXIT_FAILURE;
 		}
 	}
+	policy_check_names(&options->policy, options->policy_path);
 	struct explanation explanation = {.options = options};
 	wl_array_init(&explanation.all.list);
 	wl_array_init(&explanation.within.list);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "relay/denied.h"
 #include "wire/schema.h"
 
@@ -298,6 +299,37 @@ static const char *resolve(const struct policy_request *request, struct denied_r
 	}
 	*denied = (struct denied_request){.op = op, .ignored = request->ignored};
 	return NULL;
+}
+
+static bool names_something(const struct policy_rule *rule)
+{
+	char name[NAME_MAX_LENGTH + 1];
+	memcpy(name, rule->interface, rule->length);
+	name[rule->length] = '\0';
+	return strcmp(name, "*") == 0 || wire_schema_find(name) != NULL;
+}
+
+static void check_names(
+	const char *key, const struct policy_rule *rules, size_t n, const char *path)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct policy_rule *rule = &rules[i];
+		if (names_something(rule)) {
+			continue;
+		}
+		if (rule->line == 0) {
+			log_warn("--%s %s: no such interface is known", key, rule->interface);
+		} else {
+			log_warn("%s:%u: %s = %s: no such interface is known", path, rule->line,
+				key, rule->interface);
+		}
+	}
+}
+
+void policy_check_names(const struct policy *policy, const char *path)
+{
+	check_names("allow", policy->allowed, policy->n_allowed, path);
+	check_names("deny", policy->denied, policy->n_denied, path);
 }
 
 static void describe(const struct policy_request *request, const char *path, const char *wrong,

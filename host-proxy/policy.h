@@ -18,10 +18,10 @@ struct denied_request;
 #define POLICY_MAX_REQUESTS 128
 
 struct policy_rule {
-	const char *interface; // borrowed, not NUL-terminated; "*" is all
-	size_t length;
-	uint32_t version;  // at most; UINT32_MAX: any
-	unsigned int line; // of the policy file; 0: an option of the command line
+	const char *interface; // the rule as it was given, borrowed; "*" is all
+	size_t length;         // of the name in it
+	uint32_t version;      // at most; UINT32_MAX: any
+	unsigned int line;     // of the policy file; 0: an option of the command line
 };
 
 struct policy_request {
@@ -71,6 +71,10 @@ struct policy_verdict policy_judge(
 	const struct policy *policy, const char *interface, uint32_t version);
 // For session_options: the version of the verdict.
 uint32_t policy_offer(void *policy, const char *interface, uint32_t version);
+
+// Logs which rules are about an interface that nobody knows: a slip of the pen, which may be a
+// dangerous one. path is that of the rules from a file.
+void policy_check_names(const struct policy *policy, const char *path);
 
 // Looks the requests up in the schema; denied has room for POLICY_MAX_REQUESTS. False: one is not
 // known, or cannot be ignored because it makes or ends an object or passes fds; error, which names

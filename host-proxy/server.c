@@ -16,7 +16,6 @@
 #include "host-proxy/vmm.h"
 #include "program/server.h"
 #include "relay/handshake.h"
-#include "wire/schema.h"
 
 struct listening {
 	int fd;
@@ -62,20 +61,6 @@ static bool open_listener(struct listening *listening, const struct host_options
 			"cannot listen at %s: %s", options->listen_text, strerror(-listening->fd));
 	}
 	return listening->fd >= 0;
-}
-
-// A rule about an interface that nobody knows is a slip of the pen, which may be a dangerous one.
-static void check_rules(const char *option, const struct policy_rule *rules, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		char name[256];
-		size_t len = rules[i].length < sizeof(name) ? rules[i].length : sizeof(name) - 1;
-		memcpy(name, rules[i].interface, len);
-		name[len] = '\0';
-		if (strcmp(name, "*") != 0 && wire_schema_find(name) == NULL) {
-			log_warn("%s %s: no such interface is known", option, name);
-		}
-	}
 }
 
 static bool hand_out(struct serving *serving)
@@ -172,8 +157,7 @@ static bool load_policy(struct serving *serving)
 			return false;
 		}
 	}
-	check_rules("allow", options->policy.allowed, options->policy.n_allowed);
-	check_rules("deny", options->policy.denied, options->policy.n_denied);
+	policy_check_names(&options->policy, options->policy_path);
 	return true;
 }
 

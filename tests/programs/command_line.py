@@ -477,12 +477,6 @@ def _(suite):
             check(got.get(name) == version, f"{options}: {name} is offered at {got.get(name)}")
 
 
-@case("a rule about an interface that nobody knows is warned of")
-def _(suite):
-    with Stage(suite, ["--deny", "zwlr_screncopy_manager_v1"]) as stage:
-        check("no such interface is known" in stage.host.errors(), stage.host.errors())
-
-
 @case("--max-sessions turns away the client that is too many, who is told why")
 def _(suite):
     for options in ({"host": ["--max-sessions", "2"]}, {"guest": ["--max-sessions", "2"]}):

@@ -382,6 +382,21 @@ def _(suite):
         stage.check()
 
 
+@case("a rule about an interface that nobody knows is warned of with its line, also by --explain-policy")
+def _(suite):
+    path = policy_file(suite, "[globals]", "deny = zwlr_screncopy_manager_v1")
+    options = ["--policy", path, "--allow", "wl_sheat:3"]
+    expected = ["--allow wl_sheat:3", f"{path}:2: deny = zwlr_screncopy_manager_v1"]
+    with Stage(suite, options) as stage:
+        explained = Program(suite, HOST, ["--explain-policy", "--compositor",
+                                          stage.compositor.path, *options], ready=False)
+        check(explained.wait()[1] == 0, explained.errors())
+        for program in (stage.host, explained):
+            check(program.errors().splitlines() ==
+                  [f"fdferry-host: warn: {rule}: no such interface is known" for rule in expected],
+                  program.errors())
+
+
 @case("--explain-policy tells what a compositor hides from a security context")
 def _(suite):
     socket = suite.path("compositor")
