@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,15 @@ void notify_ready(void)
 	unsetenv("NOTIFY_SOCKET");
 }
 
+// Who connects by a network is nobody that could be told apart.
+static bool is_local(int fd)
+{
+	int domain = AF_UNSPEC;
+	socklen_t len = sizeof(domain);
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 &&
+		(domain == AF_UNIX || domain == AF_VSOCK);
+}
+
 static int check_listener(int fd)
 {
 	int listens = 0;
@@ -53,7 +63,7 @@ static int check_listener(int fd)
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0) {
 		return -errno;
 	}
-	if (!listens) {
+	if (!listens || !is_local(fd)) {
 		return -EINVAL;
 	}
 	int flags = fcntl(fd, F_GETFL);
@@ -103,8 +113,8 @@ static int take_passed(struct notify_listener *listeners, int count)
 		rest = take_name(rest, listeners[i].name);
 		listeners[i].fd = check_listener(LISTEN_FDS_START + i);
 		if (listeners[i].fd < 0) {
-			log_error("the service manager has passed what is no listening socket as "
-				  "fd %d",
+			log_error(
+				"fd %d of the service manager is no listening UNIX or vsock socket",
 				LISTEN_FDS_START + i);
 			return listeners[i].fd;
 		}

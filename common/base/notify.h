@@ -20,7 +20,8 @@ struct notify_listener {
 };
 
 // The listening sockets that we were started with, CLOEXEC and non-blocking: ours from now on. Their
-// number, 0 if there are none; -errno, logged, if what was passed are not 1 to max listening sockets.
+// number, 0 if there are none; -errno, logged, if what was passed are not 1 to max listening
+// sockets, AF_UNIX or AF_VSOCK.
 int notify_take_listeners(struct notify_listener *listeners, size_t max);
 // The same for one: its fd, 0 if there is none; -errno, logged.
 int notify_take_listener(void);
