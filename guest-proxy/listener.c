@@ -37,7 +37,8 @@ static bool runtime_dir(const char **dir, char *error, size_t error_len)
 	struct stat st;
 	*dir = getenv("XDG_RUNTIME_DIR");
 	if (*dir == NULL || (*dir)[0] == '\0') {
-		snprintf(error, error_len, "XDG_RUNTIME_DIR is not set");
+		snprintf(error, error_len,
+			"XDG_RUNTIME_DIR is not set: --display needs an absolute path");
 		return false;
 	}
 	if ((*dir)[0] != '/') {
@@ -102,17 +103,18 @@ static void fill_address(const struct listener *listener, struct sockaddr_un *ad
 	memcpy(address->sun_path, listener->path, sizeof(address->sun_path));
 }
 
-// Not everybody who listens has taken the lock.
+// Not everybody who listens has taken the lock. A socket of another type is refused before there is a
+// connection.
 static bool somebody_listens(const struct listener *listener)
 {
 	struct sockaddr_un address;
 	fill_address(listener, &address);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0) {
 		return false;
 	}
-	bool listens =
-		connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 || errno == EAGAIN;
+	bool listens = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ||
+		errno == EPROTOTYPE;
 	close(fd);
 	return listens;
 }

@@ -13,11 +13,10 @@ static const char *set_connect(void *data, const char *value)
 {
 	struct guest_options *options = data;
 	options->connect_text = value;
-	const char *wrong = transport_parse(value, &options->connect);
-	if (wrong == NULL && options->connect.kind == TRANSPORT_VHOST_USER) {
-		wrong = "vhost-user is for fdferry-host";
+	if (strncmp(value, "unix:", 5) != 0 && strncmp(value, "vsock:", 6) != 0) {
+		return "must be unix:PATH or vsock:[CID:]PORT";
 	}
-	return wrong;
+	return transport_parse(value, &options->connect);
 }
 
 static const char *set_display(void *data, const char *value)

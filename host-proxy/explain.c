@@ -309,8 +309,11 @@ int explain_run(struct host_options *options, int argc, char *argv[])
 	char *text = NULL;
 	if (options->policy_path != NULL) {
 		text = policy_file_load(options->policy_path, error, sizeof(error));
-		if (text == NULL ||
-			!host_options_apply(options, argc, argv, text, error, sizeof(error))) {
+		if (text == NULL) {
+			log_error("the policy %s", error);
+			return EXIT_FAILURE;
+		}
+		if (!host_options_apply(options, argc, argv, text, error, sizeof(error))) {
 			log_error("%s", error);
 			free(text);
 			return EXIT_FAILURE;

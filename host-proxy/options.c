@@ -198,13 +198,17 @@ static const char *set_vm_name(void *data, const char *value)
 	return service_name_is_valid(value) ? NULL : "must be 1 to 64 of A-Z a-z 0-9 . _ -";
 }
 
-// Within a file there is no order that a reader would think of.
+// Within a file, or a command line, there is no order that a reader would think of.
 static const char *use_security_context(struct host_options *options, enum security_context_use use)
 {
-	if (options->policy.line != 0 && options->security_context != SECURITY_CONTEXT_AUTO) {
-		return "contradicts another line";
+	bool in_file = options->policy.line != 0;
+	bool said = in_file ? options->security_context != SECURITY_CONTEXT_AUTO
+			    : options->security_context_given;
+	if (said && options->security_context != use) {
+		return in_file ? "contradicts another line" : "contradicts another option";
 	}
 	options->security_context = use;
+	options->security_context_given = !in_file;
 	return NULL;
 }
 
@@ -258,7 +262,11 @@ static const char *set_rate(uint64_t *rate, const char *value)
 static const char *set_flight(uint64_t *count, const char *value)
 {
 	unsigned long number;
-	const char *wrong = options_number(value, SCM_MAX, UINT32_MAX, &number);
+	static_assert(SCM_MAX == 253, "what is said");
+	const char *wrong = options_number(value, 1, UINT32_MAX, &number);
+	if (wrong == NULL && number < SCM_MAX) {
+		wrong = "too small: at least 253, as many as one message may have";
+	}
 	if (wrong == NULL) {
 		*count = number;
 	}
@@ -272,8 +280,11 @@ static const char *set_size(uint64_t *size, const char *value)
 
 static const char *set_throughput(uint64_t *throughput, const char *value)
 {
-	const char *wrong = options_size(value, MIN_THROUGHPUT, throughput);
-	return wrong == NULL && *throughput > MAX_THROUGHPUT ? "too large" : wrong;
+	const char *wrong = options_size(value, 1, throughput);
+	if (wrong == NULL && *throughput < MIN_THROUGHPUT) {
+		wrong = "too small: at least 64K";
+	}
+	return wrong == NULL && *throughput > MAX_THROUGHPUT ? "too large: at most 16G" : wrong;
 }
 
 static const char *set_told(uint64_t *told, const char *value)
@@ -493,6 +504,9 @@ static int check(struct host_options *options)
 	if (options->listen_text != NULL && options->listen.kind == TRANSPORT_UNIX && wants_vm) {
 		return options_wrong(&usage,
 			"--allow-cid and --require-privileged-port are not for --listen unix:PATH");
+	}
+	if (options->listen.kind == TRANSPORT_VSOCK && options->admission.n_uids > 0) {
+		return options_wrong(&usage, "--allow-uid is not for --listen vsock:PORT");
 	}
 	if (options->resolver_text != NULL && options->listen.kind == TRANSPORT_VSOCK &&
 		options->admission.n_cids != 1) {

@@ -35,7 +35,8 @@ struct host_options {
 	const char *title_prefix;  // may be NULL
 	const char *vm_name;       // may be NULL
 	enum security_context_use security_context;
-	const char *policy_path; // of --policy; NULL: none
+	bool security_context_given; // on the command line, which wins over the policy file
+	const char *policy_path;     // of --policy; NULL: none
 	bool explain_policy;
 	struct budget_limits limits; // of a session
 	struct vms_options vms;      // and of all sessions of a VM

@@ -150,7 +150,7 @@ static bool load_policy(struct serving *serving)
 	if (options->policy_path != NULL) {
 		char *text = policy_file_load(options->policy_path, error, sizeof(error));
 		if (text == NULL) {
-			log_error("%s", error);
+			log_error("the policy %s", error);
 			return false;
 		}
 		if (!use_policy(serving, text)) {

@@ -10,7 +10,7 @@ static const char *parse_port(const char *text, uint32_t *port)
 	unsigned long number;
 	const char *wrong = options_number(text, 0, UINT32_MAX - 1, &number);
 	*port = wrong == NULL ? (uint32_t)number : 0;
-	return wrong == NULL ? NULL : "the port is not a number";
+	return wrong == NULL ? NULL : "the port is not a number up to 4294967294";
 }
 
 static const char *parse_socket(const char *text, struct transport *address)

@@ -70,12 +70,12 @@ static const char *parse_vsock(const char *text, struct transport *transport)
 	const char *colon = strchr(text, ':');
 	if (colon != NULL) {
 		if (!parse_number(text, colon, &transport->cid)) {
-			return "the CID is not a number";
+			return "the CID is not a number up to 4294967294";
 		}
 		port = colon + 1;
 	}
 	if (!parse_number(port, port + strlen(port), &transport->port)) {
-		return "the port is not a number";
+		return "the port is not a number up to 4294967294";
 	}
 	return NULL;
 }
@@ -113,7 +113,7 @@ const char *transport_parse_resolver(const char *text, struct transport *transpo
 	if (strncmp(text, "unix:", 5) == 0) {
 		return parse_path(text + 5, TRANSPORT_SEQPACKET, transport);
 	}
-	return "must be unix:PATH";
+	return "must be unix:PATH or vhost-user:PATH";
 }
 
 static void unix_address(const struct transport *transport, struct address *address)

@@ -94,7 +94,7 @@ const char *program_set_protocol(void *options, const char *value)
 		return "too many files";
 	}
 	program->protocols[program->n_protocols++] = value;
-	return NULL;
+	return value[0] != '\0' ? NULL : "the name is missing";
 }
 
 const char *program_set_trace(void *options, const char *value)

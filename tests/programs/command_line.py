@@ -33,6 +33,12 @@ WRONG = [
     (HOST, ["--listen", "vsock:port"], 2, "not a number"),
     (HOST, ["--listen", "vsock:99999999999"], 2, "not a number"),
     (HOST, ["--listen", "vsock:x:1"], 2, "not a number"),
+    (HOST, ["--listen", "vsock:1", "--allow-uid", "1"], 2, "--allow-uid is not for --listen vsock"),
+    (HOST, ["--listen", "unix:{dir}/a", "--require-security-context", "--no-security-context"], 2,
+     "contradicts another option"),
+    (HOST, ["--listen", "unix:{dir}/a", "--resolver", "x"], 2, "unix:PATH or vhost-user:PATH"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-fds-in-flight", "252"], 2, "at least 253"),
+    (HOST, ["--listen", "unix:{dir}/a", "--protocol", ""], 2, "the name is missing"),
     (HOST, ["--listen", "unix:{dir}/a", "--compositor", ""], 2, "missing"),
     (HOST, ["--listen", "unix:{dir}/a", "--compositor", LONG], 1, "too long"),
     (HOST, ["--listen", "unix:{dir}/a", "--service", "sound"], 2, "must be NAME=unix:PATH"),
@@ -61,7 +67,8 @@ WRONG = [
     (HOST, ["--listen", "unix:{dir}/a", "--deny-request", "wl_shm"], 2, "INTERFACE.REQUEST"),
     (HOST, ["--listen", "unix:{dir}/a", "--deny-request", "wl_shm.no"], 1, "has no such request"),
     (HOST, ["--listen", "unix:{dir}/a", "--ignore-request", "wl_shm.create_pool"], 1, "only be"),
-    (HOST, ["--listen", "unix:{dir}/a", "--policy", "{dir}/none"], 1, "No such file"),
+    (HOST, ["--listen", "unix:{dir}/a", "--policy", "{dir}/none"], 1,
+     "the policy {dir}/none: No such file"),
     (HOST, ["--listen", "unix:{dir}/a", "--policy", "{dir}/file"], 1, "{dir}/file:1: must be"),
     (HOST, ["--listen", "unix:{dir}/a", "--vm-name", "a/b"], 2, "must be 1 to 64"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "0"], 2, "too small"),
@@ -69,8 +76,8 @@ WRONG = [
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "1T"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "G"], 2, "not a number"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-memory", "99999999999G"], 2, "too large"),
-    (HOST, ["--listen", "unix:{dir}/a", "--max-throughput", "65535"], 2, "too small"),
-    (HOST, ["--listen", "unix:{dir}/a", "--max-vm-throughput", "17G"], 2, "too large"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-throughput", "65535"], 2, "at least 64K"),
+    (HOST, ["--listen", "unix:{dir}/a", "--max-vm-throughput", "17G"], 2, "at most 16G"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-objects", "0"], 2, "too small"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-fds", "4294967296"], 2, "too large"),
     (HOST, ["--listen", "unix:{dir}/a", "--max-sessions", "0"], 2, "too small"),
@@ -83,7 +90,8 @@ WRONG = [
     (HOST, ["--listen", "unix:{dir}/none/a"], 1, "No such file or directory"),
     (HOST, ["--listen", "unix:{dir}/file"], 1, "cannot listen at unix:{dir}/file"),
     (HOST, ["--listen", "unix:{dir}/taken"], 1, "Address already in use"),
-    (HOST, ["--listen", "unix:{dir}/a", "--protocol", "{dir}/none.xml"], 1, "No such file"),
+    (HOST, ["--listen", "unix:{dir}/a", "--protocol", "{dir}/none.xml"], 1,
+     "the protocol {dir}/none.xml: No such file"),
     (HOST, ["--listen", "unix:{dir}/a", "--protocol", "{dir}"], 1, "{dir}"),
     (HOST, ["--listen", "unix:{dir}/a", "--protocol", "{dir}/file"], 1, "{dir}/file:"),
     (HOST, ["--listen", "unix:{dir}/a", "--protocol", "{dir}/other.xml"], 1, "{dir}/other.xml:"),
@@ -91,7 +99,8 @@ WRONG = [
     (GUEST, [], 2, "--connect is missing"),
     (GUEST, ["--connect", "unix:x", "word"], 2, "unexpected argument 'word' (a command goes after"),
     (GUEST, ["--connect", "unix:x", "--"], 2, "the command after -- is missing"),
-    (GUEST, ["--connect", "tcp:x"], 2, "must be unix:PATH"),
+    (GUEST, ["--connect", "tcp:x"], 2, "must be unix:PATH or vsock:[CID:]PORT"),
+    (GUEST, ["--connect", "vhost-user:/x"], 2, "must be unix:PATH or vsock:[CID:]PORT"),
     (GUEST, ["--connect", "unix:" + LONG], 2, "too long"),
     (GUEST, ["--connect", "unix:x", "--display", ""], 2, "missing"),
     (GUEST, ["--connect", "unix:x", "--display", "a/b"], 2, "must be a name or an absolute path"),
@@ -406,11 +415,12 @@ def _(suite):
 def _(suite):
     directory = make_directory(suite)
     with listen(f"{directory}/s") as good, socket.socket(socket.AF_UNIX) as bad, \
-            listen(f"{directory}/c"):
+            listen(f"{directory}/c"), socket.create_server(("127.0.0.1", 0)) as network:
         host = ["--compositor", f"{directory}/c"]
         for program, arguments, sock, count in (
                 (HOST, host, bad, "1"), (HOST, host, good, "2"), (HOST, host, good, "0"),
                 (HOST, [*host, "--listen", f"unix:{directory}/a"], good, "1"),
+                (HOST, host, network, "1"), (GUEST, ["--connect", "unix:x"], network, "1"),
                 (GUEST, ["--connect", "unix:x"], bad, "1"),
                 (GUEST, ["--connect", "unix:x"], good, "x"),
                 (GUEST, ["--connect", "unix:x", "--display", f"{directory}/a"], good, "1")):
