@@ -22,7 +22,7 @@ cid=${CID:-3}
 port=${PORT:-7000}
 title=${TITLE:-[vm] }
 host=${FDFERRY_HOST:-fdferry-host}
-run=${XDG_RUNTIME_DIR:?}/fdferry-vm-$cid # for sockets
+run=${XDG_RUNTIME_DIR:-}/fdferry-vm-$cid # for sockets
 print=no
 host_pid=
 
@@ -42,6 +42,7 @@ launch_parse() {
 		echo "usage: $0 [--print] KERNEL DISK [OPTION]... (see --help)" >&2
 		exit 2
 	fi
+	: "${XDG_RUNTIME_DIR:?is not set: sockets go there}"
 	kernel=$1
 	disk=$2
 	if [ $print = yes ]; then

@@ -204,11 +204,16 @@ def _(suite):
 def _(suite):
     for name in LAUNCHERS:
         launcher = str(ROOT / "examples/vm" / name)
-        status, output, _ = run(suite, launcher, "--help")
+        status, output, _ = run(suite, launcher, "--help", XDG_RUNTIME_DIR=None)
         check(status == 0 and "ested" in output and "KERNEL DISK" in output, f"{name}: {output}")
         for arguments in ([], ["--print"], ["--print", KERNEL], [KERNEL]):
             status, output, errors = run(suite, launcher, *arguments)
             check(status == 2 and errors.startswith("usage: "), f"{name} {arguments}: {errors}")
+        status, output, errors = run(suite, launcher, KERNEL, DISK, XDG_RUNTIME_DIR=None)
+        check(status == 2 and "XDG_RUNTIME_DIR: is not set" in errors, f"{name}: {errors}")
+    for arguments in (["--output"], ["--output", ""], ["--outputs"]):
+        status, _, errors = run(suite, str(ROOT / "examples/demo"), *arguments)
+        check(status == 2 and errors.startswith("demo: "), f"demo {arguments}: {errors}")
 
 
 ENTRY = "[Desktop Entry]\nType=Application\nName={}\nIcon={}\nCategories={}\nExec={}\n"
