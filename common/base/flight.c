@@ -260,8 +260,7 @@ static void tell_once(struct flights *flights)
 {
 	if (flights != NULL && !flights->told) {
 		flights->told = true;
-		log_warn("fds wait until others are read: this user's programs have too many in "
-			 "flight");
+		log_warn("fds wait: programs of this user leave too many others unread");
 	}
 }
 
