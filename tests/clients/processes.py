@@ -17,7 +17,7 @@ class Failure(Exception):
 
 
 def wait_until(what, condition, deadline=DEADLINE, pause=0.05):
-    """Return the first true value of condition(); fail with `what` after the deadline."""
+    """Return the first true value of condition(); fail with `what`, or what it returns, after the deadline."""
     end = time.monotonic() + patient(deadline)
     while True:
         is_late = time.monotonic() > end
@@ -25,7 +25,7 @@ def wait_until(what, condition, deadline=DEADLINE, pause=0.05):
         if value:
             return value
         if is_late:
-            raise Failure(f"{what}: not within {patient(deadline)} s")
+            raise Failure(f"{what() if callable(what) else what}: not within {patient(deadline)} s")
         time.sleep(pause)
 
 

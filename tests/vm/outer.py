@@ -127,7 +127,8 @@ class PixelTrial(Trial):
                 raise Failure(f"of {said}, {len(self.fds_of(self.connection)) - 1} have come")
             self.close_all_but_the_first()
             self.release()
-        wait_until(f"as {before} before", lambda: census.of(self.host.pid) == before, pause=0.5)
+        wait_until(lambda: f"{census.of(self.host.pid)} becomes {before}, as before",
+                   lambda: census.of(self.host.pid) == before, pause=0.5)
 
     def what_is_gone_is_let_go(self):
         self.release()
