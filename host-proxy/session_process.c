@@ -138,6 +138,8 @@ static void refuse_context(const struct preparation *preparation, int channel_fd
 	if (error == -EOPNOTSUPP) {
 		refuse(preparation, channel_fd, CHANNEL_REFUSE_UNREACHABLE,
 			"the compositor has no security contexts, which the host requires");
+	} else if (error == -ETIMEDOUT) {
+		refuse_unreachable(preparation, channel_fd, compositor, "no answer from", error);
 	} else {
 		refuse_unreachable(preparation, channel_fd, compositor,
 			"cannot make a security context of", error);

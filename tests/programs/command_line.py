@@ -232,6 +232,20 @@ def _(suite):
             client.sync()
 
 
+@case("a client is told that the compositor does not answer")
+def _(suite):
+    compositor, chan, display = (suite.path(name) for name in ("silent", "chan", "display"))
+    with listen(compositor):
+        host = Program(suite, HOST, ["--listen", f"unix:{chan}", "--compositor", compositor])
+        guest = Program(suite, GUEST, ["--connect", f"unix:{chan}", "--display", display])
+        with Client(display) as client:
+            text = client.wait_end(2 * SLOW)
+        check(text and text.endswith("no answer from the compositor"), f"it is told {text!r}")
+        wait_until("the log says where", lambda: f"compositor at {compositor}: " in host.errors())
+        for program in (guest, host):
+            check(program.stop() == 0, program.errors())
+
+
 @case("a client is told that the host cannot be reached")
 def _(suite):
     path = suite.path("display")
