@@ -92,15 +92,18 @@ static char *strip(char *text)
 	return text;
 }
 
-// "text" in quotes keeps its blanks.
+// "text" in quotes keeps its blanks. NULL: it does not end with what it began with.
 static char *unquote(char *text)
 {
 	size_t len = strlen(text);
-	if (len >= 2 && text[0] == '"' && text[len - 1] == '"') {
-		text[len - 1] = '\0';
-		return text + 1;
+	if (text[0] != '"') {
+		return text;
 	}
-	return text;
+	if (len < 2 || text[len - 1] != '"') {
+		return NULL;
+	}
+	text[len - 1] = '\0';
+	return text + 1;
 }
 
 static bool has_section(const struct option_spec *specs, const char *name)
@@ -168,6 +171,9 @@ static const char *set_key(struct reading *reading, char *line)
 		return "given twice";
 	}
 	*seen = true;
+	if (value == NULL) {
+		return "the value has no quote at its end";
+	}
 	reading->value = value;
 	return spec->value != NULL ? spec->set(reading->file->options, value)
 				   : set_flag(reading, spec, value);

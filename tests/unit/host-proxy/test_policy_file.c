@@ -200,6 +200,8 @@ static const struct {
 		"work.policy:2: ignore-request = wl_surface.frame: makes or ends an object or "
 		"passes an fd: it can only be denied"},
 	{"[vm]\nvm-name =\n", "work.policy:2: vm-name = : must be 1 to 64 of A-Z a-z 0-9 . _ -"},
+	{"[vm]\ntitle-prefix = \"[work] \n",
+		"work.policy:2: title-prefix: the value has no quote at its end"},
 	{"[vm]\nrequire-security-context = true\n",
 		"work.policy:2: require-security-context = true: must be yes or no"},
 	{"[vm]\nrequire-security-context = yes\nno-security-context = yes\n",
