@@ -302,13 +302,20 @@ enum wayland_verdict rectangles_import_input(struct wayland_call *call)
 	return charge_work(call, surface->input / RECTS_PER_MESSAGE);
 }
 
-/* That a compositor keeps of it beside it, at most: a texture, where it is no dma-buf. */
+/*
+ * That a compositor keeps of it beside it, at most: a texture, where it is no dma-buf. None of what it rejects,
+ * as it does not lie in its pool or has rows that are too short.
+ */
 static uint64_t copied_bytes(const struct buffer *buffer)
 {
-	uint64_t length = buffer->planes[0].length;
-	uint64_t pixels = (uint64_t)buffer->width * (uint64_t)buffer->height;
-	uint64_t texture = pixels * TEXTURE_PIXEL;
-	return buffer_is_dmabuf(buffer) ? 0 : length > texture ? length : texture;
+	const struct buffer_plane *plane = &buffer->planes[0];
+	uint64_t texture = (uint64_t)buffer->width * (uint64_t)buffer->height * TEXTURE_PIXEL;
+	uint64_t rows = (uint64_t)plane->stride * (uint64_t)buffer->height;
+	bool rejected = rows > plane->pool->charged || plane->stride < (uint32_t)buffer->width;
+	if (buffer_is_dmabuf(buffer) || rejected) {
+		return 0;
+	}
+	return rows > texture ? rows : texture;
 }
 
 /* wl_surface.attach(buffer, x, y) */

@@ -323,8 +323,9 @@ for name, expected, make in ODD_POOLS:
 
 def sparse(p):
     fd = p.fd(memfd(1 << 40))
-    pool = p.pool(fd, 0x7fffffff)
-    commit(p, pool, 0x7fffffff - 64 * 256, 64, 64, 256)
+    size = 0x7fffffff - 64 * 256  # and what the surface shows
+    pool = p.pool(fd, size)
+    commit(p, pool, size - 64 * 256, 64, 64, 256)
 
 
 def commit(p, pool, offset, width, height, stride):
