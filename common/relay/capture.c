@@ -74,7 +74,7 @@ enum wayland_verdict capture_attach(struct wayland_call *call)
 	struct buffer *buffer = find_buffer(call);
 	struct capture_frame *frame = make_frame(call->object);
 	if (frame == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	frame->refused = call->direction == call->wayland->options.exports && buffer != NULL &&
 		!buffer_can_come_back(buffer);
@@ -146,9 +146,7 @@ static enum wayland_verdict push(struct wayland_call *call, struct buffer *buffe
 {
 	wayland_flush_exports(call->wayland);
 	bool ok = !buffer_is_dmabuf(buffer) || buffer_check_pools(buffer);
-	return ok && buffer_push_all(buffer)
-		? WAYLAND_FORWARD
-		: wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok && buffer_push_all(buffer) ? WAYLAND_FORWARD : wayland_fail_no_memory(call);
 }
 
 enum wayland_verdict capture_export_ready(struct wayland_call *call)
@@ -235,5 +233,5 @@ enum wayland_verdict capture_dmabuf_format(struct wayland_call *call)
 		ok = encode_format(call, format, &modifiers);
 	}
 	wl_array_release(&modifiers);
-	return ok ? verdict : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? verdict : wayland_fail_no_memory(call);
 }

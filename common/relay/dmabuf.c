@@ -43,7 +43,7 @@ enum wayland_verdict dmabuf_create_params(struct wayland_call *call)
 {
 	struct buffer_params *self = calloc(1, sizeof(*self));
 	if (self == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	self->state.destroy = destroy_params;
 	self->params.version = call->object->version;
@@ -139,7 +139,7 @@ enum wayland_verdict dmabuf_export_add(struct wayland_call *call)
 		return set_plane(call, NULL) ? WAYLAND_DROP : WAYLAND_FAIL;
 	}
 	if (!set_plane(call, memory)) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	return WAYLAND_FORWARD;
 }
@@ -163,7 +163,7 @@ enum wayland_verdict dmabuf_import_add(struct wayland_call *call)
 	struct charge *fd = charge_create_of(memory->ref.refs->budget, BUDGET_FDS, 1);
 	self->fds[call->message.args[1].value] = fd;
 	if (fd == NULL || !set_plane(call, memory_use(memory))) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	return WAYLAND_FORWARD;
 }
@@ -253,8 +253,7 @@ enum wayland_verdict dmabuf_create(struct wayland_call *call)
 		break;
 	}
 	self->buffer = dmabuf_make_buffer(&self->params, &picture, self->pools);
-	return self->buffer != NULL ? WAYLAND_FORWARD
-				    : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return self->buffer != NULL ? WAYLAND_FORWARD : wayland_fail_no_memory(call);
 }
 
 /* zwp_linux_buffer_params_v1.create_immed(buffer_id, width, height, format, flags) */
@@ -268,7 +267,7 @@ enum wayland_verdict dmabuf_create_immed(struct wayland_call *call)
 	}
 	struct buffer *buffer = dmabuf_make_buffer(&self->params, &picture, self->pools);
 	if (buffer == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	wayland_new_object(call, 0)->state = &buffer->state;
 	return WAYLAND_FORWARD;

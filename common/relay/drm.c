@@ -53,7 +53,7 @@ enum wayland_verdict drm_device(struct wayland_call *call)
 	size_t start = out->size;
 	bool ok = wire_encode_begin(out, call->message.header.object, EVENT_DEVICE) &&
 		wire_encode_string(out, path) && wire_encode_end(out, start);
-	return ok ? WAYLAND_REPLACE : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? WAYLAND_REPLACE : wayland_fail_no_memory(call);
 }
 
 /* wl_drm.format(format) */
@@ -143,7 +143,7 @@ static enum wayland_verdict make_buffer(struct wayland_call *call, struct pool *
 	}
 	struct buffer *buffer = dmabuf_make_buffer(&params, &picture, pools);
 	if (buffer == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	wayland_new_object(call, 0)->state = &buffer->state;
 	return WAYLAND_FORWARD;
@@ -154,7 +154,7 @@ static enum wayland_verdict make_buffer_in(struct wayland_call *call, struct mem
 {
 	struct pool *pool = dmabuf_get_pool(call->wayland, memory);
 	if (pool == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	enum wayland_verdict verdict = make_buffer(call, pool);
 	pool_unref(pool);

@@ -121,7 +121,7 @@ enum wayland_verdict feedback_create(struct wayland_call *call)
 {
 	struct feedback *feedback = calloc(1, sizeof(*feedback));
 	if (feedback == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	feedback->state.destroy = destroy_feedback;
 	wl_array_init(&feedback->tranche);
@@ -277,7 +277,7 @@ enum wayland_verdict feedback_import_format_table(struct wayland_call *call)
 	bool ok = take_table(call, fd, &pairs, &n);
 	close(fd);
 	if (!ok) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	free(pairs);
 	return WAYLAND_FORWARD;
@@ -297,8 +297,7 @@ static bool encode_device(struct wayland_call *call, uint32_t event)
 
 static enum wayland_verdict replace(struct wayland_call *call, bool encoded)
 {
-	return encoded ? WAYLAND_REPLACE
-		       : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return encoded ? WAYLAND_REPLACE : wayland_fail_no_memory(call);
 }
 
 /* zwp_linux_dmabuf_feedback_v1.main_device(device), and the like of captures */
@@ -349,7 +348,7 @@ enum wayland_verdict feedback_tranche_formats(struct wayland_call *call)
 			continue;
 		}
 		if (!append(&feedback->tranche, index) || !append(&feedback->told, index)) {
-			return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+			return wayland_fail_no_memory(call);
 		}
 	}
 	return WAYLAND_DROP;

@@ -26,7 +26,7 @@ static void destroy_listed(struct object_state *state)
 
 static enum wayland_verdict out_of_memory(struct wayland_call *call)
 {
-	return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return wayland_fail_no_memory(call);
 }
 
 /* lock_pointer(id, ...), inhibit_shortcuts(id, ...), export_toplevel(id, ...) */

@@ -64,7 +64,7 @@ enum wayland_verdict offers_import_offer(struct wayland_call *call)
 	struct source *source = get_source(call);
 	const uint32_t size = call->message.header.size;
 	if (source == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	if (source->n_types == TYPES_MAX || size > BYTES_MAX - source->bytes) {
 		return leave_out(call, source);

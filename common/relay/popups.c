@@ -30,7 +30,7 @@ enum wayland_verdict popups_import_create(struct wayland_call *call)
 	}
 	struct popup *popup = calloc(1, sizeof(*popup));
 	if (popup == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	popup->state.destroy = destroy_popup;
 	popup->wayland = wayland;

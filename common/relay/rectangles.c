@@ -118,14 +118,13 @@ static enum wayland_verdict change_region(struct wayland_call *call,
 {
 	struct counted_region *region = get_region(call);
 	if (region == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	pixman_region32_t operand;
 	init_operand(&operand, call->message.args);
 	bool ok = change(&region->region, &region->region, &operand);
 	pixman_region32_fini(&operand);
-	return ok ? charge_region(call, region)
-		  : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? charge_region(call, region) : wayland_fail_no_memory(call);
 }
 
 /* wl_region.add(x, y, width, height) */
@@ -250,7 +249,7 @@ static struct counted_surface *get_surface(struct object *object)
 
 static enum wayland_verdict out_of_memory(struct wayland_call *call)
 {
-	return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return wayland_fail_no_memory(call);
 }
 
 /* ---- damage ---- */

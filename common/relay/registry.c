@@ -122,7 +122,7 @@ enum wayland_verdict registry_global(struct wayland_call *call)
 		global = wl_array_add(&wayland->globals, sizeof(*global));
 	}
 	if (global == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	global->name = args[0].value;
 	global->version = version;

@@ -60,7 +60,7 @@ enum wayland_verdict scanout_create(struct wayland_call *call)
 {
 	struct scanout *scanout = calloc(1, sizeof(*scanout));
 	if (scanout == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	scanout->state.destroy = destroy_scanout;
 	wayland_new_object(call, 0)->state = &scanout->state;
@@ -79,7 +79,7 @@ static enum wayland_verdict cancel(struct wayland_call *call, enum cancel_reason
 	struct wl_array *out = call->replacement;
 	bool ok = wire_encode_begin(out, call->message.header.object, EVENT_CANCEL) &&
 		wire_encode_uint(out, reason) && wire_encode_end(out, 0);
-	return ok ? WAYLAND_REPLACE : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? WAYLAND_REPLACE : wayland_fail_no_memory(call);
 }
 
 /* ---- export ---- */
@@ -158,7 +158,7 @@ enum wayland_verdict scanout_export_object(struct wayland_call *call)
 	}
 	const struct memory *memory = add_plane(call, fd, &failed);
 	if (failed) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	if (memory == NULL) {
 		return WAYLAND_DROP;
@@ -198,7 +198,7 @@ enum wayland_verdict scanout_export_ready(struct wayland_call *call)
 	}
 	wayland_flush_exports(call->wayland);
 	if (!ok || !buffer_check_pools(scanout->buffer) || !buffer_push_all(scanout->buffer)) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	return times_export(call);
 }

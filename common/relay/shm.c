@@ -75,7 +75,7 @@ enum wayland_verdict shm_export_create_pool(struct wayland_call *call)
 	call->refs[call->n_refs++] = memory->ref.id;
 	struct pool *pool = create_pool(call, memory);
 	if (pool == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	pool->shm = call->message.header.object;
 	return WAYLAND_FORWARD;
@@ -103,7 +103,7 @@ enum wayland_verdict shm_import_create_pool(struct wayland_call *call)
 	}
 	struct pool *pool = create_pool(call, memory_use(memory));
 	if (pool == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	int32_t size = (int32_t)call->message.args[2].value;
 	if (memory->range != NULL && size > 0) {
@@ -140,7 +140,7 @@ static enum wayland_verdict replace_with(
 		!encode_replacement(
 			call->replacement, former->shm, call->message.header.object, size)) {
 		pool_unref(pool);
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	pool->state.destroy = destroy_pool_object;
 	pool->shm = former->shm;
@@ -234,7 +234,7 @@ static enum wayland_verdict create_buffer(struct wayland_call *call)
 	}
 	struct buffer *buffer = buffer_create(width, height, args[5].value);
 	if (buffer == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	buffer->id = args[0].value;
 	add_plane(buffer, pool, (uint64_t)offset, (uint32_t)stride);
@@ -257,7 +257,7 @@ enum wayland_verdict shm_export_create_buffer(struct wayland_call *call)
 	}
 	void *data = wl_array_add(call->replacement, message->header.size);
 	if (data == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	memcpy(data, message->data, message->header.size);
 	return WAYLAND_REPLACE;
@@ -317,7 +317,7 @@ enum wayland_verdict shm_export_buffer_args(struct wayland_call *call)
 		}
 		wayland_flush_exports(call->wayland);
 		if (!buffer_check_pools(buffer) || !buffer_push_all(buffer)) {
-			return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+			return wayland_fail_no_memory(call);
 		}
 		buffer_spoil_overlapping(buffer);
 		buffer_hold(buffer);

@@ -76,7 +76,7 @@ enum wayland_verdict surface_create(struct wayland_call *call)
 {
 	struct surface *surface = calloc(1, sizeof(*surface));
 	if (surface == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	surface->state.destroy = destroy_surface;
 	surface->pending.geometry.scale = 1;
@@ -208,7 +208,7 @@ enum wayland_verdict surface_get_viewport(struct wayland_call *call)
 	}
 	struct viewport *viewport = calloc(1, sizeof(*viewport));
 	if (viewport == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	viewport->state.destroy = destroy_viewport;
 	viewport->surface = surface;
@@ -409,5 +409,5 @@ enum wayland_verdict surface_commit(struct wayland_call *call)
 	}
 	surface->pending.attached = surface->pending.moved = surface->pending.something = false;
 	surface->pending.surface_damage.count = surface->pending.buffer_damage.count = 0;
-	return ok ? WAYLAND_FORWARD : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return ok ? WAYLAND_FORWARD : wayland_fail_no_memory(call);
 }

@@ -81,7 +81,7 @@ enum wayland_verdict synchronization_create(struct wayland_call *call)
 	}
 	struct synchronization *self = calloc(1, sizeof(*self));
 	if (self == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	self->state.destroy = destroy_synchronization;
 	self->refs = call->wayland->options.refs;
@@ -187,6 +187,5 @@ enum wayland_verdict synchronization_export_release(struct wayland_call *call)
 	bool encoded =
 		wire_encode_begin(out, call->message.header.object, EVENT_IMMEDIATE_RELEASE) &&
 		wire_encode_end(out, 0);
-	return encoded ? WAYLAND_REPLACE
-		       : wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+	return encoded ? WAYLAND_REPLACE : wayland_fail_no_memory(call);
 }

@@ -67,7 +67,7 @@ enum wayland_verdict syncobj_import_timeline(struct wayland_call *call)
 	struct syncobj_timeline *self = calloc(1, sizeof(*self));
 	if (self == NULL) {
 		timeline_release(timeline);
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	self->state.destroy = destroy_timeline;
 	self->timeline = timeline;
@@ -112,7 +112,7 @@ enum wayland_verdict syncobj_get_surface(struct wayland_call *call)
 	}
 	struct syncobj_surface *self = calloc(1, sizeof(*self));
 	if (self == NULL) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+		return wayland_fail_no_memory(call);
 	}
 	self->state.destroy = destroy_surface;
 	self->link = link;

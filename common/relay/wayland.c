@@ -92,6 +92,11 @@ enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, cons
 	return WAYLAND_FAIL;
 }
 
+enum wayland_verdict wayland_fail_no_memory(struct wayland_call *call)
+{
+	return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "out of memory");
+}
+
 /* The guest tells its client by itself; on the host, END could not name the object. */
 enum wayland_verdict wayland_fail_for(
 	struct wayland_call *call, uint32_t object, uint32_t code, const char *wrong)

@@ -137,6 +137,7 @@ void wayland_report_credit(struct wayland *wayland);
 
 // Ends the session with a text that names the message and what is wrong.
 enum wayland_verdict wayland_fail(struct wayland_call *call, uint32_t code, const char *wrong);
+enum wayland_verdict wayland_fail_no_memory(struct wayland_call *call);
 // The same with an error of the interface of the request's object, as a compositor would send it.
 enum wayland_verdict wayland_fail_object(
 	struct wayland_call *call, uint32_t code, const char *wrong);
