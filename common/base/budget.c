@@ -43,7 +43,7 @@ static_assert(sizeof(struct slot) % 64 == 0, "sessions do not share cache lines"
 struct shared {
 	struct budget_limits limits;
 	_Atomic uint64_t peak[BUDGET_COUNT];
-	_Atomic uint64_t messages_until, bytes_until, told_until;
+	_Atomic uint64_t messages_until, bytes_until, told_until[BUDGET_HEARERS];
 	_Atomic uint64_t n_used; // slots from there on are not in use
 	struct slot slots[];
 };
@@ -253,7 +253,7 @@ static bool take_told(_Atomic uint64_t *until, uint64_t told, uint64_t n, uint64
 	return told == 0 || rate_take(until, &rate, n < told ? n : told, time);
 }
 
-uint64_t budget_tell(struct budget *budget, uint64_t n)
+uint64_t budget_tell(struct budget *budget, enum budget_hearer hearer, uint64_t n)
 {
 	struct budget_page *page = budget->page;
 	uint64_t of_vm = page != NULL ? page->limits.told : 0;
@@ -262,12 +262,12 @@ uint64_t budget_tell(struct budget *budget, uint64_t n)
 		return 0;
 	}
 	uint64_t time = now();
-	_Atomic uint64_t until = budget->told_until;
+	_Atomic uint64_t until = budget->told_until[hearer];
 	if (!take_told(&until, budget->limits.told, n, time) ||
-		(of_vm != 0 && !take_told(&page->shared->told_until, of_vm, n, time))) {
+		(of_vm != 0 && !take_told(&page->shared->told_until[hearer], of_vm, n, time))) {
 		return n < least ? n * SECOND / least : SECOND;
 	}
-	budget->told_until = until;
+	budget->told_until[hearer] = until;
 	return 0;
 }
 

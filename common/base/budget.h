@@ -39,6 +39,13 @@ struct budget_limits {
 	uint64_t told;       // bytes per second that others are told, and at once; 0: any number
 };
 
+// Who hears of a session, and would be disconnected if that was too much at once.
+enum budget_hearer {
+	BUDGET_PANELS,  // and who has the keyboard: windows and selections
+	BUDGET_SOURCES, // whose selection it is: pastes
+	BUDGET_HEARERS,
+};
+
 struct budget_page;
 struct charge;
 
@@ -48,9 +55,9 @@ struct budget {
 	struct budget_page *page; // NULL: of no VM
 	size_t slot;
 	uint64_t used[BUDGET_COUNT], peak[BUDGET_COUNT];
-	uint64_t messages_until, bytes_until, told_until; // see base/rate.h
-	uint64_t paused;                                  // nanoseconds, by budget_bytes
-	char exceeded[160];                               // empty: nothing
+	uint64_t messages_until, bytes_until, told_until[BUDGET_HEARERS]; // see base/rate.h
+	uint64_t paused;    // nanoseconds, by budget_bytes
+	char exceeded[160]; // empty: nothing
 	// Gives back what is needed no more without anybody having noticed; NULL: there is nothing
 	// like that. Called before a charge fails.
 	void (*reclaim)(void *data);
@@ -72,8 +79,8 @@ bool budget_messages(struct budget *budget, uint64_t n);
 uint64_t budget_burst(const struct budget *budget, uint64_t n);
 // n bytes came, not more than some MiB. How many nanoseconds nothing is to be read that comes after them.
 uint64_t budget_bytes(struct budget *budget, uint64_t n);
-// Others are to be told of something, in n bytes. 0, or how many nanoseconds to wait before asking again.
-uint64_t budget_tell(struct budget *budget, uint64_t n);
+// Somebody is to be told of something, in n bytes. 0, or how many nanoseconds to wait before asking again.
+uint64_t budget_tell(struct budget *budget, enum budget_hearer hearer, uint64_t n);
 // What all sessions of its VM have now, or this one if it is of none.
 uint64_t budget_total(const struct budget *budget, enum budget_kind kind);
 // NULL, or which budget was exceeded last since budget_forget: "over the session's budget of fds: 4096

@@ -1,6 +1,7 @@
 #include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/budget.h"
 #include "base/log.h"
@@ -10,9 +11,9 @@
 
 /*
  * What a compositor tells other programs of, as the host sees it: of windows its panels, of a selection who
- * has the keyboard, of a paste or a drop whose it is. It disconnects those whose sockets take no more. So only so much is told, and of what
- * comes faster only the last: each request here says how something is from now on, and waits until the next
- * one, or its turn, comes.
+ * has the keyboard, of a paste or a drop whose it is. It disconnects those whose sockets take no more. So
+ * only so much is told, and of what comes faster only the last: each request here says how something is from
+ * now on, and waits in a queue, in which the next one takes its place. What is said again is not told again.
  */
 
 #define SECOND 1000000000u
@@ -28,26 +29,32 @@ enum told_what {
 	TOLD_MAXIMIZED,
 	TOLD_FULLSCREEN,
 	TOLD_MINIMIZED,
-	TOLD_COUNT,
-
-	// Of other objects:
-	TOLD_SELECTION = 0,
-	TOLD_ACCEPT = 0,
+	TOLD_SELECTION,
+	TOLD_ACCEPT,
 	TOLD_ACTIONS,
+	TOLD_COUNT,
+};
+
+// What nobody but the client changes: said again, it is no news.
+static const bool stays[TOLD_COUNT] = {
+	[TOLD_TITLE] = true,
+	[TOLD_APP_ID] = true,
+	[TOLD_ACCEPT] = true,
+	[TOLD_ACTIONS] = true,
 };
 
 struct told_request {
+	struct wl_list link;      // wayland.told, while it waits
 	const struct wire_op *op; // NULL: none waits
 	struct wl_array bytes;
 	uint64_t cost;
 	struct charge *charge; // of bytes
+	uint64_t last;         // hash of what was said last, where it stays; 0: nothing was
 };
 
-/* Of a window, a wl_data_device or a wl_data_offer: what waits. */
+/* Of a window, a wl_data_device or a wl_data_offer. */
 struct told {
 	struct object_state state;
-	struct wayland *wayland;
-	struct wl_list link; // wayland.told
 	struct told_request requests[TOLD_COUNT];
 };
 
@@ -56,11 +63,19 @@ static struct budget *budget_of(const struct wayland *wayland)
 	return wayland->options.refs->budget;
 }
 
-static void forget(struct told_request *request)
+static void empty(struct told_request *request)
 {
 	wl_array_release(&request->bytes);
 	charge_unref(request->charge);
-	*request = (struct told_request){.op = NULL};
+}
+
+static void forget(struct told_request *request)
+{
+	if (request->op != NULL) {
+		wl_list_remove(&request->link);
+		empty(request);
+		request->op = NULL;
+	}
 }
 
 static void destroy_told(struct object_state *state)
@@ -69,24 +84,21 @@ static void destroy_told(struct object_state *state)
 	for (size_t i = 0; i < TOLD_COUNT; i++) {
 		forget(&told->requests[i]);
 	}
-	wl_list_remove(&told->link);
 	free(told);
 }
 
 /* NULL on ENOMEM. */
-static struct told *get_told(struct wayland_call *call)
+static struct told *get_told(struct object *object)
 {
-	struct told *told = (struct told *)call->object->state;
-	if (told == NULL) {
-		told = calloc(1, sizeof(*told));
-	}
-	if (told != NULL && call->object->state == NULL) {
+	if (object->state == NULL) {
+		struct told *told = calloc(1, sizeof(*told));
+		if (told == NULL) {
+			return NULL;
+		}
 		told->state.destroy = destroy_told;
-		told->wayland = call->wayland;
-		wl_list_insert(call->wayland->told.prev, &told->link);
-		call->object->state = &told->state;
+		object->state = &told->state;
 	}
-	return told;
+	return (struct told *)object->state;
 }
 
 /* ---- later ---- */
@@ -127,7 +139,7 @@ static void wait_for(struct wayland *wayland, uint64_t nanoseconds)
 /* False: it waits on. */
 static bool send_late(struct wayland *wayland, struct told_request *request)
 {
-	uint64_t wait = budget_tell(budget_of(wayland), request->cost);
+	uint64_t wait = budget_tell(budget_of(wayland), BUDGET_PANELS, request->cost);
 	if (wait > 0) {
 		wait_for(wayland, wait);
 		return false;
@@ -139,18 +151,15 @@ static bool send_late(struct wayland *wayland, struct told_request *request)
 	return true;
 }
 
-/* Those that have waited for a long time come first in the next turn, too. */
 static void handle_timer(evutil_socket_t fd, short what, void *data)
 {
 	(void)fd;
 	(void)what;
 	struct wayland *wayland = data;
-	struct told *told;
-	bool room = true;
-	wl_list_for_each (told, &wayland->told, link) {
-		for (size_t i = 0; room && i < TOLD_COUNT; i++) {
-			room = told->requests[i].op == NULL ||
-				send_late(wayland, &told->requests[i]);
+	struct told_request *request, *next;
+	wl_list_for_each_safe (request, next, &wayland->told, link) {
+		if (!send_late(wayland, request)) {
+			break;
 		}
 	}
 	wire_socket_flush(wayland->options.local);
@@ -166,18 +175,35 @@ void told_stop(struct wayland *wayland)
 
 /* ---- requests ---- */
 
-static bool keep(struct wayland_call *call, struct told_request *request, const void *data,
-	size_t size, uint64_t cost)
+/* What is said, as it goes to the compositor. */
+struct saying {
+	const void *bytes;
+	size_t size;
+	uint64_t cost;
+};
+
+/* In place of the one that waits, or behind all that wait. */
+static bool keep(
+	struct wayland_call *call, struct told_request *request, const struct saying *saying)
 {
-	request->charge = charge_create(budget_of(call->wayland), size);
-	void *bytes = request->charge != NULL ? wl_array_add(&request->bytes, size) : NULL;
-	if (bytes == NULL) {
-		forget(request);
+	struct charge *charge = charge_create(budget_of(call->wayland), saying->size);
+	struct wl_array bytes;
+	wl_array_init(&bytes);
+	void *copy = charge != NULL ? wl_array_add(&bytes, saying->size) : NULL;
+	if (copy == NULL) {
+		charge_unref(charge);
 		return false;
 	}
-	memcpy(bytes, data, size);
+	memcpy(copy, saying->bytes, saying->size);
+	if (request->op != NULL) {
+		empty(request);
+	} else {
+		wl_list_insert(call->wayland->told.prev, &request->link);
+	}
 	request->op = call->message.op;
-	request->cost = cost;
+	request->bytes = bytes;
+	request->cost = saying->cost;
+	request->charge = charge;
 	return true;
 }
 
@@ -190,6 +216,40 @@ static bool make_timer(struct wayland *wayland)
 	return wayland->told_timer != NULL;
 }
 
+/* Whether it is what was said last. */
+static bool is_repeated(struct told_request *request, const struct saying *saying)
+{
+	uint64_t hash = XXH3_64bits(saying->bytes, saying->size);
+	bool repeated = request->last == hash;
+	request->last = hash;
+	return repeated;
+}
+
+/* Whether it may be told now, without overtaking any. *wait: 0, or when the first of those that wait may be. */
+static bool has_turn(struct wayland *wayland, uint64_t cost, uint64_t *wait)
+{
+	*wait = 0;
+	if (wl_list_empty(&wayland->told)) {
+		*wait = budget_tell(budget_of(wayland), BUDGET_PANELS, cost);
+		return *wait == 0;
+	}
+	return false;
+}
+
+static enum wayland_verdict tell_later(
+	struct wayland_call *call, enum told_what what, const struct saying *saying, uint64_t wait)
+{
+	struct told *told = get_told(call->object);
+	if (told == NULL || !make_timer(call->wayland) ||
+		!keep(call, &told->requests[what], saying)) {
+		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "no room for what has to wait");
+	}
+	if (wait > 0) {
+		wait_for(call->wayland, wait);
+	}
+	return WAYLAND_DROP;
+}
+
 /* What verdict would forward, or DROP where it waits. others hear so many bytes beside it. */
 static enum wayland_verdict tell(struct wayland_call *call, enum told_what what,
 	enum wayland_verdict verdict, uint64_t others)
@@ -197,24 +257,25 @@ static enum wayland_verdict tell(struct wayland_call *call, enum told_what what,
 	if (verdict != WAYLAND_FORWARD && verdict != WAYLAND_REPLACE) {
 		return verdict;
 	}
-	if (call->object->state != NULL) {
-		forget(&((struct told *)call->object->state)->requests[what]);
-	}
 	bool replaced = verdict == WAYLAND_REPLACE;
-	const void *data = replaced ? call->replacement->data : call->message.data;
 	size_t size = replaced ? call->replacement->size : call->message.header.size;
-	uint64_t cost = MESSAGE_COST + size + others;
-	uint64_t wait = budget_tell(budget_of(call->wayland), cost);
-	if (wait == 0) {
-		return verdict;
+	const struct saying saying = {
+		.bytes = replaced ? call->replacement->data : call->message.data,
+		.size = size,
+		.cost = MESSAGE_COST + size + others,
+	};
+	if (stays[what]) {
+		struct told *told = get_told(call->object);
+		if (told == NULL) {
+			return wayland_fail_no_memory(call);
+		}
+		if (is_repeated(&told->requests[what], &saying)) {
+			return WAYLAND_DROP;
+		}
 	}
-	struct told *told = get_told(call);
-	if (told == NULL || !make_timer(call->wayland) ||
-		!keep(call, &told->requests[what], data, size, cost)) {
-		return wayland_fail(call, WAYLAND_ERROR_NO_MEMORY, "no room for what has to wait");
-	}
-	wait_for(call->wayland, wait);
-	return WAYLAND_DROP;
+	uint64_t wait;
+	return has_turn(call->wayland, saying.cost, &wait) ? verdict
+							   : tell_later(call, what, &saying, wait);
 }
 
 /* xdg_toplevel.set_title(title), and the like of other shells */
@@ -276,7 +337,8 @@ enum wayland_verdict told_import_actions(struct wayland_call *call)
 /* wl_data_offer.receive(mime_type, fd), and the like. Each one counts: who asks too often reads an end. */
 enum wayland_verdict told_import_receive(struct wayland_call *call)
 {
-	if (budget_tell(budget_of(call->wayland), MESSAGE_COST + call->message.header.size) == 0) {
+	if (budget_tell(budget_of(call->wayland), BUDGET_SOURCES,
+		    MESSAGE_COST + call->message.header.size) == 0) {
 		return WAYLAND_FORWARD;
 	}
 	log_limited(LOG_WARN, "%s.receive: left out: pastes too often (--max-told)",

@@ -27,7 +27,7 @@ struct stage {
 	size_t n_titles, n_parents, n_fullscreen, n_selections;
 	char title[64];
 	bool unset; // came last
-	size_t n_pastes;
+	size_t n_pastes, n_accepts;
 	struct wl_data_offer *offer;
 };
 
@@ -111,14 +111,14 @@ static void set_told(struct stage *stage, uint64_t told)
 {
 	struct budget *budget = &stage->client->pair.host.budget;
 	budget->limits.told = told;
-	budget->told_until = 0;
+	memset(budget->told_until, 0, sizeof(budget->told_until));
 }
 
 /* Nothing is told until set_told. */
 static void tell_nothing(struct stage *stage)
 {
 	set_told(stage, AT_ONCE * COST);
-	stage->client->pair.host.budget.told_until = UINT64_MAX / 2;
+	stage->client->pair.host.budget.told_until[BUDGET_PANELS] = UINT64_MAX / 2;
 }
 
 static uint64_t waiting_bytes(const struct stage *stage)
@@ -191,6 +191,27 @@ static void a_state_that_is_set_and_unset_is_what_it_was_set_to_last(void **stat
 	world_wait(stage.world, is_unset, &stage);
 	assert_in_range(stage.n_fullscreen, 2, FLOOD / 2);
 	close_window(&window);
+	end(&stage);
+}
+
+static void nobody_overtakes_who_waits(void **state)
+{
+	(void)state;
+	struct stage stage;
+	begin(&stage);
+	struct window one = open_window(&stage), other = open_window(&stage);
+	tell_nothing(&stage);
+	xdg_toplevel_set_fullscreen(one.toplevel, NULL);
+	xdg_toplevel_set_title(one.toplevel, "a title");
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_fullscreen + stage.n_titles, 0);
+	set_told(&stage, AT_ONCE * COST);
+	xdg_toplevel_set_title(other.toplevel, "the last");
+	world_wait(stage.world, has_last_title, &stage);
+	assert_int_equal(stage.n_titles, 2);
+	assert_int_equal(stage.n_fullscreen, 1);
+	close_window(&one);
+	close_window(&other);
 	end(&stage);
 }
 
@@ -303,23 +324,72 @@ static bool reads_an_end(int fd)
 	return read(fd, &byte, 1) == 0;
 }
 
+struct paste {
+	struct wl_data_device_manager *manager;
+	struct wl_seat *seat;
+	struct wl_data_device *device;
+};
+
+static void take_accept(void *data, struct wl_resource *resource, const union wl_argument *args)
+{
+	(void)resource;
+	(void)args;
+	((struct stage *)data)->n_accepts++;
+}
+
+/* The client has an offer then. */
+static void begin_paste(struct stage *stage, struct paste *paste)
+{
+	begin(stage);
+	struct compositor *compositor = stage->world->compositor;
+	compositor_hook(
+		compositor, "wl_data_device_manager", "get_data_device", take_device, stage);
+	compositor_hook(compositor, "wl_data_offer", "receive", take_receive, stage);
+	compositor_hook(compositor, "wl_data_offer", "accept", take_accept, stage);
+	paste->manager = client_bind(stage->client, &wl_data_device_manager_interface, 3);
+	paste->seat = client_bind(stage->client, &wl_seat_interface, 1);
+	paste->device = wl_data_device_manager_get_data_device(paste->manager, paste->seat);
+	wl_data_device_add_listener(paste->device, &device_listener, stage);
+	client_roundtrip(stage->client);
+	assert_non_null(stage->offer);
+}
+
+static void end_paste(struct stage *stage, struct paste *paste)
+{
+	wl_data_offer_destroy(stage->offer);
+	wl_data_device_destroy(paste->device);
+	wl_seat_destroy(paste->seat);
+	wl_data_device_manager_destroy(paste->manager);
+	end(stage);
+}
+
+// Toolkits accept what is dragged at each motion.
+static void what_is_said_again_is_told_once(void **state)
+{
+	(void)state;
+	struct stage stage;
+	struct paste paste;
+	begin_paste(&stage, &paste);
+	for (int i = 0; i < 100; i++) {
+		wl_data_offer_accept(stage.offer, 1, "text/plain");
+	}
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_accepts, 1);
+	wl_data_offer_accept(stage.offer, 1, NULL);
+	wl_data_offer_accept(stage.offer, 1, "text/plain");
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_accepts, 3);
+	end_paste(&stage, &paste);
+}
+
 // Whose selection it is would be disconnected for those that it has not read.
 static void who_pastes_too_often_reads_an_end(void **state)
 {
 	(void)state;
 	struct stage stage;
-	begin(&stage);
-	compositor_hook(stage.world->compositor, "wl_data_device_manager", "get_data_device",
-		take_device, &stage);
-	compositor_hook(stage.world->compositor, "wl_data_offer", "receive", take_receive, &stage);
-	struct wl_data_device_manager *manager =
-		client_bind(stage.client, &wl_data_device_manager_interface, 3);
-	struct wl_seat *seat = client_bind(stage.client, &wl_seat_interface, 1);
-	struct wl_data_device *device = wl_data_device_manager_get_data_device(manager, seat);
-	wl_data_device_add_listener(device, &device_listener, &stage);
-	client_roundtrip(stage.client);
-	assert_non_null(stage.offer);
-	set_told(&stage, AT_ONCE * COST);
+	struct paste paste;
+	begin_paste(&stage, &paste);
+	tell_nothing(&stage); // panels, which is another thing
 	int ends[100];
 	for (size_t i = 0; i < 100; i++) {
 		int fds[2];
@@ -335,11 +405,7 @@ static void who_pastes_too_often_reads_an_end(void **state)
 		assert_true(reads_an_end(ends[i]));
 		close(ends[i]);
 	}
-	wl_data_offer_destroy(stage.offer);
-	wl_data_device_destroy(device);
-	wl_seat_destroy(seat);
-	wl_data_device_manager_destroy(manager);
-	end(&stage);
+	end_paste(&stage, &paste);
 }
 
 // 125 of them are what the default burst lets come at once.
@@ -374,9 +440,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fd_count_test(of_a_flood_of_titles_few_are_told_and_the_last),
 		fd_count_test(a_state_that_is_set_and_unset_is_what_it_was_set_to_last),
+		fd_count_test(nobody_overtakes_who_waits),
 		fd_count_test(what_waits_is_charged_and_goes_with_its_window),
 		fd_count_test(what_names_an_object_that_has_gone_is_not_told),
 		fd_count_test(a_selection_costs_what_its_types_are),
+		fd_count_test(what_is_said_again_is_told_once),
 		fd_count_test(who_pastes_too_often_reads_an_end),
 		fd_count_test(windows_take_of_the_rate),
 	};

@@ -331,14 +331,14 @@ static void what_others_are_told_waits_beyond_its_limit(void **state)
 	(void)state;
 	const uint64_t second = 1000000000, mib = 1 << 20;
 	struct budget free = {0}, budget = {.limits.told = mib};
-	assert_int_equal(budget_tell(&free, 1000 * mib), 0);
-	assert_int_equal(budget_tell(&budget, mib), 0);
-	budget.told_until = UINT64_MAX / 2;
-	assert_int_equal(budget_tell(&budget, mib / 2), second / 2);
-	assert_int_equal(budget_tell(&budget, 1000 * mib), second);
-	assert_int_equal(budget.told_until, UINT64_MAX / 2);
-	budget.told_until = 0;
-	assert_int_equal(budget_tell(&budget, 1000 * mib), 0); // all that there is
+	assert_int_equal(budget_tell(&free, BUDGET_PANELS, 1000 * mib), 0);
+	assert_int_equal(budget_tell(&budget, BUDGET_PANELS, mib), 0);
+	budget.told_until[BUDGET_PANELS] = UINT64_MAX / 2;
+	assert_int_equal(budget_tell(&budget, BUDGET_PANELS, mib / 2), second / 2);
+	assert_int_equal(budget_tell(&budget, BUDGET_PANELS, 1000 * mib), second);
+	assert_int_equal(budget.told_until[BUDGET_PANELS], UINT64_MAX / 2);
+	budget.told_until[BUDGET_PANELS] = 0;
+	assert_int_equal(budget_tell(&budget, BUDGET_PANELS, 1000 * mib), 0); // all that there is
 }
 
 static void what_costs_more_than_may_come_at_once_costs_that(void **state)
@@ -369,9 +369,9 @@ static void the_sessions_of_a_vm_share_what_others_are_told(void **state)
 	struct budget one = {0}, other = {.limits.told = 2 * gib};
 	assert_true(budget_join(&one, fcntl(fd, F_DUPFD_CLOEXEC, 0), 0));
 	assert_true(budget_join(&other, fd, 1));
-	assert_int_equal(budget_tell(&one, gib), 0);
-	assert_true(budget_tell(&other, gib) > 0);
-	assert_int_equal(other.told_until, 0);
+	assert_int_equal(budget_tell(&one, BUDGET_PANELS, gib), 0);
+	assert_true(budget_tell(&other, BUDGET_PANELS, gib) > 0);
+	assert_int_equal(other.told_until[BUDGET_PANELS], 0);
 	budget_leave(&one);
 	budget_leave(&other);
 	budget_page_destroy(page);
