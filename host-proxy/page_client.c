@@ -97,6 +97,16 @@ static int make(struct page_buffers *buffers, const struct channel_page_range *r
 	return fd;
 }
 
+/* Where there is no room for it, the lender notices later. */
+static void let_go(struct page_buffers *buffers, const struct fd_identity *identity)
+{
+	const struct page_client *client = (const struct page_client *)buffers;
+	const struct iovec iov = {
+		.iov_base = (void *)&identity->number, .iov_len = sizeof(identity->number)};
+	const struct fdlist none = {0};
+	scm_send(client->fd, &iov, 1, &none, 0);
+}
+
 static void destroy(struct page_buffers *buffers)
 {
 	struct page_client *client = (struct page_client *)buffers;
@@ -106,6 +116,7 @@ static void destroy(struct page_buffers *buffers)
 
 static const struct page_buffers_interface interface = {
 	.make = make,
+	.let_go = let_go,
 	.destroy = destroy,
 };
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/scm.h"
 #include "fdpass/departure.h"
+#include "fdpass/kind.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/ram_buffer.h"
 #include "protocol/channel.h"
@@ -23,7 +24,8 @@ struct page_loan {
 	struct wl_list link;      // page_loans.list
 	struct wl_list of_lender; // page_lender.lent; empty once that is gone
 	int fd;
-	uint64_t size; // bytes
+	uint64_t size;   // bytes
+	uint64_t number; // struct fd_identity
 };
 
 struct page_lender {
@@ -154,6 +156,9 @@ static struct page_loan *make_loan(
 		free(loan);
 		return NULL;
 	}
+	struct fd_identity identity;
+	fd_identity_of(loan->fd, &identity);
+	loan->number = identity.number;
 	loans->count++;
 	loans->bytes += loan->size;
 	wl_list_insert(loans->list.prev, &loan->link);
@@ -180,6 +185,18 @@ static bool answer_request(struct page_lender *lender, const struct ram_range *r
 	return sent;
 }
 
+/* One that it was not lent is nothing to it. */
+static void handle_let_go(struct page_lender *lender, uint64_t number)
+{
+	struct page_loan *loan;
+	wl_list_for_each (loan, &lender->lent, of_lender) {
+		if (loan->number == number) {
+			look_at(lender->loans, loan);
+			return;
+		}
+	}
+}
+
 /* One at a time: making a large one takes a while, and the guest's packets wait. */
 static bool handle_request(struct page_lender *lender)
 {
@@ -189,6 +206,10 @@ static bool handle_request(struct page_lender *lender)
 	ssize_t n = scm_recv_none(lender->fd, ranges, sizeof(ranges), &fds);
 	fdlist_finish(&fds);
 	if (n == -EAGAIN) {
+		return true;
+	}
+	if (n == sizeof(uint64_t)) {
+		handle_let_go(lender, ranges[0].address);
 		return true;
 	}
 	return n > 0 && n % sizeof(ranges[0]) == 0 &&

@@ -15,7 +15,8 @@ struct ram_buffers;
  * Makes dma-bufs of a guest's pages for one session, in the device's process, which has the guest's memory.
  * Each request of the session is a record on a SOCK_SEQPACKET socket: struct ram_range, one after another.
  * The answer is a struct page_answer, with the dma-buf's fd unless it says what is wrong. A request with fds is
- * the last one: they are not taken, as closing them could wait for the session.
+ * the last one: they are not taken, as closing them could wait for the session. A uint64_t, to which there is no
+ * answer, is the number (struct fd_identity) of a dma-buf that the session has let go.
  */
 
 #define PAGE_ANSWER_MAX 96

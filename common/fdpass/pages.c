@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "fdpass/departure.h"
 #include "fdpass/fdref.h"
+#include "fdpass/kind.h"
 #include "fdpass/memory_impl.h"
 
 // What making a buffer of so many bytes takes of the rate: so much as one message.
@@ -74,9 +75,15 @@ bool pages_are_exchanged(const struct memory *memory)
 static void destroy_pool(struct fdref *ref)
 {
 	struct page_pool *pool = (struct page_pool *)ref;
+	struct page_buffers *buffers = ref->refs->page_buffers;
+	struct fd_identity identity;
+	fd_identity_of(pool->memory.fd, &identity);
 	departure_finish(&pool->departure);
 	memory_finish(&pool->memory);
 	free(pool);
+	if (identity.number != 0) {
+		buffers->interface->let_go(buffers, &identity);
+	}
 }
 
 static int get_fd(struct fdref *ref)

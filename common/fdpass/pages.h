@@ -8,6 +8,7 @@
 struct channel_frame;
 struct channel_open_memory;
 struct channel_page_range;
+struct fd_identity;
 struct fdref;
 struct fdrefs;
 struct memory;
@@ -47,6 +48,8 @@ struct page_buffers_interface {
 	// A dma-buf of the ranges, which are whole pages: the caller's, CLOEXEC. -1, and *wrong says why.
 	int (*make)(struct page_buffers *buffers, const struct channel_page_range *ranges, size_t n,
 		const char **wrong);
+	// Nobody here has that one any more, nor the local peer, as far as can be told.
+	void (*let_go)(struct page_buffers *buffers, const struct fd_identity *identity);
 	void (*destroy)(struct page_buffers *buffers);
 };
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "channel/channel.h"
+#include "fdpass/kind.h"
 
 #define FIRST_ADDRESS (UINT64_C(7) << 32)
 
@@ -124,6 +125,13 @@ static int make(struct page_buffers *buffers, const struct channel_page_range *r
 	return -1;
 }
 
+static void let_go(struct page_buffers *buffers, const struct fd_identity *identity)
+{
+	struct page_world *world = wl_container_of(buffers, world, buffers);
+	check(identity->number != 0, "which one is let go");
+	world->let_go++;
+}
+
 static void destroy_pinner(struct page_pinner *pinner)
 {
 	(void)pinner;
@@ -143,6 +151,7 @@ static const struct page_pinner_interface pinner_interface = {
 
 static const struct page_buffers_interface buffers_interface = {
 	.make = make,
+	.let_go = let_go,
 	.destroy = destroy_buffers,
 };
 
@@ -159,4 +168,5 @@ void page_world_init(struct page_world *world)
 void page_world_finish(struct page_world *world)
 {
 	check(wl_list_empty(&world->files), "nothing is pinned");
+	check(world->let_go == world->made, "nothing that was made is kept");
 }

@@ -17,7 +17,8 @@ struct page_world {
 	struct page_buffers buffers;
 	struct wl_list files; // that are pinned
 	uint64_t next;        // address
-	size_t pinned, made;  // now, and ever
+	size_t pinned;        // now
+	size_t made, let_go;  // ever
 	size_t ranges;        // that a file is said to be in; 0: one
 	bool refuses;         // to pin
 	bool fails;           // to make
@@ -25,6 +26,6 @@ struct page_world {
 
 // Embedded; both destroy functions do nothing.
 void page_world_init(struct page_world *world);
-void page_world_finish(struct page_world *world); // nothing is pinned any more
+void page_world_finish(struct page_world *world); // nothing is pinned any more, nor kept
 
 #endif

@@ -17,6 +17,7 @@
 #include "base/fdlist.h"
 #include "base/scm.h"
 #include "channel/channel.h"
+#include "fdpass/kind.h"
 #include "fdpass/pages.h"
 #include "host-proxy/guest_memory.h"
 #include "host-proxy/page_client.h"
@@ -308,6 +309,36 @@ static void what_comes_back_is_noticed_without_need(void **state)
 	finish(&fixture);
 }
 
+static void let_go(struct fixture *fixture, uint64_t number)
+{
+	send_to_lender(fixture, &number, sizeof(number));
+}
+
+// Also where nothing else is asked for.
+static void what_a_session_lets_go_is_not_kept(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	init_with_udmabuf(&fixture);
+	struct fd_identity one, other;
+	int fd = borrow_all(&fixture, ""), kept = borrow_all(&fixture, "");
+	fd_identity_of(fd, &one);
+	fd_identity_of(kept, &other);
+	let_go(&fixture, one.number);
+	assert_int_equal(fixture.loans.count, 2); // somebody has it
+	close(fd);
+	let_go(&fixture, other.number);
+	let_go(&fixture, 0);
+	assert_int_equal(fixture.loans.count, 2);
+	let_go(&fixture, one.number);
+	assert_int_equal(fixture.loans.count, 1);
+	let_go(&fixture, one.number);
+	close(kept);
+	let_go(&fixture, other.number);
+	assert_int_equal(fixture.loans.count, 0);
+	finish(&fixture);
+}
+
 // Each look is three system calls, and a guest may have thousands.
 static void room_is_looked_for_until_there_is_some(void **state)
 {
@@ -504,6 +535,7 @@ int main(void)
 		fd_count_test(no_page_is_lent_many_times),
 		fd_count_test(what_a_session_leaves_behind_still_counts),
 		fd_count_test(what_comes_back_is_noticed_without_need),
+		fd_count_test(what_a_session_lets_go_is_not_kept),
 		fd_count_test(room_is_looked_for_until_there_is_some),
 		fd_count_test(who_has_borrowed_nothing_is_not_looked_after),
 		fd_count_test(answers_that_make_no_sense_are_refused),
