@@ -85,6 +85,7 @@ static const struct wayland_hook hooks[] = {
 	{"gtk_primary_selection_device", "set_selection", NULL, told_import_selection},
 	{"wl_data_offer", "accept", NULL, told_import_accept},
 	{"wl_data_offer", "set_actions", NULL, told_import_actions},
+	{"wl_data_offer", "finish", NULL, told_import_finish},
 	{"wl_data_offer", "receive", NULL, told_import_receive},
 	{"zwp_primary_selection_offer_v1", "receive", NULL, told_import_receive},
 	{"gtk_primary_selection_offer", "receive", NULL, told_import_receive},

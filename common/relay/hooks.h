@@ -141,6 +141,7 @@ enum wayland_verdict told_import_minimized(struct wayland_call *call);
 enum wayland_verdict told_import_selection(struct wayland_call *call);
 enum wayland_verdict told_import_accept(struct wayland_call *call);
 enum wayland_verdict told_import_actions(struct wayland_call *call);
+enum wayland_verdict told_import_finish(struct wayland_call *call);
 enum wayland_verdict told_import_receive(struct wayland_call *call);
 // Nothing of what waits is sent any more.
 void told_stop(struct wayland *wayland);

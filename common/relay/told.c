@@ -334,6 +334,35 @@ enum wayland_verdict told_import_actions(struct wayland_call *call)
 	return tell(call, TOLD_ACTIONS, WAYLAND_FORWARD, 0);
 }
 
+static bool append(struct wl_array *out, const void *bytes, size_t size)
+{
+	void *copy = wl_array_add(out, size);
+	if (copy != NULL) {
+		memcpy(copy, bytes, size);
+	}
+	return copy != NULL;
+}
+
+/* wl_data_offer.finish(): a compositor that does not know of an action yet would end the session for it. */
+enum wayland_verdict told_import_finish(struct wayland_call *call)
+{
+	struct told *told = (struct told *)call->object->state;
+	struct wl_array *out = call->replacement;
+	bool ok = true;
+	for (size_t i = 0; told != NULL && i < TOLD_COUNT; i++) {
+		struct told_request *request = &told->requests[i];
+		if (request->op != NULL) {
+			ok = append(out, request->bytes.data, request->bytes.size) && ok;
+			forget(request);
+		}
+	}
+	if (ok && out->size == 0) {
+		return WAYLAND_FORWARD;
+	}
+	ok = ok && append(out, call->message.data, call->message.header.size);
+	return ok ? WAYLAND_REPLACE : wayland_fail_no_memory(call);
+}
+
 /* wl_data_offer.receive(mime_type, fd), and the like. Each one counts: who asks too often reads an end. */
 enum wayland_verdict told_import_receive(struct wayland_call *call)
 {

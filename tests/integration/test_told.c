@@ -28,6 +28,7 @@ struct stage {
 	char title[64];
 	bool unset; // came last
 	size_t n_pastes, n_accepts;
+	bool acted, finished; // the latter after the former
 	struct wl_data_offer *offer;
 };
 
@@ -337,6 +338,21 @@ static void take_accept(void *data, struct wl_resource *resource, const union wl
 	((struct stage *)data)->n_accepts++;
 }
 
+static void take_actions(void *data, struct wl_resource *resource, const union wl_argument *args)
+{
+	(void)resource;
+	(void)args;
+	((struct stage *)data)->acted = true;
+}
+
+static void take_finish(void *data, struct wl_resource *resource, const union wl_argument *args)
+{
+	(void)resource;
+	(void)args;
+	struct stage *stage = data;
+	stage->finished = stage->acted;
+}
+
 /* The client has an offer then. */
 static void begin_paste(struct stage *stage, struct paste *paste)
 {
@@ -346,6 +362,8 @@ static void begin_paste(struct stage *stage, struct paste *paste)
 		compositor, "wl_data_device_manager", "get_data_device", take_device, stage);
 	compositor_hook(compositor, "wl_data_offer", "receive", take_receive, stage);
 	compositor_hook(compositor, "wl_data_offer", "accept", take_accept, stage);
+	compositor_hook(compositor, "wl_data_offer", "set_actions", take_actions, stage);
+	compositor_hook(compositor, "wl_data_offer", "finish", take_finish, stage);
 	paste->manager = client_bind(stage->client, &wl_data_device_manager_interface, 3);
 	paste->seat = client_bind(stage->client, &wl_seat_interface, 1);
 	paste->device = wl_data_device_manager_get_data_device(paste->manager, paste->seat);
@@ -379,6 +397,27 @@ static void what_is_said_again_is_told_once(void **state)
 	wl_data_offer_accept(stage.offer, 1, "text/plain");
 	client_roundtrip(stage.client);
 	assert_int_equal(stage.n_accepts, 3);
+	end_paste(&stage, &paste);
+}
+
+// A compositor ends the connection of a client that finishes without an action.
+static void what_was_said_of_a_drop_is_told_before_its_end(void **state)
+{
+	(void)state;
+	struct stage stage;
+	struct paste paste;
+	begin_paste(&stage, &paste);
+	tell_nothing(&stage);
+	uint32_t copy = WL_DATA_DEVICE_MANAGER_DND_ACTION_COPY;
+	wl_data_offer_accept(stage.offer, 1, "text/plain");
+	wl_data_offer_set_actions(stage.offer, copy, copy);
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_accepts, 0);
+	wl_data_offer_finish(stage.offer);
+	client_roundtrip(stage.client);
+	assert_int_equal(stage.n_accepts, 1);
+	assert_true(stage.finished);
+	assert_int_equal(waiting_bytes(&stage), 0);
 	end_paste(&stage, &paste);
 }
 
@@ -445,6 +484,7 @@ int main(void)
 		fd_count_test(what_names_an_object_that_has_gone_is_not_told),
 		fd_count_test(a_selection_costs_what_its_types_are),
 		fd_count_test(what_is_said_again_is_told_once),
+		fd_count_test(what_was_said_of_a_drop_is_told_before_its_end),
 		fd_count_test(who_pastes_too_often_reads_an_end),
 		fd_count_test(windows_take_of_the_rate),
 	};
