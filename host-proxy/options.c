@@ -14,8 +14,9 @@
 #define FIRST_GUEST_CID 3          // those below it are reserved
 #define MAX_RATE        1000000000 // one in a nanosecond
 // Limits of a VM, if not given, of those of a session.
-#define VM_FACTOR      4
-#define VM_RATE_FACTOR 2 // all use the time of one compositor
+#define VM_FACTOR       4
+#define VM_RATE_FACTOR  2 // all use the time of one compositor
+#define VM_PLANE_FACTOR 2 // half of what most compositors may have open
 #define VM_STREAM_FACTOR \
 	2 // of a page each at least, when 16384 pages are what a user's pipes may have
 // With less, answers would come later than they are waited for; no session reads more.
@@ -38,6 +39,7 @@ static const struct budget_limits default_limits = {
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_FRAMES] = 4 * 65536,
 			[BUDGET_FLIGHT] = 256,
+			[BUDGET_PLANES] = 256,
 			[BUDGET_LISTED] = 256,
 		},
 	.rate = 100000,
@@ -314,6 +316,7 @@ LIMIT(pools, set_count, most[BUDGET_POOLS])
 LIMIT(mapped, set_size, most[BUDGET_MAPPED])
 LIMIT(frames, set_count, most[BUDGET_FRAMES])
 LIMIT(fds_in_flight, set_flight, most[BUDGET_FLIGHT])
+LIMIT(planes, set_count, most[BUDGET_PLANES])
 LIMIT(listed, set_count, most[BUDGET_LISTED])
 LIMIT(rate, set_rate, rate)
 LIMIT(burst, set_count, burst)
@@ -400,6 +403,8 @@ static const struct option_spec specs[] = {
 		set_max_frames, "limits"},
 	{"max-fds-in-flight", "N", "fds of a session that are not read yet (default 256)", false,
 		set_max_fds_in_flight, "limits"},
+	{"max-planes", "N", "planes of dma-bufs that a compositor has (default 256)", false,
+		set_max_planes, "limits"},
 	{"max-listed", "N", "objects that a compositor has a list of (default 256)", false,
 		set_max_listed, "limits"},
 	{"max-rate", "N", "messages of a session per second (default 100000)", false, set_max_rate,
@@ -434,6 +439,8 @@ static const struct option_spec specs[] = {
 		set_max_vm_frames, "limits"},
 	{"max-vm-fds-in-flight", "N", "as --max-fds-in-flight, of a VM (default: the same)", false,
 		set_max_vm_fds_in_flight, "limits"},
+	{"max-vm-planes", "N", "as --max-planes, of a VM (default: twice that)", false,
+		set_max_vm_planes, "limits"},
 	{"max-vm-listed", "N", "as --max-listed, of a VM (default: 4 times that)", false,
 		set_max_vm_listed, "limits"},
 	{"max-vm-rate", "N", "as --max-rate, of a VM (default: twice that)", false, set_max_vm_rate,
@@ -472,6 +479,7 @@ static void settle_limits(struct host_options *options)
 	settle(&vm->most[BUDGET_FLIGHT], session->most[BUDGET_FLIGHT],
 		1); // the user has one number
 	settle(&vm->most[BUDGET_STREAMS], session->most[BUDGET_STREAMS], VM_STREAM_FACTOR);
+	settle(&vm->most[BUDGET_PLANES], session->most[BUDGET_PLANES], VM_PLANE_FACTOR);
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {
 		settle(&vm->most[i], session->most[i], VM_FACTOR);
 	}

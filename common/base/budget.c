@@ -31,6 +31,7 @@ static const struct {
 	[BUDGET_MAPPED] = {"mapped bytes", "mapped"},
 	[BUDGET_FRAMES] = {"waiting frames", "frames"},
 	[BUDGET_FLIGHT] = {"fds in flight", "fds-in-flight"},
+	[BUDGET_PLANES] = {"dma-buf planes", "planes"},
 	[BUDGET_LISTED] = {"listed objects", "listed"},
 };
 

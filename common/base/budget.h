@@ -27,6 +27,7 @@ enum budget_kind {
 	BUDGET_MAPPED,  // bytes of them
 	BUDGET_FRAMES,  // that wait for a local peer
 	BUDGET_FLIGHT,  // fds in sockets whose local peers have not read them (base/flight.h)
+	BUDGET_PLANES,  // of dma-bufs: each may be an fd of the compositor's
 	BUDGET_LISTED,  // objects of which the compositor has one list for all of its clients
 	BUDGET_COUNT,
 };

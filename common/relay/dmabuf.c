@@ -160,7 +160,7 @@ enum wayland_verdict dmabuf_import_add(struct wayland_call *call)
 		return WAYLAND_DROP;
 	}
 	struct buffer_params *self = (struct buffer_params *)call->object->state;
-	struct charge *fd = charge_create_of(memory->ref.refs->budget, BUDGET_FDS, 1);
+	struct charge *fd = charge_create_of(memory->ref.refs->budget, BUDGET_PLANES, 1);
 	self->fds[call->message.args[1].value] = fd;
 	if (fd == NULL || !set_plane(call, memory_use(memory))) {
 		return wayland_fail_no_memory(call);
@@ -175,7 +175,7 @@ static bool charge_fds(struct buffer *buffer, size_t n)
 {
 	const struct fdrefs *refs = buffer->planes[0].pool->memory->ref.refs;
 	if (refs->own_bit == CHANNEL_ID_HOST) {
-		buffer->fds = charge_create_of(refs->budget, BUDGET_FDS, n);
+		buffer->fds = charge_create_of(refs->budget, BUDGET_PLANES, n);
 	}
 	return buffer->fds != NULL || refs->own_bit != CHANNEL_ID_HOST;
 }

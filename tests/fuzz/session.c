@@ -78,6 +78,7 @@ static const struct budget_limits limits = {
 			[BUDGET_MAPPED] = UINT64_C(1) << 40,
 			[BUDGET_PENDING] = 1024,
 			[BUDGET_FLIGHT] = 256,
+			[BUDGET_PLANES] = 256,
 			[BUDGET_LISTED] = 256,
 			[BUDGET_FRAMES] = 1u << 16,
 		},

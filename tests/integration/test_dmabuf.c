@@ -243,28 +243,28 @@ static void expect_shown(const struct stage *stage, const struct picture *pictur
 	}
 }
 
-static uint64_t charged_fds(const struct stage *stage)
+static uint64_t charged_planes(const struct stage *stage)
 {
-	return stage->client->pair.host.budget.used[BUDGET_FDS];
+	return stage->client->pair.host.budget.used[BUDGET_PLANES];
 }
 
-static bool four_are_charged(void *data)
+static bool three_are_charged(void *data)
 {
-	return charged_fds(data) == 4;
+	return charged_planes(data) == 3;
 }
 
-static bool two_are_charged(void *data)
+static bool one_is_charged(void *data)
 {
-	return charged_fds(data) == 2;
+	return charged_planes(data) == 1;
 }
 
 static bool none_is_charged(void *data)
 {
-	return charged_fds(data) == 0;
+	return charged_planes(data) == 0;
 }
 
 // Of one dma-buf, a compositor has as many fds as there are planes of it.
-static void each_fd_that_the_compositor_keeps_is_charged(void **state)
+static void each_plane_that_the_compositor_has_is_charged(void **state)
 {
 	(void)state;
 	struct stage stage;
@@ -279,12 +279,12 @@ static void each_fd_that_the_compositor_keeps_is_charged(void **state)
 		params[i] = add_planes(&stage, &picture);
 	}
 	client_roundtrip(stage.client);
-	// The fdref, the buffer and the params, when no fd is on its way any more.
-	world_wait(stage.world, four_are_charged, &stage);
+	// The buffer's and those of the params.
+	world_wait(stage.world, three_are_charged, &stage);
 	for (int i = 0; i < 2; i++) {
 		zwp_linux_buffer_params_v1_destroy(params[i]);
 	}
-	world_wait(stage.world, two_are_charged, &stage);
+	world_wait(stage.world, one_is_charged, &stage);
 	wl_surface_attach(stage.surface, NULL, 0, 0);
 	wl_surface_commit(stage.surface);
 	destroy_picture(&picture);
@@ -661,7 +661,7 @@ static void all_of_it_holds_in_a_region(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		fd_count_test(each_fd_that_the_compositor_keeps_is_charged),
+		fd_count_test(each_plane_that_the_compositor_has_is_charged),
 		fd_count_test(a_committed_buffer_holds_what_the_client_drew),
 		fd_count_test(all_fds_of_one_dma_buf_are_one_memory),
 		fd_count_test(only_samples_that_damage_touches_are_sent),

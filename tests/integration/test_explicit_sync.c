@@ -259,8 +259,7 @@ static void a_fence_is_for_one_commit(void **state)
 	}
 	wl_surface_commit(stage.surface);
 	client_roundtrip(stage.client);
-	// One is the compositor's, of the buffer.
-	assert_int_equal(stage.client->pair.guest.budget.used[BUDGET_FDS] + 1,
+	assert_int_equal(stage.client->pair.guest.budget.used[BUDGET_FDS],
 		stage.client->pair.host.budget.used[BUDGET_FDS]);
 	fence_finish(&fence);
 	end(&stage);

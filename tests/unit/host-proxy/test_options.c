@@ -180,6 +180,7 @@ static void every_limit_has_its_options(void **state)
 		[BUDGET_MAPPED] = "--max-mapped",
 		[BUDGET_FRAMES] = "--max-frames",
 		[BUDGET_FLIGHT] = "--max-fds-in-flight",
+		[BUDGET_PLANES] = "--max-planes",
 		[BUDGET_LISTED] = "--max-listed",
 	};
 	for (size_t i = 0; i < BUDGET_COUNT; i++) {

@@ -156,6 +156,11 @@ static enum wayland_verdict import_request(const char *interface, const char *re
 		opcode++;
 	}
 	clear();
+	if (object.state != NULL) { // it is a new object
+		object.state->destroy(object.state);
+		object.state = NULL;
+	}
+	wl_list_init(&wayland.told);
 	assert_true(wire_encode_begin(&original, 9, opcode) && encode_args(text) &&
 		wire_encode_end(&original, 0));
 	call = (struct wayland_call){
