@@ -24,11 +24,6 @@ static void destroy_listed(struct object_state *state)
 	free(listed);
 }
 
-static enum wayland_verdict out_of_memory(struct wayland_call *call)
-{
-	return wayland_fail_no_memory(call);
-}
-
 /* lock_pointer(id, ...), inhibit_shortcuts(id, ...), export_toplevel(id, ...) */
 enum wayland_verdict listed_import_create(struct wayland_call *call)
 {
@@ -40,7 +35,7 @@ enum wayland_verdict listed_import_create(struct wayland_call *call)
 	struct listed *listed = calloc(1, sizeof(*listed));
 	if (listed == NULL) {
 		budget_release(budget, BUDGET_LISTED, 1);
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	listed->state.destroy = destroy_listed;
 	listed->budget = budget;

@@ -247,11 +247,6 @@ static struct counted_surface *get_surface(struct object *object)
 	return (struct counted_surface *)object->state;
 }
 
-static enum wayland_verdict out_of_memory(struct wayland_call *call)
-{
-	return wayland_fail_no_memory(call);
-}
-
 /* ---- damage ---- */
 
 static void make_whole(const struct wire_arg *args)
@@ -265,7 +260,7 @@ enum wayland_verdict rectangles_import_damage(struct wayland_call *call)
 {
 	struct counted_surface *surface = get_surface(call->object);
 	if (surface == NULL) {
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	if (surface->whole) {
 		return WAYLAND_DROP;
@@ -284,7 +279,7 @@ enum wayland_verdict rectangles_import_opaque(struct wayland_call *call)
 {
 	struct counted_surface *surface = get_surface(call->object);
 	if (surface == NULL) {
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	surface->opaque = region_arg(call, 0);
 	return charge_work(call, surface->opaque / RECTS_PER_MESSAGE);
@@ -295,7 +290,7 @@ enum wayland_verdict rectangles_import_input(struct wayland_call *call)
 {
 	struct counted_surface *surface = get_surface(call->object);
 	if (surface == NULL) {
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	surface->input = region_arg(call, 0);
 	return charge_work(call, surface->input / RECTS_PER_MESSAGE);
@@ -324,7 +319,7 @@ enum wayland_verdict rectangles_import_attach(struct wayland_call *call)
 	const struct buffer *buffer =
 		(const struct buffer *)wayland_arg_state(call, 0, "wl_buffer");
 	if (surface == NULL) {
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	surface->next_picture = buffer != NULL ? copied_bytes(buffer) : 0;
 	surface->budget = budget_of(call);
@@ -441,7 +436,7 @@ static enum wayland_verdict join(
 	}
 	struct subsurface *subsurface = create_subsurface(surface, parent);
 	if (subsurface == NULL) {
-		return out_of_memory(call);
+		return wayland_fail_no_memory(call);
 	}
 	wayland_new_object(call, 0)->state = &subsurface->state;
 	return WAYLAND_FORWARD;

@@ -182,6 +182,15 @@ struct saying {
 	uint64_t cost;
 };
 
+static bool append(struct wl_array *out, const void *bytes, size_t size)
+{
+	void *copy = wl_array_add(out, size);
+	if (copy != NULL) {
+		memcpy(copy, bytes, size);
+	}
+	return copy != NULL;
+}
+
 /* In place of the one that waits, or behind all that wait. */
 static bool keep(
 	struct wayland_call *call, struct told_request *request, const struct saying *saying)
@@ -189,12 +198,10 @@ static bool keep(
 	struct charge *charge = charge_create(budget_of(call->wayland), saying->size);
 	struct wl_array bytes;
 	wl_array_init(&bytes);
-	void *copy = charge != NULL ? wl_array_add(&bytes, saying->size) : NULL;
-	if (copy == NULL) {
+	if (charge == NULL || !append(&bytes, saying->bytes, saying->size)) {
 		charge_unref(charge);
 		return false;
 	}
-	memcpy(copy, saying->bytes, saying->size);
 	if (request->op != NULL) {
 		empty(request);
 	} else {
@@ -332,15 +339,6 @@ enum wayland_verdict told_import_accept(struct wayland_call *call)
 enum wayland_verdict told_import_actions(struct wayland_call *call)
 {
 	return tell(call, TOLD_ACTIONS, WAYLAND_FORWARD, 0);
-}
-
-static bool append(struct wl_array *out, const void *bytes, size_t size)
-{
-	void *copy = wl_array_add(out, size);
-	if (copy != NULL) {
-		memcpy(copy, bytes, size);
-	}
-	return copy != NULL;
 }
 
 /* wl_data_offer.finish(): a compositor that does not know of an action yet would end the session for it. */
